@@ -1,0 +1,390 @@
+"""Many runs at once: the functions of ``train.py`` under ``vmap``, on a leading runs axis R.
+
+Folds, repeats, seeds and grids of hyperparameters are all just more entries on that axis. Only
+this file and ``devices.py`` know that it exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from digits_jax import devices as _devices
+from digits_jax import train
+from digits_jax.splits import Split
+from digits_jax.train import Examples, Experiment, History, Hyperparameters, Run, Sums, TrainState
+
+
+class Progress(NamedTuple):
+    """What ``cross_validate`` tells after each call of the compiled program."""
+
+    epoch: int  # epochs done
+    epochs: int  # epochs to do in all
+    history: History  # float32 [R, epoch], on the host
+
+
+class CrossValidation(NamedTuple):
+    """The result of ``cross_validate``: NumPy arrays on the host, a leading axis R of runs."""
+
+    states: TrainState  # every leaf [R, ...]
+    history: History  # float32 [R, E]
+    loss: np.ndarray  # float64 [R], mean over the test rows, nats; NaN for a run without any
+    accuracy: np.ndarray  # float64 [R], share of the test rows; NaN for a run without any
+    test_rows: np.ndarray  # int32 [R, S], row numbers; -1 is padding
+    logits: np.ndarray  # float32 [R, S, K], of the test rows
+    seconds: dict[str, float]  # compile, train (with checkpoints), evaluate
+
+
+class Interrupted(Exception):
+    """``on_epoch`` asked to stop; all that was trained is in the checkpoint, if there is one."""
+
+    def __init__(self, epoch: int, epochs: int) -> None:
+        super().__init__(f"stopped after {epoch} of {epochs} epochs")
+        self.epoch = epoch
+
+
+def make_runs(
+    splits: Split, *, hyperparameters: Hyperparameters | None = None, seed: int = 0
+) -> Run:
+    """Stacked runs: one for each stacked split.
+
+    Args:
+        splits: leading axis R.
+        hyperparameters: each number a scalar, for all runs, or an array [R], one for each.
+            Default: ``Hyperparameters()``.
+        seed: run r draws from ``fold_in(key(seed), r)``, whatever R is.
+
+    Returns:
+        A ``Run`` whose leaves are [R, ...].
+
+    Raises:
+        ValueError: the splits are not stacked, or a number has another length than R.
+    """
+    rows = np.asarray(splits.train_rows)
+    if rows.ndim != 2 or rows.shape[0] < 1:
+        raise ValueError(f"splits must be stacked, train_rows [R, T]; its shape is {rows.shape}")
+    runs = rows.shape[0]
+
+    def spread(value: Any) -> np.ndarray:
+        value = np.asarray(value, np.float32)
+        if value.shape not in ((), (runs,)):
+            raise ValueError(
+                f"a hyperparameter must be a number or have shape ({runs},), not {value.shape}"
+            )
+        return np.array(np.broadcast_to(value, (runs,)))
+
+    if hyperparameters is None:
+        hyperparameters = Hyperparameters()
+    fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+    keys = fold_in(jax.random.key(seed), np.arange(runs))
+    return Run(splits, jax.tree.map(spread, hyperparameters), keys)
+
+
+def cross_validate(
+    data: Examples,
+    runs: Run,
+    *,
+    experiment: Experiment | None = None,
+    epochs: int = 100,
+    devices: Sequence[jax.Device] | None = None,
+    at_once: int | None = None,
+    epochs_per_call: int = 1,
+    checkpoints: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    identity: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[Progress], bool | None] | None = None,
+) -> CrossValidation:
+    """Trains all runs at once and evaluates each on its own test rows.
+
+    One program is compiled, whatever the number of runs, folds or epochs; R is sharded over the
+    devices. Where the devices don't divide R, the last device gets runs that train nothing.
+
+    Args:
+        data: images [N, H, W] or [N, H, W, C] and labels int [N].
+        runs: see ``make_runs``.
+        experiment: network, optimizer, loss, augmentation, batch size. Default: the notebook's.
+        epochs: passes over the training rows, at least 1.
+        devices: default: all of ``jax.devices()``.
+        at_once: runs that a device advances side by side; default: all, but one on a CPU (see
+            ``devices.lanes_at_once``). The results are the same to float tolerance.
+        epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs`` and
+            ``checkpoint_every``.
+        checkpoints: a folder, or None to save nothing.
+        checkpoint_every: epochs between two checkpoints; default: a tenth of ``epochs``. The last
+            epoch is always saved.
+        identity: names and JSON values that a checkpoint must share to be resumed, beside what
+            this function sees for itself (data, splits, numbers, keys, experiment).
+        resume: go on from the newest checkpoint, if there is one, to the very numbers that an
+            uninterrupted run gives on the same devices.
+        on_epoch: called after each call of the program; True stops, after saving.
+
+    Returns:
+        Scores, logits, history and states of all runs, and the seconds that each part took.
+
+    Raises:
+        ValueError: an argument is out of range, or a split names a row that the data lack.
+        CheckpointError: the checkpoint to resume is damaged or of another experiment.
+        Interrupted: ``on_epoch`` asked to stop.
+
+    Example:
+        >>> from digits_jax import kfold_splits, load_digits
+        >>> digits = load_digits("bundled")
+        >>> runs = make_runs(kfold_splits(digits.labels, folds=3))
+        >>> data = Examples(digits.images, digits.labels)
+        >>> result = cross_validate(data, runs, epochs=2)
+        >>> result.accuracy.shape, result.history.loss.shape, result.logits.shape
+        ((3,), (3, 2), (3, 599, 10))
+    """
+    experiment = Experiment() if experiment is None else experiment
+    data = _checked(data, runs)
+    every = max(1, epochs // 10) if checkpoint_every is None else checkpoint_every
+    if epochs < 1 or every < 1 or epochs_per_call < 1:
+        raise ValueError("epochs, checkpoint_every and epochs_per_call must be at least 1")
+    if epochs % epochs_per_call or every % epochs_per_call:
+        raise ValueError(
+            f"epochs_per_call={epochs_per_call} must divide epochs={epochs} and "
+            f"checkpoint_every={every}"
+        )
+    count = runs.key.shape[0]
+    mesh = _devices.runs_mesh(count, devices)
+    at_once = _devices.lanes_at_once(mesh) if at_once is None else at_once
+
+    started = time.perf_counter()
+    shard, replicate = _devices.runs_sharding(mesh), _devices.replicated(mesh)
+    placed = jax.device_put(_padded(runs, mesh.size), shard)
+    placed_data = jax.device_put(data, replicate)
+    program = _compile(
+        placed,
+        placed_data,
+        experiment=experiment,
+        mesh=mesh,
+        at_once=at_once,
+        epochs_per_call=epochs_per_call,
+    )
+    compiled = time.perf_counter()
+
+    described = {**describe(data, runs, experiment), **(identity or {})}
+    with _open(checkpoints, described) as saved:
+        epoch, history = 0, _history(*(np.zeros((count, 0), np.float32) for _ in History._fields))
+        if resume and saved is not None and saved.latest is not None:
+            epoch = saved.latest
+            past = jax.ShapeDtypeStruct((count, epoch), np.float32)
+            like: dict[str, Any] = {
+                "states": jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype),
+                    program.states,
+                ),
+                "history": _history(past, past),
+            }
+            restored = saved.restore(like)
+            history = restored["history"]
+            states = jax.device_put(_padded(restored["states"], mesh.size), shard)
+        else:
+            states = program.init(placed, placed_data)
+        while epoch < epochs:
+            states, new = program.train(states, placed, placed_data)
+            epoch += epochs_per_call
+            history = jax.tree.map(
+                lambda old, part: np.concatenate([old, part], axis=1), history, _host(new, count)
+            )
+            stop = on_epoch is not None and bool(on_epoch(Progress(epoch, epochs, history)))
+            if saved is not None and (stop or epoch % every == 0 or epoch == epochs):
+                saved.save(epoch, {"states": _host(states, count), "history": history})
+            if stop and epoch < epochs:
+                raise Interrupted(epoch, epochs)
+    trained = time.perf_counter()
+
+    sums, logits = _host(program.evaluate(states, placed, placed_data), count)
+    rows = sums.rows.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN for a run without test rows, as documented
+        loss, accuracy = sums.loss / rows, sums.correct / rows
+    return CrossValidation(
+        states=_host(states, count),
+        history=history,
+        loss=loss,
+        accuracy=accuracy,
+        test_rows=np.where(np.asarray(runs.split.test_weights) > 0, runs.split.test_rows, -1),
+        logits=logits,
+        seconds={
+            "compile": compiled - started,
+            "train": trained - compiled,
+            "evaluate": time.perf_counter() - trained,
+        },
+    )
+
+
+def describe(data: Examples, runs: Run, experiment: Experiment) -> dict[str, Any]:
+    """What is trained on what, as flat names and JSON values: the identity of its checkpoints."""
+    described = {f"experiment.{name}": value for name, value in _flat(experiment).items()}
+    for name, value in runs.hyperparameters._asdict().items():
+        described[f"hyperparameters.{name}"] = None if value is None else np.asarray(value).tolist()
+    keys = np.asarray(jax.random.key_data(runs.key))
+    for name, arrays in {"data": data, "splits": runs.split, "keys": [keys]}.items():
+        digest = hashlib.sha256()
+        for array in map(np.ascontiguousarray, arrays):
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        described[f"{name}.sha256"] = digest.hexdigest()
+    return described
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Fields of dataclasses, by dotted name; functions by where they are defined."""
+    if dataclasses.is_dataclass(value):
+        described = {name or "type": type(value).__qualname__}
+        for field in dataclasses.fields(value):
+            if field.name not in ("parent", "name"):  # a Flax module's place, not its configuration
+                inner = f"{name}.{field.name}" if name else field.name
+                described |= _flat(getattr(value, field.name), inner)
+        return described
+    if isinstance(value, functools.partial):
+        return {name: f"{_flat(value.func)['']}{value.args}{value.keywords}"}
+    if callable(value):
+        return {name: f"{value.__module__}.{value.__qualname__}"}
+    if isinstance(value, str | int | float | bool | None):
+        return {name: value}
+    return {name: repr(value)}
+
+
+@contextlib.contextmanager
+def _open(folder: str | os.PathLike[str] | None, described: dict[str, Any]) -> Iterator[Any]:
+    """The folder's ``Checkpoints``, or None; orbax is imported only where it is needed."""
+    if folder is None:
+        yield None
+        return
+    from digits_jax.checkpoint import Checkpoints
+
+    with Checkpoints(folder, described) as checkpoints:
+        yield checkpoints
+
+
+def _checked(data: Examples, runs: Run) -> Examples:
+    """The data as host arrays that fit together and hold every row that the splits name."""
+    images, labels = np.asarray(data.images), np.asarray(data.labels)
+    if (
+        images.ndim not in (3, 4)
+        or labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+    ):
+        raise ValueError(
+            "data must be images [N, H, W] or [N, H, W, C] and integer labels [N], not "
+            f"{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
+        )
+    for name in ("train_rows", "test_rows"):
+        rows = np.asarray(getattr(runs.split, name))
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(labels):
+            raise ValueError(
+                f"{name} names rows {rows.min()} to {rows.max()}, but the data have rows 0 to "
+                f"{len(labels) - 1}"
+            )
+    return Examples(images, labels.astype(np.int32))
+
+
+def _padded(tree: Any, multiple: int) -> Any:
+    """Leaves [R, ...] filled up to a multiple of R with copies of the last run."""
+    count = jax.tree.leaves(tree)[0].shape[0]
+    missing = -count % multiple
+    if not missing:
+        return tree
+    index = np.minimum(np.arange(count + missing), count - 1)
+    padded = jax.tree.map(lambda leaf: leaf[index], tree)
+    if isinstance(padded, Run):  # a padding run has no rows, so that it trains nothing
+        real = (np.arange(count + missing) < count)[:, None]
+        split = padded.split
+        padded = padded._replace(
+            split=split._replace(
+                train_weights=np.where(real, split.train_weights, 0).astype(np.float32),
+                test_weights=np.where(real, split.test_weights, 0).astype(np.float32),
+            )
+        )
+    return padded
+
+
+def _history(loss: Any, accuracy: Any) -> History:
+    """A history of host arrays: JAX's and NumPy's arrays have no type in common."""
+    return History(loss, accuracy)
+
+
+def _host(tree: Any, count: int) -> Any:
+    """The first ``count`` runs as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], tree)
+
+
+class _Program(NamedTuple):
+    """The compiled programs of an experiment, of the whole runs axis."""
+
+    init: Callable[..., TrainState]  # (runs, data)
+    train: Callable[..., tuple[TrainState, History]]  # (states, runs, data); states are consumed
+    evaluate: Callable[..., tuple[Sums, jax.Array]]  # (states, runs, data)
+    states: TrainState  # shapes and dtypes, with the runs axis
+
+
+def _compile(
+    runs: Run,
+    data: Examples,
+    *,
+    experiment: Experiment,
+    mesh: Mesh,
+    at_once: int | None,
+    epochs_per_call: int,
+) -> _Program:
+    """The programs for arrays like these; compiled once for each shape and configuration."""
+    leaves, structure = jax.tree.flatten((runs, data))
+    arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+    return _compile_for(arrays, structure, experiment, mesh, at_once, epochs_per_call)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_for(
+    arrays: tuple[Any, ...],
+    structure: Any,
+    experiment: Experiment,
+    mesh: Mesh,
+    at_once: int | None,
+    epochs_per_call: int,
+) -> _Program:
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
+    runs, data = jax.tree.unflatten(structure, leaves)
+    lift = functools.partial(_devices.over_runs, mesh=mesh, at_once=at_once)
+
+    def init(runs: Run, data: Examples) -> TrainState:
+        lifted = lift(functools.partial(train.init_state, experiment=experiment))
+        return cast(TrainState, lifted(runs, data))
+
+    def train_(states: TrainState, runs: Run, data: Examples) -> tuple[TrainState, History]:
+        one = functools.partial(train.train_epochs, experiment=experiment, epochs=epochs_per_call)
+        lifted = lift(lambda lane, data: one(*lane, data))
+        return cast(tuple[TrainState, History], lifted((states, runs), data))
+
+    def evaluate(states: TrainState, runs: Run, data: Examples) -> tuple[Sums, jax.Array]:
+        one = functools.partial(train.evaluate, experiment=experiment)
+        lifted = lift(lambda lane, data: one(*lane, data))
+        return cast(tuple[Sums, jax.Array], lifted((states, runs), data))
+
+    states = jax.eval_shape(init, runs, data)
+    sharding = _devices.runs_sharding(mesh)
+    states = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), states
+    )
+    lowered = [
+        jax.jit(init).lower(runs, data),
+        jax.jit(train_, donate_argnums=0).lower(states, runs, data),
+        jax.jit(evaluate).lower(states, runs, data),
+    ]
+    # Initial weights are drawn once: on a CPU their program is not worth 2 s of optimizing.
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    options: list[Any] = [{"xla_backend_optimization_level": 0} if cpu else None, None, None]
+    with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
+        compiled = pool.map(lambda each, option: each.compile(option), lowered, options)
+        return _Program(*cast(tuple[Any, Any, Any], tuple(compiled)), states)

@@ -1,0 +1,362 @@
+"""One training run, written plainly: nothing here knows of folds, lanes or devices.
+
+Every function is pure, can be jitted and vmapped, and takes an ``Experiment`` (what is static)
+apart from a ``Run`` (what is traced, and may differ between the runs of one program).
+
+Shapes: N rows of the data set, T training rows of a split, S test rows, B batch, K classes,
+E epochs. ``images`` stands for [N, H, W] or [N, H, W, C].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from digits_jax.model import DigitsCNN
+from digits_jax.splits import Split
+
+Params = Any  # a pytree of arrays
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers of a run that are traced, so that a grid of them trains in one program."""
+
+    learning_rate: ArrayLike = 1e-3  # of Adam, a step; Keras's default, as are the next three
+    beta_1: ArrayLike = 0.9  # decay of Adam's first moment, a step
+    beta_2: ArrayLike = 0.999  # decay of Adam's second moment, a step
+    epsilon: ArrayLike = 1e-7  # added to the root of Adam's second moment
+    weight_decay: ArrayLike = 0.0  # decoupled, as in AdamW: times the learning rate, a step
+    label_smoothing: ArrayLike = 0.0  # share of a label that is spread over all classes; [0, 1)
+    dropout_rate: ArrayLike | None = None  # None: the network's own; else replaces its field
+
+
+class Examples(NamedTuple):
+    """A data set on the device: what all runs of a program share."""
+
+    images: ArrayLike  # [N, H, W] or [N, H, W, C]
+    labels: ArrayLike  # int32 [N]
+
+
+class Batch(NamedTuple):
+    """The rows of one step. Rows of weight 0 are padding, and touch nothing."""
+
+    images: jax.Array  # [B, H, W] or [B, H, W, C]
+    labels: jax.Array  # int32 [B]
+    weights: jax.Array  # float32 [B], 1 for a row that counts and 0 for padding
+
+
+class Sums(NamedTuple):
+    """What a step or an evaluation counted, to be divided once at the end. float32 scalars."""
+
+    loss: jax.Array
+    correct: jax.Array
+    rows: jax.Array
+
+
+class History(NamedTuple):
+    """Means over the rows of each epoch, as Keras reports them: dropout on, weights moving."""
+
+    loss: jax.Array  # float32 [E]
+    accuracy: jax.Array  # float32 [E]
+
+
+class TrainState(NamedTuple):
+    """All that training changes. It carries no random key: see ``epoch_key``."""
+
+    params: Params
+    collections: Any  # the network's other Flax collections, e.g. batch_stats; {} if it has none
+    opt_state: optax.OptState
+    step: jax.Array  # int32, optimizer steps taken
+
+
+class Run(NamedTuple):
+    """One training run; stacked on a leading axis R to make many."""
+
+    split: Split
+    hyperparameters: Hyperparameters
+    key: jax.Array  # typed PRNG key: initial weights, shuffles, dropout, augmentation
+
+
+def adam(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    """Adam; with decoupled weight decay where that is not zero (AdamW).
+
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980;
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+    """
+    h = hyperparameters
+    return optax.adamw(
+        h.learning_rate, b1=h.beta_1, b2=h.beta_2, eps=h.epsilon, weight_decay=h.weight_decay
+    )
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, hyperparameters: Hyperparameters | None
+) -> jax.Array:
+    """Categorical cross-entropy of each row, from logits, in nats.
+
+    Args:
+        logits: float32 [B, K].
+        labels: int32 [B], 0 to K - 1.
+        hyperparameters: gives the label smoothing of training; None (evaluation) smooths nothing.
+
+    Returns:
+        float32 [B].
+    """
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if hyperparameters is not None:
+        targets = optax.smooth_labels(targets, hyperparameters.label_smoothing)
+    losses: jax.Array = optax.softmax_cross_entropy(logits, targets)
+    return losses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The static part of a run: what changes shapes or code. Hashable, so that jit can cache on it.
+
+    Attributes:
+        network: a Flax module that is called as ``network(images, train=..., mask=...)`` and gives
+            logits [B, K]; its random stream for training is ``dropout``.
+        optimizer: makes the optax transformation, inside the traced step, from (traced) numbers.
+        loss: the loss of each row; see ``cross_entropy``.
+        augment: ``augment(key, images) -> images``, applied to training batches, or None.
+        batch_size: rows of a step; the last step of an epoch takes what is left.
+    """
+
+    network: nn.Module = DigitsCNN()
+    optimizer: Callable[[Hyperparameters], optax.GradientTransformation] = adam
+    loss: Callable[[jax.Array, jax.Array, Hyperparameters | None], jax.Array] = cross_entropy
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+
+
+def init_state(run: Run, data: Examples, *, experiment: Experiment) -> TrainState:
+    """The state before the first step. ``data`` only gives the shape of an image."""
+    images = jnp.zeros((1, *jnp.shape(data.images)[1:]), jnp.asarray(data.images).dtype)
+    variables = dict(experiment.network.init(jax.random.fold_in(run.key, 0), images, train=False))
+    params = variables.pop("params")
+    opt_state = experiment.optimizer(run.hyperparameters).init(params)
+    return TrainState(params, variables, opt_state, jnp.zeros((), jnp.int32))
+
+
+def epoch_key(run: Run, epoch: ArrayLike) -> jax.Array:
+    """The key of an epoch, derived from the run's key alone.
+
+    So a resumed run draws what an uninterrupted run would have drawn.
+    """
+    return jax.random.fold_in(jax.random.fold_in(run.key, 1), epoch)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    hyperparameters: Hyperparameters,
+    key: jax.Array,
+    *,
+    experiment: Experiment,
+) -> tuple[TrainState, Sums]:
+    """One optimizer step on the mean loss over the batch's rows of weight 1.
+
+    Args:
+        state: the state before the step.
+        batch: at least one row must have weight 1.
+        hyperparameters: numbers, traced or not.
+        key: typed PRNG key of this step alone.
+        experiment: the static part.
+
+    Returns:
+        The state after the step, and the sums over the batch before it (with dropout on).
+
+    Example:
+        A loop of one's own, on the rows that come with scikit-learn:
+
+        >>> import jax
+        >>> from digits_jax import Batch, Examples, Experiment, Hyperparameters, Run
+        >>> from digits_jax import init_state, load_digits, refit_split, train_step
+        >>> digits = load_digits("bundled")
+        >>> data = Examples(digits.images, digits.labels)
+        >>> experiment, hyperparameters = Experiment(), Hyperparameters(learning_rate=3e-3)
+        >>> split = jax.tree.map(lambda rows: rows[0], refit_split(digits.labels))
+        >>> run = Run(split, hyperparameters, jax.random.key(0))
+        >>> state = init_state(run, data, experiment=experiment)
+        >>> step = jax.jit(train_step, static_argnames="experiment")
+        >>> batch = Batch(digits.images[:128], digits.labels[:128], jax.numpy.ones(128))
+        >>> for i in range(60):
+        ...     key = jax.random.fold_in(run.key, i)
+        ...     state, sums = step(state, batch, hyperparameters, key, experiment=experiment)
+        >>> bool(sums.correct / sums.rows > 0.5)
+        True
+    """
+    network = _with_dropout_rate(experiment.network, hyperparameters)
+    dropout_key, augment_key = jax.random.split(key)
+    images = batch.images
+    if experiment.augment is not None:
+        images = experiment.augment(augment_key, images)
+    rows = jnp.sum(batch.weights)
+
+    def mean_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, collections = network.apply(
+            {"params": params, **state.collections},
+            images,
+            train=True,
+            mask=batch.weights > 0,
+            rngs={"dropout": dropout_key},
+            mutable=list(state.collections),
+        )
+        loss = jnp.sum(experiment.loss(logits, batch.labels, hyperparameters) * batch.weights)
+        return loss / rows, (logits, collections)
+
+    gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    (loss, (logits, collections)), grads = gradient(state.params)
+    updates, opt_state = experiment.optimizer(hyperparameters).update(
+        grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    sums = Sums(loss * rows, _correct(logits, batch), rows)
+    return TrainState(params, dict(collections), opt_state, state.step + 1), sums
+
+
+def _with_dropout_rate(network: nn.Module, hyperparameters: Hyperparameters) -> nn.Module:
+    """The network with the hyperparameters' dropout rate, where they give one."""
+    if hyperparameters.dropout_rate is None:
+        return network
+    if not hasattr(network, "dropout_rate"):
+        raise ValueError(
+            f"hyperparameters.dropout_rate is set, but {type(network).__name__} has no field "
+            "dropout_rate; leave it None, or add the field"
+        )
+    return network.clone(dropout_rate=hyperparameters.dropout_rate)
+
+
+def _correct(logits: jax.Array, batch: Batch) -> jax.Array:
+    return jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) * batch.weights)
+
+
+def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> jax.Array:
+    """Logits [B, K] of images [B, H, W] or [B, H, W, C], dropout off."""
+    variables = {"params": state.params, **state.collections}
+    logits: Any = experiment.network.apply(variables, jnp.asarray(images), train=False)
+    return cast(jax.Array, logits)
+
+
+def eval_step(state: TrainState, batch: Batch, *, experiment: Experiment) -> Sums:
+    """Loss and correct answers over the batch's rows of weight 1, dropout off."""
+    return _score(predict(state, batch.images, experiment=experiment), batch, experiment)
+
+
+def _score(logits: jax.Array, batch: Batch, experiment: Experiment) -> Sums:
+    losses = experiment.loss(logits, batch.labels, None)
+    loss = jnp.sum(jnp.where(batch.weights > 0, losses, 0.0) * batch.weights)
+    return Sums(loss, _correct(logits, batch), jnp.sum(batch.weights))
+
+
+def train_epoch(
+    state: TrainState, run: Run, data: Examples, *, experiment: Experiment
+) -> tuple[TrainState, Sums]:
+    """One pass over the split's training rows, in an order drawn for this epoch.
+
+    The epoch's number comes from ``state.step``. Where splits of different sizes are stacked,
+    batches that hold nothing but padding are no steps: they change nothing.
+
+    Returns:
+        The state after the epoch, and the sums over its rows.
+    """
+    weights = jnp.asarray(run.split.train_weights)
+    size = experiment.batch_size
+    steps = jnp.maximum(-(-jnp.sum(weights > 0) // size), 1)  # optimizer steps of this run's epoch
+    key = epoch_key(run, state.step // steps)
+    shuffle_key, step_key = jax.random.split(key)
+    rows, weights = _shuffle(shuffle_key, run.split, size)
+
+    def step(
+        state: TrainState, batch: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[TrainState, Sums]:
+        i, rows, weights = batch
+
+        def train(state: TrainState) -> tuple[TrainState, Sums]:
+            return train_step(
+                state,
+                _gather(data, rows, weights),
+                run.hyperparameters,
+                jax.random.fold_in(step_key, i),
+                experiment=experiment,
+            )
+
+        def skip(state: TrainState) -> tuple[TrainState, Sums]:
+            return state, Sums(*(jnp.zeros(()) for _ in Sums._fields))
+
+        stepped: tuple[TrainState, Sums] = lax.cond(jnp.any(weights > 0), train, skip, state)
+        return stepped
+
+    state, sums = lax.scan(step, state, (jnp.arange(len(rows)), rows, weights))
+    return state, Sums(*(jnp.sum(each) for each in sums))
+
+
+def _shuffle(key: jax.Array, split: Split, size: int) -> tuple[jax.Array, jax.Array]:
+    """Training rows and weights in random order, padding last, as batches [steps, size]."""
+    rows, weights = jnp.asarray(split.train_rows), jnp.asarray(split.train_weights)
+    draw = jax.random.bits(key, rows.shape, jnp.uint32)
+    # Sorting is stable and padding comes last in a split, so an equal draw keeps it last.
+    order = jnp.argsort(jnp.where(weights > 0, draw, jnp.uint32(0xFFFFFFFF)))
+    return _batches(rows[order], weights[order], size)
+
+
+def _batches(rows: jax.Array, weights: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Rows and weights cut into batches; the last is filled up with its last row at weight 0."""
+    missing = -rows.shape[0] % size
+    shape = (-(-rows.shape[0] // size), size)
+    rows = jnp.pad(rows, (0, missing), mode="edge").reshape(shape)
+    return rows, jnp.pad(weights, (0, missing)).reshape(shape)
+
+
+def _gather(data: Examples, rows: jax.Array, weights: jax.Array) -> Batch:
+    return Batch(jnp.asarray(data.images)[rows], jnp.asarray(data.labels)[rows], weights)
+
+
+def train_epochs(
+    state: TrainState, run: Run, data: Examples, *, experiment: Experiment, epochs: int
+) -> tuple[TrainState, History]:
+    """``epochs`` more epochs from ``state.step`` on, as a scan over ``train_epoch``.
+
+    Returns:
+        The state after them, and the history of these epochs alone, [E].
+    """
+
+    def epoch(state: TrainState, _: None) -> tuple[TrainState, History]:
+        state, sums = train_epoch(state, run, data, experiment=experiment)
+        rows = jnp.maximum(sums.rows, 1)  # 0 only for a run without rows, whose means are then 0
+        return state, History(sums.loss / rows, sums.correct / rows)
+
+    return lax.scan(epoch, state, length=epochs)
+
+
+def evaluate(
+    state: TrainState, run: Run, data: Examples, *, experiment: Experiment
+) -> tuple[Sums, jax.Array]:
+    """The split's test rows, dropout off.
+
+    Returns:
+        The sums over the test rows, and the logits of each, float32 [S, K] (padding included).
+    """
+    rows, weights = jnp.asarray(run.split.test_rows), jnp.asarray(run.split.test_weights)
+    count = rows.shape[0]
+
+    def step(_: None, batch: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[Sums, jax.Array]]:
+        gathered = _gather(data, *batch)
+        logits = predict(state, gathered.images, experiment=experiment)
+        return None, (_score(logits, gathered, experiment), logits)
+
+    batches = _batches(rows, weights, experiment.batch_size)
+    _, (sums, logits) = lax.scan(step, None, batches)
+    return Sums(*(jnp.sum(each) for each in sums)), logits.reshape(-1, logits.shape[-1])[:count]

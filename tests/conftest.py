@@ -1,0 +1,24 @@
+"""Eight CPU devices and strict JAX settings for every test, set before JAX starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+FULL_DATA = Path(
+    os.environ.get("DIGITS_JAX_DATA", Path(__file__).parents[2] / "shared/data/optdigits.csv")
+)
+
+
+@pytest.fixture(scope="session")
+def full_data() -> Path:
+    """The path of all 5620 rows, or a skip that says how to provide them."""
+    if not FULL_DATA.is_file():
+        pytest.skip(f"no full data at {FULL_DATA}; set DIGITS_JAX_DATA to the path of a UCI CSV")
+    return FULL_DATA
