@@ -364,12 +364,12 @@ def _compile_for(
 
     def train_(states: TrainState, runs: Run, data: Examples) -> tuple[TrainState, History]:
         one = functools.partial(train.train_epochs, experiment=experiment, epochs=epochs_per_call)
-        lifted = lift(lambda lane, data: one(*lane, data))
+        lifted = lift(lambda lane, data: one(lane[0], lane[1], data))
         return cast(tuple[TrainState, History], lifted((states, runs), data))
 
     def evaluate(states: TrainState, runs: Run, data: Examples) -> tuple[Sums, jax.Array]:
         one = functools.partial(train.evaluate, experiment=experiment)
-        lifted = lift(lambda lane, data: one(*lane, data))
+        lifted = lift(lambda lane, data: one(lane[0], lane[1], data))
         return cast(tuple[Sums, jax.Array], lifted((states, runs), data))
 
     states = jax.eval_shape(init, runs, data)

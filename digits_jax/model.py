@@ -29,7 +29,8 @@ def matmul(kernel: jax.Array, x: jax.Array) -> jax.Array:
     the barrier keeps XLA from folding back, and the two products of the backward pass are
     spelled out in the forms that are fast.
     """
-    return lax.optimization_barrier(jnp.swapaxes(kernel, -1, -2)) @ x
+    transposed: jax.Array = lax.optimization_barrier(jnp.swapaxes(kernel, -1, -2))
+    return transposed @ x
 
 
 def _matmul_forward(kernel: jax.Array, x: jax.Array) -> tuple[jax.Array, Any]:
@@ -319,15 +320,14 @@ def layer_table(network: DigitsCNN, image_shape: tuple[int, ...] = (8, 8)) -> li
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = call(*args, **kwargs)
-        if context.method_name == "__call__" and context.module is not network:
-            module = context.module
-            shape = output.shape[:-1]
+        module = context.module
+        if context.method_name == "__call__" and module.name is not None:  # the network has none
+            name, shape = module.name, output.shape[:-1]
             if isinstance(module, Conv3x3) and module.pool:
-                image = args[0].shape[:2]
-                calls.append((module.name, "Conv3x3", (*image, module.features)))
-                calls.append((module.name.replace("conv", "pool"), "MaxPool2x2", shape))
+                calls.append((name, "Conv3x3", (*args[0].shape[:2], module.features)))
+                calls.append((name.replace("conv", "pool"), "MaxPool2x2", shape))
             else:
-                calls.append((module.name, type(module).__name__, shape))
+                calls.append((name, type(module).__name__, shape))
         return output
 
     with nn.intercept_methods(record):

@@ -28,13 +28,13 @@ class Summary(NamedTuple):
         mean: arithmetic mean.
         std: population standard deviation (ddof=0): the spread of these scores.
         ci95: 95 % confidence interval of the mean, (low, high); (nan, nan) for a single score.
-        count: number of scores.
+        size: number of scores.
     """
 
     mean: float
     std: float
     ci95: tuple[float, float]
-    count: int  # type: ignore[assignment]  # hides tuple.count, which no summary needs
+    size: int
 
 
 class TTestResult(NamedTuple):

@@ -33,7 +33,7 @@ def test_summary_of_the_notebooks_folds() -> None:
     summary = summarize(NOTEBOOK)
     assert summary.mean == pytest.approx(0.9895017743110657, rel=1e-12)
     assert summary.std == pytest.approx(0.0034411238805563847, rel=1e-12)  # ddof=0
-    assert summary.count == 5
+    assert summary.size == 5
 
 
 def test_plain_interval_is_scipys() -> None:
@@ -66,7 +66,7 @@ def test_corrected_interval_covers_as_often_as_it_says() -> None:
 
 def test_one_score_has_no_interval() -> None:
     summary = summarize([0.5], train_rows=80, test_rows=20)
-    assert (summary.mean, summary.std, summary.count) == (0.5, 0, 1)
+    assert (summary.mean, summary.std, summary.size) == (0.5, 0, 1)
     assert all(math.isnan(bound) for bound in summary.ci95)
 
 

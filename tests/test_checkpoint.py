@@ -1,0 +1,96 @@
+"""What orbax keeps and what ``Checkpoints`` refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from digits_jax.checkpoint import CheckpointError, Checkpoints
+
+
+class State(NamedTuple):
+    """A pytree of the kinds of leaves that a training state has."""
+
+    weights: Any
+    nested: dict[str, Any]
+    nothing: tuple[()]
+
+
+def _state(value: float) -> State:
+    return State(
+        jnp.full((3, 2), float(value)), {"step": np.full(3, 7, np.int32), "one": np.ones((3, 1))}, ()
+    )
+
+
+def _like(state: State) -> State:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+
+
+def test_a_state_comes_back_bitwise_and_two_are_kept(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "new" / "folder", {"a": 1}) as checkpoints:
+        assert checkpoints.latest is None
+        for epoch in (1, 2, 5):
+            checkpoints.save(epoch, _state(epoch))
+    with Checkpoints(tmp_path / "new" / "folder", {"a": 1}) as checkpoints:
+        assert checkpoints.latest == 5
+        restored = checkpoints.restore(_like(_state(0)))
+        earlier = checkpoints.restore(_like(_state(0)), epoch=2)
+    jax.tree.map(np.testing.assert_array_equal, restored, _state(5))
+    jax.tree.map(np.testing.assert_array_equal, earlier, _state(2))
+    assert isinstance(restored, State)
+    assert restored.nested["step"].dtype == np.int32
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["2", "5"]
+
+
+def test_saving_an_epoch_twice_keeps_the_first(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, _state(1))
+        checkpoints.wait()
+        checkpoints.save(1, _state(2))
+        checkpoints.wait()
+        np.testing.assert_array_equal(checkpoints.restore(_like(_state(0))).weights, 1)
+
+
+def test_nothing_to_restore(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.raises(CheckpointError, match="no checkpoint in .*start without resuming"):
+            checkpoints.restore(_like(_state(0)))
+
+
+def test_what_an_interrupted_save_left_is_cleaned_up(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, _state(1))
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        assert checkpoints.latest == 1
+        np.testing.assert_array_equal(checkpoints.restore(_like(_state(0))).weights, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        (_state(0)._replace(weights=jnp.zeros((4, 2))), r"weights is float32\[3, 2\] there"),
+        (_state(0)._replace(weights=jnp.zeros((3, 2), jnp.bfloat16)), r"bfloat16\[3, 2\] here"),
+        (_state(0)._replace(nested={"step": np.zeros(3, np.int32)}), "nested/one"),
+    ],
+)
+def test_other_arrays_are_refused_not_cast(tmp_path: Path, like: State, message: str) -> None:
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, _state(1))
+        checkpoints.wait()
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore(_like(like))
+
+
+def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, {"data": "abc", "folds": 5}) as checkpoints:
+        checkpoints.save(1, _state(1))
+    with Checkpoints(tmp_path, {"data": "abc", "folds": 3}) as checkpoints:
+        with pytest.raises(CheckpointError, match="folds is 5 there and 3 here"):
+            checkpoints.restore(_like(_state(0)))

@@ -1,0 +1,279 @@
+"""Many runs at once equal each run alone, on any number of devices, compiled once."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from digits_jax import cross_validation, load_digits, train
+from digits_jax.checkpoint import CheckpointError
+from digits_jax.cross_validation import (
+    CrossValidation,
+    Interrupted,
+    Progress,
+    cross_validate,
+    make_runs,
+)
+from digits_jax.model import DigitsCNN
+from digits_jax.splits import Split, kfold_splits, refit_split, stack_splits
+from digits_jax.train import Examples, Experiment, Hyperparameters, Run
+
+EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(8, 8), dense_features=(32,)))
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def data() -> Examples:
+    """The first 399 bundled rows: five folds of 80 and 79."""
+    digits = load_digits("bundled")
+    return Examples(digits.images[:399], digits.labels[:399])
+
+
+@pytest.fixture(scope="module")
+def runs(data: Examples) -> Run:
+    """Five folds, unequal by a row, and a refit on all rows."""
+    labels = np.asarray(data.labels)
+    return make_runs(stack_splits(kfold_splits(labels, 5), refit_split(labels)), seed=3)
+
+
+@pytest.fixture(scope="module")
+def reference(data: Examples, runs: Run) -> CrossValidation:
+    """The runs on one device, one after another."""
+    return _cross_validate(data, runs, devices=jax.devices()[:1])
+
+
+def _cross_validate(data: Examples, runs: Run, **options: Any) -> CrossValidation:
+    return cross_validate(data, runs, **{"experiment": EXPERIMENT, "epochs": EPOCHS, **options})
+
+
+def _assert_close(got: CrossValidation, expected: CrossValidation) -> None:
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, got.states, expected.states)
+    jax.tree.map(close, got.history, expected.history)
+    close(got.logits, expected.logits)
+    close(got.loss, expected.loss)
+
+
+def _assert_equal(got: CrossValidation, expected: CrossValidation) -> None:
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        got._replace(seconds={}),
+        expected._replace(seconds={}),
+    )
+
+
+def test_each_run_equals_the_same_run_trained_alone(
+    data: Examples, runs: Run, reference: CrossValidation
+) -> None:
+    init = jax.jit(functools.partial(train.init_state, experiment=EXPERIMENT))
+    epochs = jax.jit(functools.partial(train.train_epochs, experiment=EXPERIMENT, epochs=EPOCHS))
+    evaluate = jax.jit(functools.partial(train.evaluate, experiment=EXPERIMENT))
+    together = _cross_validate(data, runs, devices=jax.devices()[:1], at_once=6)
+    for i in (0, 4, 5):
+        run = jax.tree.map(lambda leaf, i=i: leaf[i], runs)
+        state, history = epochs(init(run, data), run, data)
+        sums, logits = evaluate(state, run, data)
+        for result in (together, reference):
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+            jax.tree.map(close, jax.tree.map(lambda leaf, i=i: leaf[i], result.states), state)
+            close(result.history.loss[i], history.loss)
+            close(result.logits[i], logits)
+            if i < 5:
+                close(result.loss[i], sums.loss / sums.rows)
+                close(result.accuracy[i], sums.correct / sums.rows)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_devices_do_not_change_the_results(
+    data: Examples, runs: Run, reference: CrossValidation, devices: int
+) -> None:
+    assert jax.device_count() == 8
+    _assert_close(_cross_validate(data, runs, devices=jax.devices()[:devices]), reference)
+
+
+def test_a_count_of_runs_that_the_devices_do_not_divide(
+    data: Examples, runs: Run, reference: CrossValidation
+) -> None:
+    five = jax.tree.map(lambda leaf: leaf[:5], runs)
+    got = _cross_validate(data, five, devices=jax.devices()[:2])
+    assert got.logits.shape == (5, 80, 10)
+    np.testing.assert_allclose(got.loss, reference.loss[:5], rtol=1e-3)
+
+
+def test_scores_are_those_of_the_logits(data: Examples, reference: CrossValidation) -> None:
+    labels = np.asarray(data.labels)
+    assert np.isnan(reference.loss[5]) and np.isnan(reference.accuracy[5])
+    seen = []
+    for i in range(5):
+        real = reference.test_rows[i] >= 0
+        rows, logits = reference.test_rows[i][real], reference.logits[i][real].astype(np.float64)
+        seen += list(rows)
+        assert reference.accuracy[i] == pytest.approx((logits.argmax(1) == labels[rows]).mean())
+        log_sum = np.log(np.exp(logits).sum(1))
+        losses = log_sum - logits[np.arange(len(rows)), labels[rows]]
+        assert reference.loss[i] == pytest.approx(losses.mean(), rel=1e-5)
+    assert sorted(seen) == list(range(399))
+
+
+def test_a_held_out_row_never_reaches_its_folds_training(data: Examples, runs: Run) -> None:
+    """Whatever touches a poisoned row becomes NaN; so only the fold that tests it stays sound."""
+    row = int(runs.split.test_rows[2][0])
+    images = np.asarray(data.images, np.float32)
+    images[row] = np.nan
+    states = _cross_validate(Examples(images, data.labels), runs).states
+    sound = [
+        all(np.isfinite(leaf[i]).all() for leaf in jax.tree.leaves(states.params)) for i in range(6)
+    ]
+    assert sound == [False, False, True, False, False, False]
+
+
+def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run) -> None:
+    compiled: list[str] = []
+
+    def count(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    experiment = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()))
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        cross_validate(data, runs, experiment=experiment, epochs=5)
+        first = len(compiled)
+        cross_validate(data, runs, experiment=experiment, epochs=7)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert first == 3, "initial weights, an epoch, the evaluation"
+    assert len(compiled) == first, "other epochs, the same programs"
+
+
+def test_no_communication_between_devices(data: Examples, runs: Run) -> None:
+    mesh = cross_validation._devices.runs_mesh(6, jax.devices()[:2])
+    shard = cross_validation._devices.runs_sharding(mesh)
+    replicate = cross_validation._devices.replicated(mesh)
+    program = cross_validation._compile(
+        jax.device_put(runs, shard),
+        jax.device_put(data, replicate),
+        experiment=EXPERIMENT,
+        mesh=mesh,
+        at_once=None,
+        epochs_per_call=1,
+    )
+    text = program.train.as_text()  # type: ignore[attr-defined]
+    assert "while" in text
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+        assert collective not in text
+
+
+def test_hyperparameters_may_differ_between_runs(data: Examples, runs: Run) -> None:
+    splits = Split(*(np.asarray(leaf)[[0, 0, 0]] for leaf in runs.split))
+    numbers = Hyperparameters(learning_rate=np.array([0.0, 1e-3, 1e-2]), dropout_rate=0.1)
+    grid = make_runs(splits, hyperparameters=numbers)
+    history = _cross_validate(data, grid, epochs=4).history
+    learned = history.loss[:, 0] - history.loss[:, -1]
+    assert abs(learned[0]) < 0.05 < learned[1] < learned[2]
+
+
+def test_run_r_draws_the_same_whatever_the_number_of_runs(runs: Run) -> None:
+    fewer = make_runs(Split(*(np.asarray(leaf)[:2] for leaf in runs.split)), seed=3)
+    data = jax.random.key_data
+    np.testing.assert_array_equal(data(fewer.key), data(runs.key)[:2])
+    assert len(np.unique(data(runs.key), axis=0)) == 6
+
+
+def test_progress_is_told_each_epoch(data: Examples, runs: Run, reference: CrossValidation) -> None:
+    told: list[Progress] = []
+    _cross_validate(data, runs, devices=jax.devices()[:1], on_epoch=told.append)
+    assert [(each.epoch, each.epochs) for each in told] == [(1, 2), (2, 2)]
+    assert told[0].history.loss.shape == (6, 1)
+    np.testing.assert_array_equal(told[1].history.loss, reference.history.loss)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
+    tmp_path: Path, data: Examples, runs: Run
+) -> None:
+    whole = _cross_validate(data, runs, epochs=5)
+    options: dict[str, Any] = {"epochs": 5, "checkpoints": tmp_path / "saved", "resume": True}
+    for epoch in (1, 3):
+        with pytest.raises(Interrupted, match=f"stopped after {epoch} of 5 epochs"):
+            _cross_validate(data, runs, **options, on_epoch=lambda p, e=epoch: p.epoch == e)
+    told: list[int] = []
+    resumed = _cross_validate(data, runs, **options, on_epoch=lambda p: told.append(p.epoch))
+    assert told == [4, 5]
+    _assert_equal(resumed, whole)
+    assert sorted(int(p.name) for p in (tmp_path / "saved").iterdir()) == [4, 5]
+    again = _cross_validate(data, runs, **options)
+    _assert_equal(again, whole)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_a_checkpoint_resumes_on_another_number_of_devices(
+    tmp_path: Path, data: Examples, runs: Run, devices: int
+) -> None:
+    options: dict[str, Any] = {"epochs": 2, "checkpoints": tmp_path / "saved", "resume": True}
+    whole = _cross_validate(data, runs)
+    with pytest.raises(Interrupted):
+        _cross_validate(
+            data, runs, **options, devices=jax.devices()[:4], on_epoch=lambda p: p.epoch == 1
+        )
+    resumed = _cross_validate(data, runs, **options, devices=jax.devices()[:devices])
+    _assert_close(resumed, whole)
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_by_name(
+    tmp_path: Path, data: Examples, runs: Run
+) -> None:
+    options: dict[str, Any] = {"epochs": 1, "checkpoints": tmp_path / "saved", "resume": True}
+    _cross_validate(data, runs, **options, identity={"seed": 3})
+    refused = functools.partial(_cross_validate, **options)
+    for name, change in {
+        "experiment.batch_size is 128 there and 64 here": {
+            "experiment": Experiment(network=EXPERIMENT.network, batch_size=64)
+        },
+        "experiment.network.dropout_rate is 0.25 there and 0.5 here": {
+            "experiment": Experiment(network=EXPERIMENT.network.clone(dropout_rate=0.5))
+        },
+        "hyperparameters.learning_rate": {
+            "runs": runs._replace(
+                hyperparameters=runs.hyperparameters._replace(
+                    learning_rate=np.full(6, 0.1, np.float32)
+                )
+            )
+        },
+        "data.sha256": {"data": Examples(np.asarray(data.images) + 1, data.labels)},
+        "keys.sha256": {"runs": make_runs(runs.split, seed=4)},
+        "seed is 3 there and 4 here": {"identity": {"seed": 4}},
+    }.items():
+        arguments = {"data": data, "runs": runs, "identity": {"seed": 3}, **change}
+        with pytest.raises(CheckpointError, match=name):
+            refused(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "at least 1"),
+        ({"epochs": 3, "epochs_per_call": 2}, "epochs_per_call=2 must divide epochs=3"),
+        ({"data": Examples(np.zeros((4, 64)), np.zeros(4, int))}, r"images \[N, H, W\]"),
+        ({"data": Examples(np.zeros((4, 8, 8)), np.zeros(4, int))}, "names rows 0 to 398"),
+        ({"data": Examples(np.zeros((399, 8, 8)), np.zeros(399))}, "integer labels"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    data: Examples, runs: Run, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cross_validate(**{"data": data, "runs": runs, **change})
+
+
+def test_runs_of_the_wrong_shape_are_refused(runs: Run) -> None:
+    one = Split(*(leaf[0] for leaf in runs.split))
+    with pytest.raises(ValueError, match="splits must be stacked"):
+        make_runs(one)
+    numbers = Hyperparameters(learning_rate=np.ones(4))
+    with pytest.raises(ValueError, match=r"must be a number or have shape \(6,\), not \(4,\)"):
+        make_runs(runs.split, hyperparameters=numbers)

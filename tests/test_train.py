@@ -1,0 +1,313 @@
+"""One run: steps, epochs, sums, keys, and what padding must not touch."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from digits_jax.model import DigitsCNN
+from digits_jax.splits import Split
+from digits_jax.train import (
+    Batch,
+    Examples,
+    Experiment,
+    Hyperparameters,
+    Run,
+    TrainState,
+    adam,
+    cross_entropy,
+)
+from digits_jax.train import eval_step as eager_eval_step
+from digits_jax.train import evaluate as eager_evaluate
+from digits_jax.train import init_state as eager_init_state
+from digits_jax.train import predict as eager_predict
+from digits_jax.train import train_epoch as eager_train_epoch
+from digits_jax.train import train_epochs as eager_train_epochs
+from digits_jax.train import train_step as eager_train_step
+
+# Compiled, as anybody would use them: operation by operation each test would take a minute.
+_jit = functools.partial(jax.jit, static_argnames="experiment")
+init_state, train_step, eval_step = map(_jit, (eager_init_state, eager_train_step, eager_eval_step))
+evaluate, predict, train_epoch = map(_jit, (eager_evaluate, eager_predict, eager_train_epoch))
+train_epochs = jax.jit(eager_train_epochs, static_argnames=("experiment", "epochs"))
+
+SMALL = DigitsCNN(conv_features=(4,), dense_features=(16,))
+QUIET = SMALL.clone(dropout_rate=0.0)
+
+
+@pytest.fixture(scope="module")
+def data() -> Examples:
+    """300 rows whose label can be seen: a bright row of pixels."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 8, 300).astype(np.int32)
+    images = rng.integers(0, 5, (300, 8, 8)).astype(np.uint8)
+    images[np.arange(300), labels] += 11
+    return Examples(jnp.asarray(images), jnp.asarray(labels))
+
+
+def _split(train: int, test: int = 0, padding: int = 0) -> Split:
+    rows = np.arange(train + test, dtype=np.int32)
+    return Split(
+        np.pad(rows[:train], (0, padding), mode="edge"),
+        np.pad(np.ones(train, np.float32), (0, padding)),
+        rows[train:],
+        np.ones(test, np.float32),
+    )
+
+
+def _run(split: Split, seed: int = 0, **numbers: Any) -> Run:
+    return Run(split, Hyperparameters(**numbers), jax.random.key(seed))
+
+
+def _batch(data: Examples, rows: slice | Any, weights: Any = None) -> Batch:
+    images, labels = jnp.asarray(data.images)[rows], jnp.asarray(data.labels)[rows]
+    return Batch(images, labels, jnp.ones(len(labels)) if weights is None else weights)
+
+
+def _assert_equal(left: Any, right: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def _assert_close(left: Any, right: Any, rtol: float = 2e-5, atol: float = 1e-6) -> None:
+    close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
+    jax.tree.map(close, left, right)
+
+
+def test_adam_has_the_constants_of_keras_and_follows_its_paper() -> None:
+    params, grad = np.array([1.0, -2.0, 0.5]), np.array([0.3, -1e-3, 0.0])
+    optimizer = adam(Hyperparameters())
+    state = optimizer.init(jnp.asarray(params))
+    m = v = np.zeros(3)
+    got = jnp.asarray(params)
+    for t in range(1, 4):
+        updates, state = optimizer.update(jnp.asarray(grad), state, got)
+        got = optax.apply_updates(got, updates)
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+        params = params - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-7)
+    np.testing.assert_allclose(got, params, rtol=1e-6)
+
+
+def test_weight_decay_is_decoupled() -> None:
+    optimizer = adam(Hyperparameters(learning_rate=0.1, weight_decay=0.5))
+    params = jnp.array([2.0])
+    updates, _ = optimizer.update(jnp.array([0.0]), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [-0.1 * 0.5 * 2.0], rtol=1e-6)
+
+
+def test_cross_entropy_is_minus_the_log_probability() -> None:
+    logits, labels = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]]), jnp.array([0, 2])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -np.log([probabilities[0, 0], 1 / 3])
+    np.testing.assert_allclose(cross_entropy(logits, labels, None), expected, rtol=1e-6)
+    smooth = cross_entropy(logits, labels, Hyperparameters(label_smoothing=0.3))
+    mixed = 0.7 * expected[0] - 0.1 * np.log(probabilities[0]).sum()
+    np.testing.assert_allclose(smooth[0], mixed, rtol=1e-6)
+
+
+def test_a_step_follows_the_gradient_of_the_mean_loss(data: Examples) -> None:
+    experiment = Experiment(network=QUIET, optimizer=lambda h: optax.sgd(h.learning_rate))
+    run = _run(_split(300), learning_rate=0.1)
+    state = init_state(run, data, experiment=experiment)
+    batch = _batch(data, slice(0, 32))
+
+    def loss(params: Any) -> jax.Array:
+        logits = QUIET.apply({"params": params}, batch.images)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels))
+
+    after, sums = train_step(state, batch, run.hyperparameters, run.key, experiment=experiment)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
+    _assert_close(after.params, expected)
+    np.testing.assert_allclose(sums.loss / sums.rows, loss(state.params), rtol=1e-6)
+    assert (int(after.step), float(sums.rows)) == (1, 32)
+
+
+def test_padding_rows_touch_nothing(data: Examples) -> None:
+    experiment = Experiment(network=QUIET)
+    run = _run(_split(300))
+    state = init_state(run, data, experiment=experiment)
+    weights = jnp.array([1.0] * 20 + [0.0] * 12)
+    padded = _batch(data, np.r_[0:20, 100:112], weights)
+    alone = _batch(data, np.r_[0:20])
+    step = functools.partial(train_step, experiment=experiment)
+    got, got_sums = step(state, padded, run.hyperparameters, run.key)
+    expected, sums = step(state, alone, run.hyperparameters, run.key)
+    _assert_close(got.opt_state, expected.opt_state)
+    _assert_close(got_sums, sums)
+    score = functools.partial(eval_step, state, experiment=experiment)
+    _assert_close(score(padded), score(alone))
+
+
+def test_evaluation_counts_each_test_row_once(data: Examples) -> None:
+    experiment = Experiment(network=SMALL, batch_size=16)  # 50 = 3 * 16 + 2
+    run = _run(_split(250, 50))
+    state = init_state(run, data, experiment=experiment)
+    sums, logits = evaluate(state, run, data, experiment=experiment)
+    direct = predict(state, jnp.asarray(data.images)[250:], experiment=experiment)
+    np.testing.assert_allclose(logits, direct, rtol=1e-5, atol=1e-5)
+    labels = jnp.asarray(data.labels)[250:]
+    assert float(sums.rows) == 50
+    assert float(sums.correct) == float((direct.argmax(1) == labels).sum())
+    np.testing.assert_allclose(sums.loss, cross_entropy(direct, labels, None).sum(), rtol=1e-5)
+
+
+def test_an_epoch_takes_each_training_row_once_in_a_new_order(data: Examples) -> None:
+    seen: list[np.ndarray] = []
+
+    class Spy(nn.Module):
+        @nn.compact
+        def __call__(self, images: jax.Array, *, train: bool = False, mask: Any = None) -> Any:
+            if train:
+                jax.debug.callback(lambda i, m: seen.append(i[m]), images[:, 0, 0], mask)
+            return nn.Dense(10)(images.reshape(len(images), -1).astype(jnp.float32))
+
+    numbered = Examples(jnp.arange(300.0).reshape(300, 1, 1), data.labels)
+    experiment = Experiment(network=Spy(), batch_size=64)
+    run = _run(_split(200, padding=30))
+    state = init_state(run, numbered, experiment=experiment)
+    state, sums = train_epoch(state, run, numbered, experiment=experiment)
+    jax.effects_barrier()
+    assert (int(state.step), float(sums.rows)) == (4, 200)  # 200 = 3 * 64 + 8
+    assert sorted(map(len, seen)) == [8, 64, 64, 64]
+    first = np.concatenate(seen)
+    assert sorted(first) == list(range(200)) and list(first) != list(range(200))
+    seen.clear()
+    train_epoch(state, run, numbered, experiment=experiment)
+    jax.effects_barrier()
+    second = np.concatenate(seen)
+    assert sorted(second) == list(range(200)) and list(second) != list(first)
+
+
+def test_a_split_with_whole_batches_of_padding_trains_as_without(data: Examples) -> None:
+    experiment = Experiment(network=QUIET, batch_size=64)
+    plain, padded = _run(_split(200)), _run(_split(200, padding=90))
+    state = init_state(plain, data, experiment=experiment)
+    # The shuffle draws for the padding too, so only the sums over an epoch of no learning agree.
+    still = Hyperparameters(learning_rate=0.0)
+    (a, a_sums), (b, b_sums) = (
+        train_epoch(state, run._replace(hyperparameters=still), data, experiment=experiment)
+        for run in (plain, padded)
+    )
+    assert int(a.step) == int(b.step) == 4
+    _assert_close(a_sums, b_sums)
+    _assert_equal(a.params, b.params)
+
+
+def test_scan_equals_a_loop_and_continues_bitwise(data: Examples) -> None:
+    experiment = Experiment(network=SMALL, batch_size=100)
+    run = _run(_split(300))
+    start = init_state(run, data, experiment=experiment)
+    whole, history = train_epochs(start, run, data, experiment=experiment, epochs=4)
+    state, parts = start, []
+    for _ in range(4):
+        state, part = train_epochs(state, run, data, experiment=experiment, epochs=1)
+        parts.append(part)
+    _assert_close(whole, state)
+    _assert_close(history.loss, jnp.concatenate([part.loss for part in parts]))
+    two, _ = train_epochs(start, run, data, experiment=experiment, epochs=2)
+    again, tail = train_epochs(two, run, data, experiment=experiment, epochs=2)
+    once_more, same_tail = train_epochs(two, run, data, experiment=experiment, epochs=2)
+    _assert_equal((again, tail), (once_more, same_tail))
+    _assert_close(again, whole)
+
+
+def test_training_learns(data: Examples) -> None:
+    experiment = Experiment(network=QUIET.clone(dense_activation=nn.relu), batch_size=50)
+    run = _run(_split(250, 50), learning_rate=3e-3)
+    state = init_state(run, data, experiment=experiment)
+    state, history = train_epochs(state, run, data, experiment=experiment, epochs=15)
+    sums, _ = evaluate(state, run, data, experiment=experiment)
+    assert float(history.loss[-1]) < 0.5 * float(history.loss[0])
+    assert float(sums.correct / sums.rows) > 0.8
+
+
+def test_the_traced_dropout_rate_replaces_the_fields(data: Examples) -> None:
+    batch = _batch(data, slice(0, 32))
+    run = _run(_split(300), dropout_rate=0.0)
+    noisy, quiet = Experiment(network=SMALL), Experiment(network=QUIET)
+    state = init_state(run, data, experiment=noisy)
+    step = functools.partial(train_step, state, batch, key=run.key)
+    got, _ = step(run.hyperparameters, experiment=noisy)
+    expected, _ = step(Hyperparameters(), experiment=quiet)
+    other, _ = step(Hyperparameters(), experiment=noisy)
+    _assert_close(got.params, expected.params)
+    assert not np.allclose(got.params["logits"]["kernel"], other.params["logits"]["kernel"])
+    with pytest.raises(ValueError, match="Dense has no field dropout_rate"):
+        step(run.hyperparameters, experiment=Experiment(network=nn.Dense(10)))
+
+
+def test_augmentation_gets_a_key_a_step(data: Examples) -> None:
+    def shift(key: jax.Array, images: jax.Array) -> jax.Array:
+        return images + jax.random.uniform(key, (), maxval=5.0)
+
+    experiment = Experiment(network=QUIET, augment=shift)
+    run = _run(_split(300))
+    state = init_state(run, data, experiment=experiment)
+    step = functools.partial(
+        train_step, state, _batch(data, slice(0, 32)), run.hyperparameters, experiment=experiment
+    )
+    losses = {float(step(jax.random.key(seed))[1].loss) for seed in (0, 1)}
+    assert len(losses) == 2
+
+
+class BatchNormNet(nn.Module):
+    """A small network with batch statistics that leaves padding rows out of them."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False, mask: Any = None) -> jax.Array:
+        x = nn.Dense(16, use_bias=False)(images.reshape(len(images), -1).astype(jnp.float32))
+        mask = None if mask is None else mask.reshape(-1, 1)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x, mask=mask)
+        return nn.Dense(10)(nn.relu(x))
+
+
+def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) -> None:
+    experiment = Experiment(network=BatchNormNet(), batch_size=64)
+    runs = [_run(_split(200), seed) for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+
+    def train_one(run: Run) -> tuple[TrainState, Any]:
+        state = eager_init_state(run, data, experiment=experiment)
+        return eager_train_epochs(state, run, data, experiment=experiment, epochs=3)
+
+    train = jax.jit(train_one)
+    together, history = jax.jit(jax.vmap(train_one))(stacked)
+    assert (np.asarray(history.loss)[:, -1] < np.asarray(history.loss)[:, 0]).all()
+    assert not np.allclose(together.collections["batch_stats"]["BatchNorm_0"]["mean"], 0)
+    for i, run in enumerate(runs):
+        alone, _ = train(run)
+        _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, 1e-3, 1e-4)
+
+    state = init_state(runs[0], data, experiment=experiment)
+    weights = jnp.array([1.0] * 20 + [0.0] * 12)
+    step = functools.partial(train_step, experiment=experiment)
+    args = (runs[0].hyperparameters, runs[0].key)
+    padded, _ = step(state, _batch(data, np.r_[0:20, 100:112], weights), *args)
+    alone, _ = step(state, _batch(data, np.r_[0:20]), *args)
+    _assert_close(padded.collections, alone.collections)
+
+
+def test_equal_experiments_share_a_program(data: Examples) -> None:
+    traced = []
+
+    @functools.partial(jax.jit, static_argnames="experiment")
+    def init(run: Run, experiment: Experiment) -> TrainState:
+        traced.append(experiment)
+        return eager_init_state(run, data, experiment=experiment)
+
+    run = _run(_split(300))
+    for rate in (1e-3, 1e-2):
+        numbers = Hyperparameters(learning_rate=rate)
+        init(run._replace(hyperparameters=numbers), Experiment(network=DigitsCNN(width=0.25)))
+    assert len(traced) == 1
+
+
+def test_a_batch_size_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        Experiment(batch_size=0)
