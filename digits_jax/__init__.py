@@ -5,6 +5,7 @@ from digits_jax.cross_validation import (
     Interrupted,
     Progress,
     cross_validate,
+    load_states,
     make_runs,
 )
 from digits_jax.data import DataError, Dataset, DataWarning, Provenance, load_digits
@@ -75,6 +76,7 @@ __all__ = [
     "kfold_splits",
     "layer_table",
     "load_digits",
+    "load_states",
     "make_runs",
     "mcnemar_test",
     "predict",

@@ -74,6 +74,28 @@ class Checkpoints:
         """Returns once all that was saved is on the disk."""
         self._checkpointer.wait()
 
+    def saved_identity(self, epoch: int | None = None) -> dict[str, Any]:
+        """The identity of what a saved epoch (default: the newest) trained.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it can't be read.
+        """
+        return dict((self._metadata(epoch).custom_metadata or {}).get("identity", {}))
+
+    def shapes(self, epoch: int | None = None) -> dict[str, str]:
+        """The arrays of a saved epoch (default: the newest): path to ``float32[6, 10]``."""
+        return _shapes(self._metadata(epoch).metadata)
+
+    def _metadata(self, epoch: int | None) -> Any:
+        epoch = self.latest if epoch is None else epoch
+        if epoch is None:
+            raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
+        try:
+            return self._checkpointer.metadata(epoch)
+        except (OSError, ValueError, KeyError) as error:
+            where = self.folder / str(epoch)
+            raise CheckpointError(f"checkpoint {where} can't be read ({error})") from error
+
     def restore(self, like: Any, epoch: int | None = None) -> Any:
         """The arrays of a saved epoch (default: the newest), as NumPy arrays.
 
@@ -85,18 +107,12 @@ class Checkpoints:
             CheckpointError: there is none, it is of another identity, or its arrays differ in
                 name, shape or dtype. Nothing is cast, padded or cut.
         """
+        saved, shapes = self.saved_identity(epoch), self.shapes(epoch)
         epoch = self.latest if epoch is None else epoch
-        if epoch is None:
-            raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
         where = self.folder / str(epoch)
-        try:
-            metadata = self._checkpointer.metadata(epoch)
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"checkpoint {where} can't be read ({error})") from error
-        saved = dict((metadata.custom_metadata or {}).get("identity", {}))
         if self.identity:
             _refuse_difference(where, "configuration", saved, self.identity)
-        _refuse_difference(where, "array", _shapes(metadata.metadata), _shapes(like))
+        _refuse_difference(where, "array", shapes, _shapes(like))
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like

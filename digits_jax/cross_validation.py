@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,14 +181,8 @@ def cross_validate(
         epoch, history = 0, _history(*(np.zeros((count, 0), np.float32) for _ in History._fields))
         if resume and saved is not None and saved.latest is not None:
             epoch = saved.latest
-            past = jax.ShapeDtypeStruct((count, epoch), np.float32)
-            like: dict[str, Any] = {
-                "states": jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype),
-                    program.states,
-                ),
-                "history": _history(past, past),
-            }
+            one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.states)
+            like = _saved_like(one, count, epoch)
             restored = saved.restore(like)
             history = restored["history"]
             states = jax.device_put(_padded(restored["states"], mesh.size), shard)
@@ -225,11 +220,52 @@ def cross_validate(
     )
 
 
+def load_states(
+    folder: str | os.PathLike[str], *, experiment: Experiment | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint that ``cross_validate`` wrote, to predict with.
+
+    Args:
+        folder: its ``checkpoints``.
+        experiment: with the network that was trained. Default: the notebook's.
+
+    Returns:
+        The states, every leaf a NumPy array [R, ...], and the identity of what was trained.
+
+    Raises:
+        CheckpointError: there is none, it can't be read, or it is of another network.
+    """
+    from digits_jax.checkpoint import CheckpointError, Checkpoints
+
+    experiment = Experiment() if experiment is None else experiment
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"no folder of checkpoints at {os.fspath(folder)}")
+    with Checkpoints(folder, {}) as saved:
+        identity, shapes = saved.saved_identity(), saved.shapes()
+        if "history/loss" not in shapes or "image_shape" not in identity:
+            raise CheckpointError(f"the checkpoints in {saved.folder} are not cross_validate's")
+        count, epochs = json.loads(shapes["history/loss"].removeprefix("float32"))
+        image: Any = jax.ShapeDtypeStruct((1, *identity["image_shape"]), np.uint8)
+        no_split: Any = ()
+        run = jax.eval_shape(lambda: Run(no_split, Hyperparameters(), jax.random.key(0)))
+        init = functools.partial(train.init_state, experiment=experiment)
+        one = jax.eval_shape(init, run, Examples(image, 0))
+        return saved.restore(_saved_like(one, count, epochs))["states"], identity
+
+
+def _saved_like(one: TrainState, count: int, epochs: int) -> dict[str, Any]:
+    """Shapes and dtypes of what is saved, from those of one run's state."""
+    history = jax.ShapeDtypeStruct((count, epochs), np.float32)
+    states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
+    return {"states": states, "history": _history(history, history)}
+
+
 def describe(data: Examples, runs: Run, experiment: Experiment) -> dict[str, Any]:
     """What is trained on what, as flat names and JSON values: the identity of its checkpoints."""
     described = {f"experiment.{name}": value for name, value in _flat(experiment).items()}
     for name, value in runs.hyperparameters._asdict().items():
         described[f"hyperparameters.{name}"] = None if value is None else np.asarray(value).tolist()
+    described["image_shape"] = list(np.shape(data.images)[1:])
     keys = np.asarray(jax.random.key_data(runs.key))
     for name, arrays in {"data": data, "splits": runs.split, "keys": [keys]}.items():
         digest = hashlib.sha256()

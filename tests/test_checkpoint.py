@@ -23,7 +23,9 @@ class State(NamedTuple):
 
 def _state(value: float) -> State:
     return State(
-        jnp.full((3, 2), float(value)), {"step": np.full(3, 7, np.int32), "one": np.ones((3, 1))}, ()
+        jnp.full((3, 2), float(value)),
+        {"step": np.full(3, 7, np.int32), "one": np.ones((3, 1))},
+        (),
     )
 
 

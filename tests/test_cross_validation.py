@@ -17,6 +17,7 @@ from digits_jax.cross_validation import (
     Interrupted,
     Progress,
     cross_validate,
+    load_states,
     make_runs,
 )
 from digits_jax.model import DigitsCNN
@@ -251,6 +252,20 @@ def test_a_checkpoint_of_another_experiment_is_refused_by_name(
         arguments = {"data": data, "runs": runs, "identity": {"seed": 3}, **change}
         with pytest.raises(CheckpointError, match=name):
             refused(**arguments)
+
+
+def test_saved_states_load_to_predict_with(tmp_path: Path, data: Examples, runs: Run) -> None:
+    result = _cross_validate(data, runs, checkpoints=tmp_path, identity={"seed": 3})
+    states, identity = load_states(tmp_path, experiment=EXPERIMENT)
+    jax.tree.map(np.testing.assert_array_equal, states, result.states)
+    assert identity["seed"] == 3
+    with pytest.raises(CheckpointError, match="array states/params"):
+        load_states(tmp_path)
+    with pytest.raises(CheckpointError, match="no folder of checkpoints at .*nowhere"):
+        load_states(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="no checkpoint in .*empty"):
+        load_states(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,222 @@
+"""Five-fold cross-validation of the notebook's CNN: all folds, and a refit on all rows, at once.
+
+    python experiments/cross_validate.py
+
+It writes ``results.json`` (last, and whole), ``history.npz``, ``predictions.npz``, figures and
+checkpoints to the output folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import harness
+import tyro
+
+if TYPE_CHECKING:
+    from digits_jax import CrossValidation, Dataset
+    from digits_jax.splits import Split
+
+STARTED = time.perf_counter()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+    folds: int = 5
+    """Parts of the rows; each is the test set of one run."""
+    repeats: int = 1
+    """Times that the rows are split anew; all repeats train at once."""
+    epochs: int = 100
+    """Passes over the training rows."""
+    batch_size: int = 128
+    """Rows of an optimizer step; the last of an epoch takes what is left."""
+    learning_rate: float = 1e-3
+    """Of Adam, a step."""
+    seed: int = 0
+    """Of the splits, initial weights, shuffles and dropout."""
+    stratified: bool = True
+    """Keep the shares of the classes equal in all folds."""
+    refit: bool = True
+    """Also train one model on all rows: the one to deploy."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/cross_validate/<date>-<time>."""
+    checkpoint_every: int | None = None
+    """Epochs between checkpoints. Default: a tenth of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --output-dir."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figures as SVG."""
+
+
+def main(config: Config) -> None:
+    """Trains, evaluates, shows and writes."""
+    harness.positive(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        repeats=config.repeats,
+        checkpoint_every=config.checkpoint_every,
+    )
+    harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    harness.require(0 <= config.seed < 2**32, f"--seed must be in 0 to 2^32 - 1, not {config.seed}")
+    output = harness.Output(config.output_dir, script="cross_validate", resume=config.resume)
+    harness.start_jax(compilation_cache=config.compilation_cache)
+    import digits_jax as dj
+
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    try:
+        splits = dj.kfold_splits(
+            dataset.labels,
+            config.folds,
+            seed=config.seed,
+            stratified=config.stratified,
+            repeats=config.repeats,
+        )
+    except ValueError as error:
+        raise harness.UsageError(str(error)) from error
+    tested = config.folds * config.repeats
+    if config.refit:
+        splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
+    names = run_names(config)
+    numbers = dj.Hyperparameters(learning_rate=config.learning_rate)
+    runs = dj.make_runs(splits, hyperparameters=numbers, seed=config.seed)
+    with harness.Watch(config.epochs, len(runs.key)) as watch:
+        try:
+            result = dj.cross_validate(
+                dj.Examples(dataset.images, dataset.labels),
+                runs,
+                experiment=dj.Experiment(batch_size=config.batch_size),
+                epochs=config.epochs,
+                checkpoints=output.checkpoints,
+                checkpoint_every=config.checkpoint_every,
+                identity={"runs": names, "seed": config.seed},
+                resume=config.resume,
+                on_epoch=watch.on_epoch,
+            )
+        except dj.Interrupted as stop:
+            raise harness.Stopped(
+                f"{stop}; all of it is saved. Go on with: {_resume_command(output.folder)}",
+                watch.signal or 2,
+            ) from stop
+    report(config, dataset, splits, result, tested, output)
+
+
+def run_names(config: Config) -> list[str]:
+    """One for each run, in their order on the runs axis."""
+    names = [
+        f"fold {fold}" + (f", repeat {repeat}" if config.repeats > 1 else "")
+        for repeat in range(1, config.repeats + 1)
+        for fold in range(1, config.folds + 1)
+    ]
+    return names + ["refit"] * config.refit
+
+
+def _resume_command(folder: Path) -> str:
+    """This command, with --output-dir and --resume."""
+    words = [word for word in sys.argv if word != "--resume"]
+    if not any(word.startswith("--output-dir") for word in words):
+        words += ["--output-dir", str(folder)]
+    return shlex.join(["python", *words, "--resume"])
+
+
+def report(
+    config: Config,
+    dataset: Dataset,
+    splits: Split,
+    result: CrossValidation,
+    tested: int,
+    output: harness.Output,
+) -> None:
+    """The table of folds, the summary, the files; ``results.json`` last."""
+    import numpy as np
+    from rich.table import Table
+
+    from digits_jax import plots, summarize
+
+    loss, accuracy = result.loss[:tested], result.accuracy[:tested]
+    folds = [
+        {"fold": i % config.folds + 1, "repeat": i // config.folds + 1, "loss": a, "accuracy": b}
+        for i, (a, b) in enumerate(zip(loss.tolist(), accuracy.tolist(), strict=True))
+    ]
+    names = run_names(config)
+    sizes: dict[str, Any] = {
+        "train_rows": float(splits.train_weights[:tested].sum(1).mean()),
+        "test_rows": float(splits.test_weights[:tested].sum(1).mean()),
+    }
+    diverged = ~np.isfinite(result.history.loss).all(1) | ~np.isfinite(
+        np.where(np.isnan(result.accuracy), 0, result.loss)
+    )
+    for i in np.flatnonzero(diverged):
+        bad = ~np.isfinite(result.history.loss[i])
+        epoch = int(np.argmax(bad)) + 1 if bad.any() else config.epochs
+        harness.errors.print(
+            f"[yellow]{names[i]} diverged in epoch {epoch}[/]; it is left out of the means. "
+            "Try a smaller --learning-rate."
+        )
+        if i < tested:
+            folds[i]["diverged"] = epoch
+    healthy = ~diverged[:tested]
+    harness.require(bool(healthy.any()), "every fold diverged; try a smaller --learning-rate")
+    scores = {
+        "accuracy": summarize(accuracy[healthy], **sizes),
+        "loss": summarize(loss[healthy], **sizes),
+    }
+
+    table = Table(title=f"{config.folds}-fold cross-validation, {config.epochs} epochs")
+    for column in ("run", "loss (nats)", "accuracy (%)"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for name, fold in zip(names, folds, strict=False):
+        table.add_row(name, f"{fold['loss']:.4f}", f"{100 * fold['accuracy']:.2f}")
+    table.add_section()
+    table.add_row(
+        "mean ± sd",
+        f"{scores['loss'].mean:.4f} ± {scores['loss'].std:.4f}",
+        f"{100 * scores['accuracy'].mean:.2f} ± {100 * scores['accuracy'].std:.2f}",
+    )
+    low, high = scores["accuracy"].ci95
+    table.add_row("95 % interval", "", f"{100 * low:.2f} to {100 * high:.2f}")
+    harness.console.print(table)
+
+    formats = ("png", "svg") if config.svg else ("png",)
+    plots.save(plots.fold_scores(loss, accuracy), output.folder / "folds", formats)
+    curves = plots.learning_curves(result.history.loss, result.history.accuracy, names)
+    plots.save(curves, output.folder / "learning_curves", formats)
+    output.arrays(
+        "history.npz", loss=result.history.loss, accuracy=result.history.accuracy, runs=names
+    )
+    output.arrays("predictions.npz", rows=result.test_rows[:tested], logits=result.logits[:tested])
+    total = time.perf_counter() - STARTED
+    output.json(
+        "results.json",
+        {
+            "experiment": "cross_validate",
+            **harness.describe(config, dataset.provenance),
+            "folds": folds,
+            **{name: {"mean": s.mean, "std": s.std, "ci95": s.ci95} for name, s in scores.items()},
+            "seconds": {**result.seconds, "total": total},
+        },
+    )
+    harness.console.print(
+        f"{total:.1f} s: compiling {result.seconds['compile']:.1f}, training "
+        f"{result.seconds['train']:.1f}. Written to {output.folder}/: results.json, history.npz, "
+        "predictions.npz, figures, checkpoints/",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)

@@ -1,0 +1,272 @@
+"""What every script here shares: its command line, its errors, its console and its output folder.
+
+Only the standard library, tyro and rich are imported before the arguments are parsed, so that
+``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from digits_jax import Provenance
+    from digits_jax.cross_validation import Progress as Epochs
+
+Config = TypeVar("Config")
+
+console = Console()
+errors = Console(stderr=True)
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+
+class UsageError(Exception):
+    """A user's mistake; the message names the cause and the remedy, in one line."""
+
+
+class Stopped(Exception):
+    """A signal ended the run after it was saved."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+def run(config: type[Config], main: Callable[[Config], None], description: str) -> None:
+    """Parses the command line and calls ``main``; a user's mistake becomes one line, no traceback.
+
+    Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
+    """
+    parsed = tyro.cli(config, description=description)
+    try:
+        main(parsed)
+    except UsageError as error:
+        _fail(error, 2)
+    except Stopped as error:
+        _fail(error, error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was saved since the last checkpoint", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os._exit(1)  # who read our output is gone, and Python would complain about it at exit
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename or '(no file)'}", 1)
+    except Exception as error:
+        # Imported by main already, if it came that far; they are the user's to mend.
+        from digits_jax.checkpoint import CheckpointError
+        from digits_jax.data import DataError
+
+        if not isinstance(error, CheckpointError | DataError):
+            raise
+        _fail(error, 1)
+
+
+def _fail(message: object, code: int) -> None:
+    errors.print(f"[bold red]error:[/] {str(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def require(condition: bool, message: str) -> None:
+    """A check of an argument: raises UsageError."""
+    if not condition:
+        raise UsageError(message)
+
+
+def positive(**values: float | None) -> None:
+    """Checks that numbers are finite and greater than zero; None passes."""
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        ok = value is None or (math.isfinite(value) and value > 0)
+        require(ok, f"{flag} must be a positive number, not {value}")
+
+
+def start_jax(*, compilation_cache: bool) -> None:
+    """Imports JAX with one device a core, the library's messages on the console, and its cache."""
+    from digits_jax import use_all_cpu_cores, use_compilation_cache
+
+    handler = RichHandler(console=errors, show_time=False, show_path=False)
+    library = logging.getLogger("digits_jax")
+    library.addHandler(handler)
+    library.setLevel(logging.WARNING)
+    library.propagate = False
+    use_all_cpu_cores()
+    if compilation_cache:
+        use_compilation_cache()
+
+
+def show_data(provenance: Provenance) -> None:
+    """One line: which rows these are and why."""
+    console.print(
+        f"[bold]data[/] {provenance.note} ({provenance.rows} rows, "
+        f"sha256 {provenance.sha256[:12]}…)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class Output:
+    """An output folder: what is written into it is whole or absent, and ``results.json`` is last.
+
+    Args:
+        folder: None: ``runs/<script>/<date>-<time>``.
+        resume: go on with what the folder holds; otherwise a folder that holds a run is refused.
+    """
+
+    def __init__(self, folder: Path | None, *, script: str, resume: bool = False) -> None:
+        if folder is None:
+            require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
+            folder = Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
+        require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
+        held = [name for name in ("results.json", "checkpoints") if (folder / name).exists()]
+        if held and not resume:
+            raise UsageError(
+                f"{folder} holds a run already ({held[0]}); add --resume to go on with it, or "
+                "choose another --output-dir"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.results = folder / "results.json"
+        self.checkpoints = folder / "checkpoints"
+        self.results.unlink(missing_ok=True)  # while it is there, the run counts as complete
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[Path]:
+        """A path to write to, which becomes ``name`` if nothing fails."""
+        descriptor, path = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
+        os.close(descriptor)
+        try:
+            yield Path(path)
+            os.chmod(path, 0o666 & ~_umask())  # mkstemp keeps others out
+            os.replace(path, self.folder / name)
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def arrays(self, name: str, **arrays: Any) -> None:
+        """Writes a compressed .npz."""
+        import numpy as np
+
+        with self._whole(name) as path, path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes JSON; NaN and infinity become null."""
+        text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+        with self._whole(name) as path, path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, Path) else value
+
+
+def describe(config: Any, provenance: Provenance) -> dict[str, Any]:
+    """What every ``results.json`` begins with: data, configuration, devices, versions, command."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "data": {
+            "source": provenance.source,
+            "rows": provenance.rows,
+            "sha256": provenance.sha256,
+            "note": provenance.note,
+        },
+        "config": dataclasses.asdict(config),
+        "command": shlex.join(["python", *sys.argv]),
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+        "versions": {
+            "digits_jax": importlib.metadata.version("digits_jax"),
+            "python": sys.version.split()[0],
+            **{name: importlib.metadata.version(name) for name in VERSIONS},
+        },
+    }
+
+
+class Watch:
+    """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
+
+    Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
+    process at once. On a terminal there is a bar; elsewhere ten plain lines.
+    """
+
+    def __init__(self, epochs: int, runs: int) -> None:
+        self.signal: int | None = None
+        self._lines = max(1, epochs // 10)
+        self._bar = Progress(
+            TextColumn("training {task.fields[runs]} runs"),
+            BarColumn(),
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            TextColumn("accuracy {task.fields[accuracy]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=epochs, runs=runs, accuracy="–")
+
+    def __enter__(self) -> Watch:
+        self._before = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.signal = number
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+        errors.print("stopping after this epoch; once more to end at once")
+
+    def on_epoch(self, progress: Epochs) -> bool:
+        """Shows an epoch; True once a signal came."""
+        accuracy = f"{100 * float(progress.history.accuracy[:, -1].mean()):.2f} %"
+        self._bar.update(self._task, completed=progress.epoch, accuracy=accuracy)
+        if not console.is_terminal and progress.epoch % self._lines == 0:
+            console.print(f"epoch {progress.epoch}/{progress.epochs}: training accuracy {accuracy}")
+        return self.signal is not None
