@@ -82,6 +82,13 @@ class Checkpoints:
         """
         return dict((self._metadata(epoch).custom_metadata or {}).get("identity", {}))
 
+    def check_identity(self, epoch: int | None = None) -> None:
+        """Raises CheckpointError unless a saved epoch (default: the newest) is of our identity."""
+        saved = self.saved_identity(epoch)
+        where = self.folder / str(self.latest if epoch is None else epoch)
+        if self.identity:
+            _refuse_difference(where, "configuration", saved, self.identity)
+
     def shapes(self, epoch: int | None = None) -> dict[str, str]:
         """The arrays of a saved epoch (default: the newest): path to ``float32[6, 10]``."""
         return _shapes(self._metadata(epoch).metadata)
@@ -107,12 +114,10 @@ class Checkpoints:
             CheckpointError: there is none, it is of another identity, or its arrays differ in
                 name, shape or dtype. Nothing is cast, padded or cut.
         """
-        saved, shapes = self.saved_identity(epoch), self.shapes(epoch)
+        self.check_identity(epoch)
+        shapes = self.shapes(epoch)
         epoch = self.latest if epoch is None else epoch
-        where = self.folder / str(epoch)
-        if self.identity:
-            _refuse_difference(where, "configuration", saved, self.identity)
-        _refuse_difference(where, "array", shapes, _shapes(like))
+        _refuse_difference(self.folder / str(epoch), "array", shapes, _shapes(like))
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like

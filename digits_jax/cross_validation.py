@@ -162,24 +162,28 @@ def cross_validate(
     mesh = _devices.runs_mesh(count, devices)
     at_once = _devices.lanes_at_once(mesh) if at_once is None else at_once
 
-    started = time.perf_counter()
-    shard, replicate = _devices.runs_sharding(mesh), _devices.replicated(mesh)
-    placed = jax.device_put(_padded(runs, mesh.size), shard)
-    placed_data = jax.device_put(data, replicate)
-    program = _compile(
-        placed,
-        placed_data,
-        experiment=experiment,
-        mesh=mesh,
-        at_once=at_once,
-        epochs_per_call=epochs_per_call,
-    )
-    compiled = time.perf_counter()
-
     described = {**describe(data, runs, experiment), **(identity or {})}
     with _open(checkpoints, described) as saved:
+        resume = resume and saved is not None and saved.latest is not None
+        if resume:
+            saved.check_identity()  # before anything is compiled
+
+        started = time.perf_counter()
+        shard, replicate = _devices.runs_sharding(mesh), _devices.replicated(mesh)
+        placed = jax.device_put(_padded(runs, mesh.size), shard)
+        placed_data = jax.device_put(data, replicate)
+        program = _compile(
+            placed,
+            placed_data,
+            experiment=experiment,
+            mesh=mesh,
+            at_once=at_once,
+            epochs_per_call=epochs_per_call,
+        )
+        compiled = time.perf_counter()
+
         epoch, history = 0, _history(*(np.zeros((count, 0), np.float32) for _ in History._fields))
-        if resume and saved is not None and saved.latest is not None:
+        if resume:
             epoch = saved.latest
             one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.states)
             like = _saved_like(one, count, epoch)

@@ -9,8 +9,6 @@ checkpoints to the output folder.
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,7 +68,7 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
     )
     harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
-    harness.require(0 <= config.seed < 2**32, f"--seed must be in 0 to 2^32 - 1, not {config.seed}")
+    harness.seed(seed=config.seed)
     output = harness.Output(config.output_dir, script="cross_validate", resume=config.resume)
     harness.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
@@ -87,30 +85,24 @@ def main(config: Config) -> None:
         )
     except ValueError as error:
         raise harness.UsageError(str(error)) from error
+    output.claim()
     tested = config.folds * config.repeats
     if config.refit:
         splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
     names = run_names(config)
     numbers = dj.Hyperparameters(learning_rate=config.learning_rate)
     runs = dj.make_runs(splits, hyperparameters=numbers, seed=config.seed)
-    with harness.Watch(config.epochs, len(runs.key)) as watch:
-        try:
-            result = dj.cross_validate(
-                dj.Examples(dataset.images, dataset.labels),
-                runs,
-                experiment=dj.Experiment(batch_size=config.batch_size),
-                epochs=config.epochs,
-                checkpoints=output.checkpoints,
-                checkpoint_every=config.checkpoint_every,
-                identity={"runs": names, "seed": config.seed},
-                resume=config.resume,
-                on_epoch=watch.on_epoch,
-            )
-        except dj.Interrupted as stop:
-            raise harness.Stopped(
-                f"{stop}; all of it is saved. Go on with: {_resume_command(output.folder)}",
-                watch.signal or 2,
-            ) from stop
+    result = harness.train(
+        dataset,
+        runs,
+        names,
+        output,
+        experiment=dj.Experiment(batch_size=config.batch_size),
+        epochs=config.epochs,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        resume=config.resume,
+    )
     report(config, dataset, splits, result, tested, output)
 
 
@@ -122,14 +114,6 @@ def run_names(config: Config) -> list[str]:
         for fold in range(1, config.folds + 1)
     ]
     return names + ["refit"] * config.refit
-
-
-def _resume_command(folder: Path) -> str:
-    """This command, with --output-dir and --resume."""
-    words = [word for word in sys.argv if word != "--resume"]
-    if not any(word.startswith("--output-dir") for word in words):
-        words += ["--output-dir", str(folder)]
-    return shlex.join(["python", *words, "--resume"])
 
 
 def report(
@@ -144,7 +128,7 @@ def report(
     import numpy as np
     from rich.table import Table
 
-    from digits_jax import plots, summarize
+    from digits_jax import metrics, plots, summarize
 
     loss, accuracy = result.loss[:tested], result.accuracy[:tested]
     folds = [
@@ -190,10 +174,32 @@ def report(
     table.add_row("95 % interval", "", f"{100 * low:.2f} to {100 * high:.2f}")
     harness.console.print(table)
 
-    formats = ("png", "svg") if config.svg else ("png",)
-    plots.save(plots.fold_scores(loss, accuracy), output.folder / "folds", formats)
-    curves = plots.learning_curves(result.history.loss, result.history.accuracy, names)
-    plots.save(curves, output.folder / "learning_curves", formats)
+    rows, shares = metrics.pooled_predictions(
+        result.test_rows[:tested][healthy], result.logits[:tested][healthy]
+    )
+    labels, predicted = dataset.labels[rows], shares.argmax(1)
+    missed = metrics.always_wrong(rows, labels, predicted)
+    sure = {row: shares[rows == row, dataset.labels[row]].mean() for row in missed.tolist()}
+    worst = sorted(sure, key=sure.__getitem__)[:64]  # a sheet of more is no longer looked at
+    answers = {row: sorted(set(predicted[rows == row].tolist())) for row in worst}
+    titles = [
+        f"row {row}\n{dataset.labels[row]} as {', '.join(map(str, answers[row]))}" for row in worst
+    ]
+    who = "every repeat" if config.repeats > 1 else "its fold"
+    figures = {
+        "folds": plots.fold_scores(loss, accuracy),
+        "learning_curves": plots.learning_curves(
+            result.history.loss, result.history.accuracy, names
+        ),
+        "confusion": plots.confusion_matrix(metrics.confusion(labels, predicted)),
+        "missed": plots.digit_sheet(
+            dataset.images[worst],
+            titles,
+            title=f"{len(worst)} of {len(missed)} rows that {who} gets wrong, the surest first",
+        ),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, output.folder / name, ("png", "svg") if config.svg else ("png",))
     output.arrays(
         "history.npz", loss=result.history.loss, accuracy=result.history.accuracy, runs=names
     )
@@ -206,6 +212,7 @@ def report(
             **harness.describe(config, dataset.provenance),
             "folds": folds,
             **{name: {"mean": s.mean, "std": s.std, "ci95": s.ci95} for name, s in scores.items()},
+            "missed_rows": missed,
             "seconds": {**result.seconds, "total": total},
         },
     )

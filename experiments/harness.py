@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from digits_jax import Provenance
+    from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run
     from digits_jax.cross_validation import Progress as Epochs
 
 Config = TypeVar("Config")
@@ -75,11 +76,11 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
 
         if not isinstance(error, CheckpointError | DataError):
             raise
-        _fail(error, 1)
+        _fail(error, 2)
 
 
 def _fail(message: object, code: int) -> None:
-    errors.print(f"[bold red]error:[/] {str(message)}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -97,11 +98,19 @@ def positive(**values: float | None) -> None:
         require(ok, f"{flag} must be a positive number, not {value}")
 
 
+def seed(**values: int) -> None:
+    """Checks that seeds are what both NumPy and JAX take."""
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        require(0 <= value < 2**32, f"{flag} must be in 0 to 2^32 - 1, not {value}")
+
+
 def start_jax(*, compilation_cache: bool) -> None:
     """Imports JAX with one device a core, the library's messages on the console, and its cache."""
     from digits_jax import use_all_cpu_cores, use_compilation_cache
 
     handler = RichHandler(console=errors, show_time=False, show_path=False)
+    handler.addFilter(lambda record: not record.getMessage().startswith("bundled:"))  # show_data
     library = logging.getLogger("digits_jax")
     library.addHandler(handler)
     library.setLevel(logging.WARNING)
@@ -113,9 +122,11 @@ def start_jax(*, compilation_cache: bool) -> None:
 
 def show_data(provenance: Provenance) -> None:
     """One line: which rows these are and why."""
+    note = escape(provenance.note)
+    if "because" in note:  # not the rows that one would wish for
+        note = f"[yellow]{note}[/]"
     console.print(
-        f"[bold]data[/] {provenance.note} ({provenance.rows} rows, "
-        f"sha256 {provenance.sha256[:12]}…)",
+        f"[bold]data[/] {note} ({provenance.rows} rows, sha256 {provenance.sha256[:12]}…)",
         highlight=False,
         soft_wrap=True,
     )
@@ -140,11 +151,14 @@ class Output:
                 f"{folder} holds a run already ({held[0]}); add --resume to go on with it, or "
                 "choose another --output-dir"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.results = folder / "results.json"
         self.checkpoints = folder / "checkpoints"
-        self.results.unlink(missing_ok=True)  # while it is there, the run counts as complete
+
+    def claim(self) -> None:
+        """Makes the folder; called once all arguments are known to be good."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # While it is there, the run counts as complete.
+        (self.folder / "results.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[Path]:
@@ -221,15 +235,55 @@ def describe(config: Any, provenance: Provenance) -> dict[str, Any]:
     }
 
 
+def train(
+    dataset: Dataset,
+    runs: Run,
+    names: list[str],
+    output: Output,
+    *,
+    experiment: Experiment,
+    epochs: int,
+    seed: int,
+    checkpoint_every: int | None,
+    resume: bool,
+    verbose: bool = False,
+) -> CrossValidation:
+    """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal."""
+    import digits_jax as dj
+
+    with Watch(epochs, len(names), verbose=verbose) as watch:
+        try:
+            return dj.cross_validate(
+                dj.Examples(dataset.images, dataset.labels),
+                runs,
+                experiment=experiment,
+                epochs=epochs,
+                checkpoints=output.checkpoints,
+                checkpoint_every=checkpoint_every,
+                identity={"runs": names, "seed": seed},
+                resume=resume,
+                on_epoch=watch.on_epoch,
+            )
+        except dj.Interrupted as stop:
+            words = [word for word in sys.argv if word != "--resume"]
+            if not any(word.startswith("--output-dir") for word in words):
+                words += ["--output-dir", str(output.folder)]
+            command = shlex.join(["python", *words, "--resume"])
+            message = f"{stop}; all of it is saved. Go on with: {command}"
+            raise Stopped(message, watch.signal or signal.SIGINT) from stop
+
+
 class Watch:
     """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
 
     Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
-    process at once. On a terminal there is a bar; elsewhere ten plain lines.
+    process at once. On a terminal there is a bar; elsewhere ten plain lines; verbose, a line
+    an epoch. With several runs, the figures are their means.
     """
 
-    def __init__(self, epochs: int, runs: int) -> None:
+    def __init__(self, epochs: int, runs: int, *, verbose: bool = False) -> None:
         self.signal: int | None = None
+        self._verbose = verbose
         self._lines = max(1, epochs // 10)
         self._bar = Progress(
             TextColumn("training {task.fields[runs]} runs"),
@@ -241,7 +295,7 @@ class Watch:
             TextColumn("left"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=verbose or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=epochs, runs=runs, accuracy="–")
 
@@ -250,6 +304,7 @@ class Watch:
             number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
         self._bar.start()
+        self._before_epoch = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -265,8 +320,17 @@ class Watch:
 
     def on_epoch(self, progress: Epochs) -> bool:
         """Shows an epoch; True once a signal came."""
-        accuracy = f"{100 * float(progress.history.accuracy[:, -1].mean()):.2f} %"
+        loss, share = (float(values[:, -1].mean()) for values in progress.history)
+        accuracy = f"{100 * share:.2f} %"
         self._bar.update(self._task, completed=progress.epoch, accuracy=accuracy)
-        if not console.is_terminal and progress.epoch % self._lines == 0:
+        if self._verbose:
+            now = time.perf_counter()
+            console.print(
+                f"Epoch {progress.epoch}/{progress.epochs} - {now - self._before_epoch:.2f}s - "
+                f"loss: {loss:.4f} - accuracy: {share:.4f}",
+                highlight=False,
+            )
+            self._before_epoch = now
+        elif not console.is_terminal and progress.epoch % self._lines == 0:
             console.print(f"epoch {progress.epoch}/{progress.epochs}: training accuracy {accuracy}")
         return self.signal is not None

@@ -1,0 +1,350 @@
+"""Every figure: each function takes arrays and returns a matplotlib `Figure`; `save` writes it.
+
+No function touches pyplot or global settings; each raises ValueError where an array is empty or
+hasn't the shape given. Figures are as wide as one or two columns of a paper, their colours stay
+apart for colour-blind readers. N is the number of rows, R of runs, E of epochs, K of classes;
+pixels are ink counts, 0..16, drawn dark on light.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from digits_jax.metrics import Reliability, RocCurve
+from digits_jax.statistics import wilson_interval
+
+_COLUMN, _PAGE = 3.5, 7.0  # inches
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "0.45"  # the colours: of Okabe and Ito (2008)
+# Ten that stay apart under colour-vision deficiency: Petroff (2021), arXiv:2107.02270.
+_TEN = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+# Ticks are made late, when the settings below have gone: they are given theirs outright.
+_TICKS: dict[str, Any] = {"which": "both", "labelsize": 7, "width": 0.6, "length": 2.5}
+_INK: dict[str, Any] = {"cmap": "gray_r", "vmin": 0, "vmax": 16, "interpolation": "nearest"}
+_PITCH = 1.14  # from tile to tile, in widths of a tile
+_STYLE: Any = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7}
+_STYLE |= {"lines.linewidth": 1, "lines.markersize": 4, "axes.linewidth": 0.6}
+_STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+_styled = matplotlib.rc_context(_STYLE)  # a decorator: callers keep their own settings
+
+
+@_styled
+def fold_scores(loss: npt.ArrayLike, accuracy: npt.ArrayLike, *, name: str = "Fold") -> Figure:
+    """Loss [R], in nats, and accuracy [R], a fraction, of each run over its test rows.
+
+    The band is mean ± sd, with divisor R, as in `statistics.summarize`; `name` is what a run is.
+    """
+    losses = _array("loss", loss, "R")
+    accuracies = _array("accuracy", accuracy, len(losses))
+    figure, panels = _figure(_COLUMN, 3.2, nrows=2, sharex=True)
+    numbers = np.arange(1, len(losses) + 1)
+    for panel, scores, label, form, color in (
+        (panels[0], losses, "Loss (nats)", "mean {:.4f} ± {:.4f} nats (sd)", _ORANGE),
+        (panels[1], 100 * accuracies, "Accuracy (%)", "mean {:.2f} ± {:.2f} % (sd)", _BLUE),
+    ):
+        mean, std = scores.mean(), scores.std()
+        panel.axhspan(mean - std, mean + std, color=color, alpha=0.12, linewidth=0)
+        panel.axhline(mean, color=color, linestyle="--", label=form.format(mean, std))
+        panel.plot(numbers, scores, "o", color=color)
+        panel.set_ylabel(label)
+        panel.legend(**_ABOVE)
+    panels[1].set(xlabel=name, xticks=numbers[:: -(-len(numbers) // 10)])
+    panels[1].set_xlim(0.5, len(numbers) + 0.5)
+    figure.align_ylabels(panels)
+    return figure
+
+
+@_styled
+def learning_curves(
+    loss: npt.ArrayLike, accuracy: npt.ArrayLike, names: Sequence[str] | None = None
+) -> Figure:
+    """Training loss [R, E], in nats, and accuracy [R, E], a fraction, by epoch, one line a run.
+
+    A positive loss that spans a decade has a logarithmic axis. Names [R] are "run 1" .. by default;
+    more than 12 runs are thin lines, under their mean, and need none.
+    """
+    losses = _array("loss", loss, "R", "E")
+    accuracies = _array("accuracy", accuracy, *losses.shape)
+    runs, epochs = losses.shape
+    names = _names(names, [f"run {r + 1}" for r in range(runs)])
+    figure, panels = _figure(_PAGE, 2.4, ncols=2)
+    numbers, marker = np.arange(1, epochs + 1), "." if epochs == 1 else ""
+    for panel, curves in zip(panels, (losses, 100 * accuracies), strict=True):
+        for r, curve in enumerate(curves):
+            style: dict[str, Any] = {"color": _TEN[r % 10], "ls": "-" if r < 10 else "--"}
+            if runs > 12:
+                style = {"color": _BLUE, "linewidth": 0.5, "alpha": 0.3}
+            panel.plot(numbers, curve, marker=marker, label=names[r], **style)
+        if runs > 12:
+            panel.plot(numbers, curves.mean(axis=0), "k", marker=marker, label=f"mean of {runs}")
+        panel.set(xlabel="Epoch", xlim=(1, epochs) if epochs > 1 else None)
+        panel.locator_params(axis="x", integer=True)
+    panels[0].set_ylabel("Training loss (nats)")
+    panels[1].set_ylabel("Training accuracy (%)")
+    if losses.min() > 0 and losses.max() > 10 * losses.min():
+        panels[0].set_yscale("log")
+    if runs > 1:
+        figure.legend(handles=panels[0].lines[-1 if runs > 12 else 0 :], loc="outside right center")
+    return figure
+
+
+@_styled
+def confusion_matrix(matrix: npt.ArrayLike, class_names: Sequence[str] | None = None) -> Figure:
+    """Counts [K, K], rows true and columns predicted, as from `metrics.confusion`.
+
+    Names [K] are "0" .. by default. The square-root scale of the colours shows rare mistakes.
+    """
+    counts = _array("matrix", matrix, "K", *np.shape(matrix)[:1])
+    names = _names(class_names, range(len(counts)))
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, (panel,) = _figure(_COLUMN, 3.0)
+    panel.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+    size = min(7.0, 220 / len(counts) / len(f"{counts.max():.0f}"))  # points, to fit a cell
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            style = {"size": size, "color": "white" if shares[row, column] > 40 else "black"}
+            panel.text(column, row, f"{count:.0f}", ha="center", va="center", **style)
+    panel.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+    panel.set_yticks(range(len(names)), names)
+    panel.set(xlabel="Predicted class", ylabel="True class")
+    _colorbar(panel, "Share of the true class (%)", ticks=[0, 1, 5, 10, 25, 50, 100])
+    return figure
+
+
+@_styled
+def roc_curves(curves: Sequence[RocCurve], class_names: Sequence[str] | None = None) -> Figure:
+    """ROC curves [K] of one class against the rest, as from `metrics.roc_curves`.
+
+    Names [K] are "0" .. by default. The axes zoom in on the corner of near-perfect curves.
+    """
+    names = _names(class_names, range(len(curves)))
+    rates = np.concatenate([np.ones(1), *(curve.false_positive_rate for curve in curves)])
+    lowest, bottom = min(rates[rates > 0].min(), 0.01), 0.99
+    figure, (panel,) = _figure(_PAGE, 2.8)
+    for k, (curve, name) in enumerate(zip(curves, names, strict=True)):
+        x, y = np.maximum(curve.false_positive_rate, lowest), curve.true_positive_rate
+        bottom = min(bottom, max(y[x == lowest], default=1.0))
+        style: dict[str, Any] = {"color": _TEN[k % 10], "linestyle": ("-", (0, (4, 1)))[k % 2]}
+        panel.plot(x, y, drawstyle="steps-post", **style, label=f"{name}: AUC {curve.auc:.5f}")
+    chance, margin = np.geomspace(lowest, 1, 99), 0.05 * (1 - bottom)
+    panel.plot(chance, chance, ":", color=_GREY, label="chance")
+    panel.set(xscale="log", xlim=(lowest, 1), ylim=(bottom - margin, 1 + margin))
+    panel.set(xlabel="False positive rate (0 at the left edge)", ylabel="True positive rate")
+    figure.legend(loc="outside right center", title="Class against rest", handlelength=3)
+    return figure
+
+
+@_styled
+def reliability_diagram(reliability: Reliability) -> Figure:
+    """Accuracy by confidence, as from `metrics.reliability`, with 95 % Wilson intervals.
+
+    Below it, how many rows each bin holds. ECE is the expected calibration error.
+    """
+    *means, count, error = reliability
+    x, y, rows = (values[count > 0] for values in (*means, count))
+    ends = [wilson_interval(round(a * n), int(n)) for a, n in zip(y, rows, strict=True)]
+    reach = np.abs(np.transpose(ends) - y)
+    figure, panels = _figure(_COLUMN, 3.6, nrows=2, sharex=True, height_ratios=[3, 1])
+    panels[0].plot([0, 1], [0, 1], ":", color=_GREY, label="perfect calibration")
+    label = f"bin, 95 % interval (ECE {100 * error:.2f} %)"
+    panels[0].errorbar(x, y, reach, fmt="o", color=_BLUE, elinewidth=0.8, label=label)
+    panels[0].set(ylabel="Accuracy", xlim=(0, 1), ylim=(-0.03, 1.03))
+    panels[0].legend(**_ABOVE)
+    panels[1].stairs(count, np.linspace(0, 1, len(count) + 1), fill=True, color=_BLUE, baseline=0.5)
+    panels[1].set(xlabel="Confidence (probability of the predicted class)", ylabel="Rows")
+    panels[1].set(yscale="log", ylim=(0.5, 2 * count.max()))
+    panels[1].minorticks_off()
+    figure.align_ylabels(panels)
+    return figure
+
+
+@_styled
+def digit_sheet(
+    images: npt.ArrayLike, titles: Sequence[str], *, columns: int = 8, title: str = ""
+) -> Figure:
+    """A sheet of images [N, H, W], `columns` side by side, under a common title; N may be 0.
+
+    Each has its own of the titles [N], of one or more lines; where one is long, all are smaller.
+    """
+    digits = _array("images", images, "N", "H", "W") if np.size(images) else np.empty(0)
+    titles, columns = _names(titles, range(len(digits))), min(columns, max(len(digits), 4))
+    cell = min(_PAGE / columns, 0.875)  # inches, from digit to digit
+    lines = [each.split("\n") for each in titles]
+    size = min(7.0, 110 * cell / max((len(line) for each in lines for line in each), default=1))
+    above = max(map(len, lines), default=0) * size / 58 + 0.06  # inches, for a digit's title
+    height = -(-len(digits) // columns) * (cell + above) + (0.3 if title else 0.1)
+    figure, (panel,) = _figure(columns * cell, height)
+    _tiles(panel, digits, columns, titles, above * _PITCH / cell)
+    for text in panel.texts:
+        text.set_size(size)
+    figure.suptitle(title, x=0.05 / (columns * cell), ha="left", fontsize=8)
+    return figure
+
+
+@_styled
+def class_means(images: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
+    """Mean and standard deviation of each pixel of images [N, H, W], by class: labels int [N]."""
+    pixels = _array("images", images, "N", "H", "W")
+    classes = _array("labels", labels, len(pixels)).astype(int)
+    groups = {str(k): pixels[classes == k] for k in np.unique(classes)}
+    figure, panels = _figure(_PAGE, 1.7, nrows=2, height_ratios=[1.35, 1.14])
+    means, sds = (np.stack([f(g, axis=0) for g in groups.values()]) for f in (np.mean, np.std))
+    _tiles(panels[0], means, len(groups), titles=[*groups], above=0.25)
+    _tiles(panels[1], sds, len(groups), vmax=8, cmap="cividis")
+    _colorbar(panels[0], "Mean\n(ink count)")
+    _colorbar(panels[1], "Sd\n(ink count)")
+    return figure
+
+
+@_styled
+def pixel_statistics(images: npt.ArrayLike) -> Figure:
+    """Mean and variance of each pixel of images [N, H, W] over all rows."""
+    pixels = _array("images", images, "N", "H", "W")
+    figure, panels = _figure(_COLUMN, 2.4, ncols=2, sharey=True)
+    maps = ((pixels.mean(axis=0), "Mean (ink count)"), (pixels.var(axis=0), "Variance (count²)"))
+    for panel, (values, label) in zip(panels, maps, strict=True):
+        panel.imshow(values, cmap="cividis", vmin=0)
+        panel.set(xticks=range(values.shape[1]), yticks=range(len(values)), xlabel="Column")
+        _colorbar(panel, label, location="top")
+    panels[0].set_ylabel("Row")
+    return figure
+
+
+@_styled
+def embedding(points: npt.ArrayLike, labels: npt.ArrayLike, *, name: str = "Dimension") -> Figure:
+    """Points [N, 2] by class: labels int [N]; `name` is the axes', as "Principal component"."""
+    places = _array("points", points, "N", 2)
+    classes = _array("labels", labels, len(places)).astype(int)
+    figure, (panel,) = _figure(_COLUMN, 3.1)
+    for i, k in enumerate(np.unique(classes)):
+        x, y = places[classes == k].T
+        style: dict[str, Any] = {"color": _TEN[i % 10], "marker": "os^Dv"[i % 5], "linewidths": 0}
+        panel.scatter(x, y, s=6, alpha=0.7, rasterized=True, label=str(k), **style)
+        box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.6}
+        panel.text(np.median(x), np.median(y), str(k), ha="center", va="center", bbox=box)
+    panel.set(xlabel=f"{name} 1", ylabel=f"{name} 2")
+    figure.legend(loc="outside right center", title="Class", handletextpad=0, markerscale=1.8)
+    return figure
+
+
+@_styled
+def feature_maps(image: npt.ArrayLike, layers: Mapping[str, npt.ArrayLike]) -> Figure:
+    """What the layers, activations [H', W', maps] by name, make of an image [H, W].
+
+    All maps of a layer share one colour scale, from the least of its activations to the largest.
+    """
+    maps = {k: np.moveaxis(_array(k, v, "H", "W", "F"), -1, 0) for k, v in layers.items()}
+    rows = [1, *(-(-len(each) // 16) for each in maps.values())]
+    height = sum(rows) * 0.43 + len(rows) * 0.25
+    figure, panels = _figure(_PAGE, height, nrows=len(rows), height_ratios=rows)
+    panels[0].set_title("image", loc="left")
+    _tiles(panels[0], _array("image", image, "H", "W")[None], 16)
+    _colorbar(panels[0], "Ink count")
+    for panel, (name, each) in zip(panels[1:], maps.items(), strict=True):
+        panel.set_title(f"{name}: {len(each)} maps, {each.shape[1]}×{each.shape[2]}", loc="left")
+        scale = {"vmin": each.min(), "vmax": each.max() + (not np.ptp(each))}
+        _tiles(panel, each, 16, cmap="viridis", **scale)
+        _colorbar(panel, "Activation")
+    return figure
+
+
+@_styled
+def filters(kernel: npt.ArrayLike) -> Figure:
+    """A first layer's filters [h, w, 1, F], on one colour scale that is white at 0."""
+    maps = np.moveaxis(_array("kernel", kernel, "h", "w", 1, "F")[:, :, 0], -1, 0)
+    figure, (panel,) = _figure(_COLUMN, 0.2 + 0.36 * -(-len(maps) // 8))
+    reach = np.abs(maps).max() or 1.0
+    _tiles(panel, maps, 8, vmin=-reach, vmax=reach, cmap="RdBu_r")
+    _colorbar(panel, "Weight")
+    return figure
+
+
+@_styled
+def saliency(image: npt.ArrayLike, gradient: npt.ArrayLike, *, name: str = "logit") -> Figure:
+    """An image [H, W], and the gradient [H, W] of an output, called `name`, by its pixels."""
+    pixels = _array("image", image, "H", "W")
+    slopes = _array("gradient", gradient, *pixels.shape)
+    figure, panels = _figure(_COLUMN, 2.1, ncols=2)
+    reach = np.abs(slopes).max() or 1.0
+    _tiles(panels[0], pixels[None], 1)
+    _colorbar(panels[0], "Ink count", location="bottom")
+    _tiles(panels[1], slopes[None], 1, vmin=-reach, vmax=reach, cmap="RdBu_r")
+    _colorbar(panels[1], f"d {name} / d ink count", location="bottom")
+    return figure
+
+
+def save(
+    figure: Figure, path: str | Path, formats: Iterable[str] = ("png",), dpi: float = 200
+) -> tuple[Path, ...]:
+    """Writes a figure, each file whole or not at all, and returns the files' paths.
+
+    Give `path` without suffix, formats like "png", "svg", "pdf"; a missing folder is made.
+    """
+    paths = tuple(Path(f"{path}.{suffix}") for suffix in formats)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=Path(path).parent) as temporary:
+        for each in paths:
+            figure.savefig(Path(temporary) / each.name, dpi=dpi)
+        for each in paths:
+            (Path(temporary) / each.name).replace(each)
+    return paths
+
+
+def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
+    """A figure of that many inches, and its panels [nrows * ncols]."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(squeeze=False, **grid).ravel()
+    for panel in panels:
+        panel.tick_params(**_TICKS)
+    return figure, panels
+
+
+def _colorbar(panel: Axes, label: str, **options: Any) -> None:
+    """A colour bar for the panel's last image, by default marked at both ends and in the middle."""
+    image = panel.images[-1]
+    options = {"ticks": np.linspace(*image.get_clim(), 3), "panchor": False, **options}
+    bar = panel.figure.colorbar(image, ax=panel, label=label, format="{x:.3g}", **options)
+    bar.ax.tick_params(**_TICKS)
+
+
+def _tiles(
+    panel: Axes, images: Any, columns: int, titles: Sequence[str] = (), above: float = 0, **ink: Any
+) -> None:
+    """Images one unit wide, `columns` in a row, with a title in so much room above each."""
+    ink = _INK | ink
+    for i, image in enumerate(images):
+        x, y = (i % columns) * _PITCH, (i // columns) * (_PITCH + above) + above
+        panel.imshow(image, extent=(x, x + 1, y + 1, y), **ink)
+        panel.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="0.6", linewidth=0.4))
+        if titles:
+            panel.text(x + 0.5, y - 0.06, titles[i], ha="center", va="bottom")
+    right, bottom = columns * _PITCH - 0.12, -(-len(images) // columns) * (_PITCH + above) - 0.12
+    panel.set(xlim=(-0.02, right), ylim=(max(bottom, 0.1), -0.02), aspect="equal", anchor="W")
+    panel.axis("off")
+
+
+def _array(name: str, values: npt.ArrayLike, *shape: int | str) -> npt.NDArray[np.float64]:
+    """The values; `shape` has a number for a given length, a letter for a free one."""
+    array = np.asarray(values, np.float64)
+    pairs = zip(array.shape, shape, strict=False)  # their number is compared first
+    fits = array.ndim == len(shape) and all(n == m or isinstance(m, str) for n, m in pairs)
+    if not fits or not array.size:
+        raise ValueError(f"{name} must be [{', '.join(map(str, shape))}], got shape {array.shape}")
+    return array
+
+
+def _names(names: Sequence[str] | None, default: Sequence[object]) -> Sequence[str]:
+    if names is not None and len(names) != len(default):
+        raise ValueError(f"{len(default)} names are needed, got {len(names)}")
+    return [str(each) for each in default] if names is None else names
