@@ -211,10 +211,10 @@ def class_means(images: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
 def pixel_statistics(images: npt.ArrayLike) -> Figure:
     """Mean and variance of each pixel of images [N, H, W] over all rows."""
     pixels = _array("images", images, "N", "H", "W")
-    figure, panels = _figure(_COLUMN, 2.4, ncols=2, sharey=True)
+    figure, panels = _figure(_COLUMN, 2.1, ncols=2, sharey=True)
     maps = ((pixels.mean(axis=0), "Mean (ink count)"), (pixels.var(axis=0), "Variance (count²)"))
     for panel, (values, label) in zip(panels, maps, strict=True):
-        panel.imshow(values, cmap="cividis", vmin=0)
+        panel.imshow(values, cmap="cividis", vmin=0, vmax=values.max() or 1.0)
         panel.set(xticks=range(values.shape[1]), yticks=range(len(values)), xlabel="Column")
         _colorbar(panel, label, location="top")
     panels[0].set_ylabel("Row")
