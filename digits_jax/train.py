@@ -86,15 +86,29 @@ class Run(NamedTuple):
 
 
 def adam(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-    """Adam; with decoupled weight decay where that is not zero (AdamW).
+    """Optax's Adam with Keras's epsilon; with decoupled weight decay where that is not zero.
+
+    Keras adds epsilon to the root of the second moment *before* its bias is corrected ("epsilon
+    hat" in the paper), optax after. While gradients are small, as behind this network's sigmoids,
+    36 steps already tell the two apart: weights differ by 2e-2, where with this epsilon Keras's
+    and ours stay within 4e-4.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980;
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
     """
     h = hyperparameters
-    return optax.adamw(
-        h.learning_rate, b1=h.beta_1, b2=h.beta_2, eps=h.epsilon, weight_decay=h.weight_decay
-    )
+
+    def with_epsilon(epsilon: ArrayLike) -> optax.GradientTransformation:
+        return optax.adamw(
+            h.learning_rate, b1=h.beta_1, b2=h.beta_2, eps=epsilon, weight_decay=h.weight_decay
+        )
+
+    def update(grads: Params, state: optax.OptState, params: Params = None) -> Any:
+        steps = state[0].count + 1
+        epsilon = h.epsilon / jnp.sqrt(1 - jnp.asarray(h.beta_2) ** steps)
+        return with_epsilon(epsilon).update(grads, state, params)
+
+    return optax.GradientTransformation(with_epsilon(h.epsilon).init, update)
 
 
 def cross_entropy(

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import harness
 import tyro
+
+import harness
 
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Dataset

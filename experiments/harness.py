@@ -138,18 +138,19 @@ class Output:
     Args:
         folder: None: ``runs/<script>/<date>-<time>``.
         resume: go on with what the folder holds; otherwise a folder that holds a run is refused.
+            None for a script that can't resume.
     """
 
-    def __init__(self, folder: Path | None, *, script: str, resume: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, script: str, resume: bool | None = None) -> None:
         if folder is None:
             require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
             folder = Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
         require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
         held = [name for name in ("results.json", "checkpoints") if (folder / name).exists()]
         if held and not resume:
+            go_on = "" if resume is None else "add --resume to go on with it, or "
             raise UsageError(
-                f"{folder} holds a run already ({held[0]}); add --resume to go on with it, or "
-                "choose another --output-dir"
+                f"{folder} holds a run already ({held[0]}); {go_on}choose another --output-dir"
             )
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
@@ -286,7 +287,7 @@ class Watch:
         self._verbose = verbose
         self._lines = max(1, epochs // 10)
         self._bar = Progress(
-            TextColumn("training {task.fields[runs]} runs"),
+            TextColumn("{task.fields[runs]}"),
             BarColumn(),
             TextColumn("epoch"),
             MofNCompleteColumn(),
@@ -297,7 +298,9 @@ class Watch:
             transient=True,
             disable=verbose or not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=epochs, runs=runs, accuracy="–")
+        self._task = self._bar.add_task(
+            "", total=epochs, runs=f"training {runs} run{'s' * (runs > 1)}", accuracy="–"
+        )
 
     def __enter__(self) -> Watch:
         self._before = {

@@ -153,6 +153,19 @@ def test_layer_table_is_that_of_keras() -> None:
     assert sum(layer.parameters for layer in table) == 102_794
 
 
+def test_layer_table_counts_two_flops_a_multiply_add() -> None:
+    assert {layer.name: layer.flops for layer in layer_table(DigitsCNN()) if layer.flops} == {
+        "conv_1": 2 * (8 * 8) * (3 * 3 * 1 * 16),
+        "conv_2": 2 * (4 * 4) * (3 * 3 * 16 * 32),
+        "conv_3": 2 * (2 * 2) * (3 * 3 * 32 * 64),
+        "dense_1": 2 * 64 * 128,
+        "dense_2": 2 * 128 * 512,
+        "logits": 2 * 512 * 10,
+    }
+    wide = layer_table(DigitsCNN(conv_features=(4,)), (6, 10, 3))
+    assert [layer.flops for layer in wide[:2]] == [2 * (6 * 10) * (3 * 3 * 3 * 4), 0]
+
+
 def test_initial_weights_are_those_of_keras() -> None:
     params = jax.jit(DigitsCNN().init)(jax.random.key(0), jnp.zeros((1, 8, 8)))["params"]
     for name, layer in params.items():

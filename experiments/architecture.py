@@ -1,0 +1,115 @@
+"""The network, layer by layer, as the Flax module itself tells it.
+
+    python experiments/architecture.py
+
+It prints each layer's output shape, parameters and floating-point operations, as Keras's
+``summary`` does (without the operations), and writes them to ``results.json``. The notebook's
+network has 102,794 parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+
+if TYPE_CHECKING:
+    from digits_jax.model import Layer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    data: str = "auto"
+    """Rows, whose images the network takes: auto (the cached download, else UCI, else bundled),
+    uci, bundled, or the path of a CSV in UCI's layout."""
+    width: float = 1.0
+    """Multiplies the features of every layer but the last."""
+    seed: int = 0
+    """Of the initial weights whose standard deviation is shown."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/architecture/<date>-<time>."""
+
+
+def main(config: Config) -> None:
+    """Reads the module, shows and writes."""
+    harness.seed(seed=config.seed)
+    harness.positive(width=config.width)
+    output = harness.Output(config.output_dir, script="architecture")
+    harness.start_jax(compilation_cache=False)
+    import jax
+
+    import digits_jax as dj
+
+    network = dj.DigitsCNN(width=config.width)
+    least = min(*network.conv_features, *network.dense_features)
+    harness.require(
+        round(least * config.width) >= 1,
+        f"--width {config.width:g} leaves a layer of {least} features with none; take a larger one",
+    )
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    output.claim()
+    layers = dj.layer_table(network, dataset.images.shape[1:])
+    quick = {"xla_backend_optimization_level": 0}  # it runs once: not worth seconds of compiling
+    init = jax.jit(network.init, compiler_options=quick)
+    variables = init(jax.random.key(config.seed), dataset.images[:1])
+    trainable = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    others = sum(leaf.size for leaf in jax.tree.leaves(variables)) - trainable
+    bytes_ = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    spreads = {
+        name: float(leaves["kernel"].std())
+        for name, leaves in variables["params"].items()
+        if "kernel" in leaves
+    }
+    flops = sum(layer.flops for layer in layers)
+    show(layers, spreads, f"{type(network).__name__}, images {dataset.images.shape[1:]}")
+    harness.console.print(
+        f"parameters {trainable + others:,} ({bytes_ / 1024:.2f} KiB): trainable {trainable:,}, "
+        f"others {others:,}\nFLOPs of one image, forward: {flops:,}; two for a multiply-add of a "
+        "kernel, none for biases, activations and pools",
+        highlight=False,
+        soft_wrap=True,
+    )
+    output.json(
+        "results.json",
+        {
+            "experiment": "architecture",
+            **harness.describe(config, dataset.provenance),
+            "layers": [
+                {**layer._asdict(), "initial_sd": spreads.get(layer.name)} for layer in layers
+            ],
+            "parameters": {"total": trainable + others, "trainable": trainable, "others": others},
+            "bytes": bytes_,
+            "flops": flops,
+        },
+    )
+    harness.console.print(f"Written to {output.folder}/results.json", highlight=False)
+
+
+def show(layers: list[Layer], spreads: dict[str, float], title: str) -> None:
+    """The layer table; None in a shape is the batch, as in Keras."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("layer (kind)")
+    table.add_column("output shape")
+    for column in ("parameters", "FLOPs", "initial sd"):
+        table.add_column(column, justify="right")
+    for layer in layers:
+        spread = spreads.get(layer.name, math.nan)
+        cells: list[Any] = [f"{layer.name} ({layer.kind})", str((None, *layer.output_shape))]
+        cells += [f"{layer.parameters:,}", f"{layer.flops:,}"]
+        table.add_row(*cells, "" if math.isnan(spread) else f"{spread:.3f}")
+    table.add_section()
+    totals = (sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers))
+    table.add_row("total", "", *(f"{total:,}" for total in totals))
+    harness.console.print(table)
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)

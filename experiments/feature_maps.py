@@ -1,0 +1,286 @@
+"""What each layer makes of one image, what the first layer looks for, and which pixels matter.
+
+    python experiments/feature_maps.py --checkpoint runs/cross_validate/<date>-<time>/checkpoints
+
+Without ``--checkpoint`` it first trains a network for 20 epochs on all rows. It writes
+``results.json`` (last, and whole), ``feature_maps.npz`` (all the arrays that are drawn) and the
+figures ``feature_maps``, ``filters`` and ``saliency`` to the output folder; with ``--untrained``
+also ``feature_maps_untrained``, the maps of the initial weights, and ``feature_maps_compared``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+import harness
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from digits_jax import Dataset, DigitsCNN, Experiment, Run, TrainState
+
+    Maps = dict[str, npt.NDArray[np.float32]]  # [H, W, F] by layer
+
+STARTED = time.perf_counter()
+COMPARED = 16  # maps of a layer that are drawn above those of the untrained network: one row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+    index: int = 59
+    """The row whose image goes through the network, counted from 0."""
+    checkpoint: Path | None = None
+    """A folder of checkpoints that cross_validate.py or train.py wrote. Default: train a network
+    on all rows now."""
+    run: int | None = None
+    """Of the checkpoint's runs, counted from 0. Default: the refit, or else the first."""
+    epochs: int = 20
+    """Passes over the rows, where no checkpoint is given."""
+    untrained: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also draw the maps of the untrained network."""
+    seed: int = 0
+    """Of the training, where no checkpoint is given, and of the untrained network's weights, where
+    the checkpoint doesn't name its own seed."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/feature_maps/<date>-<time>."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figures as SVG."""
+
+
+def main(config: Config) -> None:
+    """Loads or trains, looks inside, shows and writes."""
+    harness.seed(seed=config.seed)
+    harness.positive(epochs=config.epochs)
+    harness.require(config.run is None or config.checkpoint is not None, "--run needs --checkpoint")
+    output = harness.Output(config.output_dir, script="feature_maps")
+    harness.start_jax(compilation_cache=config.compilation_cache)
+    import jax
+    import numpy as np
+
+    import digits_jax as dj
+    from digits_jax import plots
+
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    last = len(dataset.labels) - 1
+    harness.require(
+        0 <= config.index <= last,
+        f"--index {config.index} is out of range: the rows are 0 to {last}",
+    )
+    network = dj.DigitsCNN()
+    experiment = dj.Experiment(network=network)
+    if config.checkpoint is None:
+        output.claim()
+        state, run, model = train(config, dataset, experiment)
+    else:
+        state, run, model = load(config, dataset, experiment)
+        output.claim()
+    harness.console.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
+
+    image, label = dataset.images[config.index], int(dataset.labels[config.index])
+    logits, maps = look_inside(network, state, image)
+    finite = bool(np.isfinite(logits).all())
+    harness.require(finite, "this network has diverged; choose another --run or --checkpoint")
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    predicted = int(probabilities.argmax())
+    gradient = saliency(state, image, predicted, experiment=experiment)
+    kernel = np.asarray(state.params["conv_1"]["kernel"])
+    harness.console.print(
+        f"[bold]row {config.index}[/] class {label}, predicted {predicted} with probability "
+        f"{probabilities[predicted]:.4f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    show(maps)
+
+    figures = {
+        "feature_maps": plots.feature_maps(image, maps),
+        "filters": plots.filters(kernel),
+        "saliency": plots.saliency(image, gradient, name=f"logit {predicted}"),
+    }
+    arrays = dict(maps)
+    if config.untrained:
+        quick = {
+            "xla_backend_optimization_level": 0
+        }  # it runs once: not worth seconds of compiling
+        init = functools.partial(dj.init_state, experiment=experiment)
+        start = jax.jit(init, compiler_options=quick)(
+            run, dj.Examples(dataset.images[:1], dataset.labels[:1])
+        )
+        _, blind = look_inside(network, start, image)
+        figures["feature_maps_untrained"] = plots.feature_maps(image, blind)
+        figures["feature_maps_compared"] = plots.feature_maps(image, side_by_side(maps, blind))
+        arrays |= {f"untrained_{name}": each for name, each in blind.items()}
+    for stem, figure in figures.items():
+        plots.save(figure, output.folder / stem, ("png", "svg") if config.svg else ("png",))
+    output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
+    output.json(
+        "results.json",
+        {
+            "experiment": "feature_maps",
+            **harness.describe(config, dataset.provenance),
+            "network": model,
+            "index": config.index,
+            "class": label,
+            "predicted": predicted,
+            "probability": probabilities[predicted],
+            "probabilities": probabilities,
+            "layers": {name: each.shape for name, each in maps.items()},
+        },
+    )
+    harness.console.print(
+        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: results.json, "
+        f"feature_maps.npz, figures {', '.join(figures)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def train(
+    config: Config, dataset: Dataset, experiment: Experiment
+) -> tuple[TrainState, Run, dict[str, Any]]:
+    """A network trained on all rows, its run, and a description of both."""
+    import digits_jax as dj
+
+    note = f"trained now on all {len(dataset.labels)} rows, epochs: {config.epochs}"
+    harness.console.print(
+        "no --checkpoint given: training a network quickly; cross_validate.py and train.py make "
+        "better ones",
+        highlight=False,
+        soft_wrap=True,
+    )
+    runs = dj.make_runs(dj.refit_split(dataset.labels), seed=config.seed)
+    with harness.Watch(config.epochs, 1) as watch:
+        try:
+            result = dj.cross_validate(
+                dj.Examples(dataset.images, dataset.labels),
+                runs,
+                experiment=experiment,
+                epochs=config.epochs,
+                on_epoch=watch.on_epoch,
+            )
+        except dj.Interrupted as stop:
+            raise harness.Stopped(f"{stop}; nothing was saved", watch.signal or 2) from stop
+    return _run(result.states, 0), _run(runs, 0), {"checkpoint": None, "run": 0, "note": note}
+
+
+def load(
+    config: Config, dataset: Dataset, experiment: Experiment
+) -> tuple[TrainState, Run, dict[str, Any]]:
+    """The state of one of the checkpoint's runs, the run as it began, and a description of both."""
+    import jax
+
+    import digits_jax as dj
+
+    folder = config.checkpoint
+    assert folder is not None
+    if (folder / "checkpoints").is_dir():  # the output folder that holds it
+        folder = folder / "checkpoints"
+    states, identity = dj.load_states(folder, experiment=experiment)
+    count = len(states.step)
+    names = list(identity.get("runs") or [f"run {number}" for number in range(count)])
+    number = config.run
+    if number is None:
+        number = count - 1 if names[-1] == "refit" else 0
+    harness.require(
+        0 <= number < count, f"--run {number} is out of range: the runs are 0 to {count - 1}"
+    )
+    state = _run(states, number)
+    note = f"{names[number]} of {folder}, {int(state.step)} optimizer steps"
+    # As make_runs derives it; where the initial weights come from, the split plays no part.
+    key = jax.random.fold_in(jax.random.key(int(identity.get("seed", config.seed))), number)
+    run = dj.Run(_run(dj.refit_split(dataset.labels), 0), dj.Hyperparameters(), key)
+    return state, run, {"checkpoint": folder, "run": number, "note": note}
+
+
+def _run(tree: Any, number: int) -> Any:
+    """One entry of the runs axis."""
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf[number], tree)
+
+
+def look_inside(
+    network: DigitsCNN, state: TrainState, image: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float32], Maps]:
+    """Logits [K] of an image [H, W], and the maps of each conv and pool layer.
+
+    The maps are what Flax captures on the way through the network.
+    """
+    import jax
+    import numpy as np
+
+    import digits_jax as dj
+
+    apply = jax.jit(functools.partial(network.apply, capture_intermediates=True))
+    variables = {"params": state.params, **state.collections}
+    logits, captured = apply(variables, image[np.newaxis])
+    maps: Maps = {}
+    for layer in dj.layer_table(network, image.shape):
+        if layer.kind == "Conv3x3":
+            inside = captured["intermediates"][layer.name]
+            (maps[layer.name],) = inside["before_pool"]
+        elif layer.kind == "MaxPool2x2":
+            (maps[layer.name],) = inside["__call__"]  # of the conv layer: it pools, too
+    return np.asarray(logits[0]), {name: np.asarray(each[..., 0]) for name, each in maps.items()}
+
+
+def saliency(
+    state: TrainState, image: npt.NDArray[Any], k: int, *, experiment: Experiment
+) -> npt.NDArray[np.float32]:
+    """The gradient [H, W] of the logit of class k by the pixels of an image [H, W].
+
+    Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks", 2013, arXiv:1312.6034.
+    """
+    import jax
+    import numpy as np
+
+    import digits_jax as dj
+
+    def logit(pixels: jax.Array) -> jax.Array:
+        return dj.predict(state, pixels[None], experiment=experiment)[0, k]
+
+    return np.asarray(jax.jit(jax.grad(logit))(image.astype(np.float32)))
+
+
+def side_by_side(trained: Maps, untrained: Maps) -> Maps:
+    """The first maps of each layer, those of the untrained network below, by what they are."""
+    pairs = {}
+    for name, each in trained.items():
+        cut = f", the first of {each.shape[-1]}" if each.shape[-1] > COMPARED else ""
+        pairs[f"{name} trained{cut}"] = each[..., :COMPARED]
+        pairs[f"{name} untrained{cut}"] = untrained[name][..., :COMPARED]
+    return pairs
+
+
+def show(maps: Maps) -> None:
+    """A row for each layer: shape, range, and the share of maps that the image leaves at zero."""
+    from rich.table import Table
+
+    table = Table(title="activations")
+    for column in ("layer", "maps", "height × width", "mean", "largest", "all zero"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, each in maps.items():
+        height, width, count = each.shape
+        silent = int((each.max(axis=(0, 1)) == 0).sum())
+        cells = (f"{height} × {width}", f"{each.mean():.3f}", f"{each.max():.3f}", str(silent))
+        table.add_row(name, str(count), *cells)
+    harness.console.print(table)
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)
