@@ -1,0 +1,29 @@
+"""The script speedrun.py, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "speedrun.py"
+
+
+def test_it_reports_each_repeat(tmp_path: Path) -> None:
+    options = ["--data", "bundled", "--repeats", "2", "--epochs", "3", "--output-dir", "out"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results["accuracies"]) == len(results["seconds"]["each"]) == 2
+    assert results["accuracies"][0] != results["accuracies"][1]
+    assert results["accuracy"]["mean"] == pytest.approx(np.mean(results["accuracies"]))
+    assert min(results["accuracies"]) > 0.85
+    assert results["seconds"]["with_compilation"] > results["seconds"]["median_without_compilation"]
+    low, _ = results["accuracy"]["ci95"]
+    assert results["reached"] == (low >= 0.9895)
