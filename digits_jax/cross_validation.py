@@ -424,7 +424,14 @@ def _compile_for(
     ]
     # Initial weights are drawn once: on a CPU their program is not worth 2 s of optimizing.
     cpu = mesh.devices.flat[0].platform == "cpu"
-    options: list[Any] = [{"xla_backend_optimization_level": 0} if cpu else None, None, None]
-    with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
-        compiled = pool.map(lambda each, option: each.compile(option), lowered, options)
-        return _Program(*cast(tuple[Any, Any, Any], tuple(compiled)), states)
+    quickly: Any = {"xla_backend_optimization_level": 0} if cpu else None
+    pool = ThreadPoolExecutor(2)  # XLA compiles outside Python's lock
+    compiled_init = pool.submit(lowered[0].compile, quickly)
+    compiled_train = lowered[1].compile()
+    later = pool.submit(lowered[2].compile)  # while the first epochs train
+
+    def evaluate_(*arguments: Any) -> Any:
+        return later.result()(*arguments)
+
+    pool.shutdown(wait=False)
+    return _Program(cast(Any, compiled_init.result()), cast(Any, compiled_train), evaluate_, states)
