@@ -1,5 +1,6 @@
 """Train many small networks at once, in one vmapped, jitted JAX program."""
 
+from digits_jax.augment import AffineJitter
 from digits_jax.cross_validation import (
     CrossValidation,
     Interrupted,
@@ -11,6 +12,8 @@ from digits_jax.cross_validation import (
 from digits_jax.data import DataError, Dataset, DataWarning, Provenance, load_digits
 from digits_jax.devices import runs_mesh, use_all_cpu_cores, use_compilation_cache
 from digits_jax.model import DigitsCNN, layer_table
+from digits_jax.optimizers import OneCycleAdam
+from digits_jax.presets import PRESETS, Preset, preset
 from digits_jax.splits import (
     Split,
     holdout_split,
@@ -48,6 +51,7 @@ from digits_jax.train import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AffineJitter",
     "Batch",
     "CrossValidation",
     "DataError",
@@ -59,6 +63,9 @@ __all__ = [
     "History",
     "Hyperparameters",
     "Interrupted",
+    "OneCycleAdam",
+    "PRESETS",
+    "Preset",
     "Progress",
     "Provenance",
     "Run",
@@ -80,6 +87,7 @@ __all__ = [
     "make_runs",
     "mcnemar_test",
     "predict",
+    "preset",
     "refit_split",
     "runs_mesh",
     "stack_splits",

@@ -251,7 +251,9 @@ def load_states(
         count, epochs = json.loads(shapes["history/loss"].removeprefix("float32"))
         image: Any = jax.ShapeDtypeStruct((1, *identity["image_shape"]), np.uint8)
         no_split: Any = ()
-        run = jax.eval_shape(lambda: Run(no_split, Hyperparameters(), jax.random.key(0)))
+        given = [n for n in Hyperparameters._fields if identity.get(f"hyperparameters.{n}")]
+        numbers = Hyperparameters()._replace(**dict.fromkeys(given, 0.0))
+        run = jax.eval_shape(lambda: Run(no_split, numbers, jax.random.key(0)))
         init = functools.partial(train.init_state, experiment=experiment)
         one = jax.eval_shape(init, run, Examples(image, 0))
         return saved.restore(_saved_like(one, count, epochs))["states"], identity

@@ -36,6 +36,8 @@ class Hyperparameters(NamedTuple):
     weight_decay: ArrayLike = 0.0  # decoupled, as in AdamW: times the learning rate, a step
     label_smoothing: ArrayLike = 0.0  # share of a label that is spread over all classes; [0, 1)
     dropout_rate: ArrayLike | None = None  # None: the network's own; else replaces its field
+    schedule_steps: ArrayLike | None = None  # of the learning rate's schedule; see optimizers.py
+    average_decay: ArrayLike | None = None  # of the averaged weights, a step; None: no averaging
 
 
 class Examples(NamedTuple):
@@ -75,6 +77,7 @@ class TrainState(NamedTuple):
     collections: Any  # the network's other Flax collections, e.g. batch_stats; {} if it has none
     opt_state: optax.OptState
     step: jax.Array  # int32, optimizer steps taken
+    average: Any = {}  # averaged params and collections; {} without average_decay
 
 
 class Run(NamedTuple):
@@ -85,8 +88,12 @@ class Run(NamedTuple):
     key: jax.Array  # typed PRNG key: initial weights, shuffles, dropout, augmentation
 
 
-def adam(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+def adam(
+    hyperparameters: Hyperparameters, *, schedule: Callable[[Any], jax.Array] | None = None
+) -> optax.GradientTransformation:
     """Optax's Adam with Keras's epsilon; with decoupled weight decay where that is not zero.
+
+    ``schedule`` gives, from the number of steps before a step, its share of the learning rate.
 
     Keras adds epsilon to the root of the second moment *before* its bias is corrected ("epsilon
     hat" in the paper), optax after. While gradients are small, as behind this network's sigmoids,
@@ -98,10 +105,13 @@ def adam(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
     """
     h = hyperparameters
 
+    def scheduled(count: Any) -> Any:
+        return h.learning_rate * cast(Any, schedule)(count)
+
+    rate: Any = h.learning_rate if schedule is None else scheduled
+
     def with_epsilon(epsilon: ArrayLike) -> optax.GradientTransformation:
-        return optax.adamw(
-            h.learning_rate, b1=h.beta_1, b2=h.beta_2, eps=epsilon, weight_decay=h.weight_decay
-        )
+        return optax.adamw(rate, b1=h.beta_1, b2=h.beta_2, eps=epsilon, weight_decay=h.weight_decay)
 
     def update(grads: Params, state: optax.OptState, params: Params = None) -> Any:
         steps = state[0].count + 1
@@ -162,7 +172,9 @@ def init_state(run: Run, data: Examples, *, experiment: Experiment) -> TrainStat
     variables = dict(experiment.network.init(jax.random.fold_in(run.key, 0), images, train=False))
     params = variables.pop("params")
     opt_state = experiment.optimizer(run.hyperparameters).init(params)
-    return TrainState(params, variables, opt_state, jnp.zeros((), jnp.int32))
+    averaged = run.hyperparameters.average_decay is not None
+    average = {"params": params, **variables} if averaged else {}
+    return TrainState(params, variables, opt_state, jnp.zeros((), jnp.int32), average)
 
 
 def epoch_key(run: Run, epoch: ArrayLike) -> jax.Array:
@@ -239,7 +251,26 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
     sums = Sums(loss * rows, _correct(logits, batch), rows)
-    return TrainState(params, dict(collections), opt_state, state.step + 1), sums
+    stepped = TrainState(params, dict(collections), opt_state, state.step + 1, state.average)
+    if hyperparameters.average_decay is not None:
+        stepped = stepped._replace(average=_averaged(stepped, hyperparameters.average_decay))
+    return stepped, sums
+
+
+def _averaged(state: TrainState, decay: ArrayLike) -> dict[str, Any]:
+    """The exponential moving average of weights and collections, after ``state.step`` steps.
+
+    ``average = d * average + (1 - d) * new`` with d = min(decay, step / (step + 9)), so that the
+    initial weights are soon forgotten: (1 + t) / (10 + t) of TensorFlow's
+    ``ExponentialMovingAverage`` with its ``num_updates`` t = step - 1.
+    """
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(decay, step / (step + 9))
+    new = {"params": state.params, **state.collections}
+    average: dict[str, Any] = jax.tree.map(
+        lambda old, new: new + decay * (old - new), state.average, new
+    )
+    return average
 
 
 def _with_dropout_rate(network: nn.Module, hyperparameters: Hyperparameters) -> nn.Module:
@@ -259,8 +290,11 @@ def _correct(logits: jax.Array, batch: Batch) -> jax.Array:
 
 
 def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> jax.Array:
-    """Logits [B, K] of images [B, H, W] or [B, H, W, C], dropout off."""
-    variables = {"params": state.params, **state.collections}
+    """Logits [B, K] of images [B, H, W] or [B, H, W, C], dropout off.
+
+    Of the averaged weights where the state has them, else of the last ones.
+    """
+    variables = state.average or {"params": state.params, **state.collections}
     logits: Any = experiment.network.apply(variables, jnp.asarray(images), train=False)
     return cast(jax.Array, logits)
 

@@ -1,6 +1,7 @@
 """Five-fold cross-validation of the notebook's CNN: all folds, and a refit on all rows, at once.
 
     python experiments/cross_validate.py
+    python experiments/cross_validate.py --preset strong
 
 It writes ``results.json`` (last, and whole), ``history.npz``, ``predictions.npz``, figures and
 checkpoints to the output folder.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -35,12 +36,16 @@ class Config:
     """Parts of the rows; each is the test set of one run."""
     repeats: int = 1
     """Times that the rows are split anew; all repeats train at once."""
-    epochs: int = 100
-    """Passes over the training rows."""
-    batch_size: int = 128
-    """Rows of an optimizer step; the last of an epoch takes what is left."""
-    learning_rate: float = 1e-3
-    """Of Adam, a step."""
+    preset: Literal["notebook", "strong"] = "notebook"
+    """The recipe: the notebook's network and protocol, or the most accurate one here."""
+    epochs: int | None = None
+    """Passes over the training rows. Default: the preset's, of the notebook's 100."""
+    batch_size: int | None = None
+    """Rows of an optimizer step; the last of an epoch takes what is left. Default: the preset's, of
+    the notebook's 128."""
+    learning_rate: float | None = None
+    """Of Adam, a step; where the preset has a schedule, its peak. Default: the preset's, of the
+    notebook's 0.001."""
     seed: int = 0
     """Of the splits, initial weights, shuffles and dropout."""
     stratified: bool = True
@@ -91,15 +96,29 @@ def main(config: Config) -> None:
     if config.refit:
         splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
     names = run_names(config)
-    numbers = dj.Hyperparameters(learning_rate=config.learning_rate)
+    recipe = dj.preset(
+        config.preset,
+        train_rows=splits.train_weights.sum(1),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+    )
+    numbers: Any = recipe.hyperparameters
+    if config.learning_rate is not None:
+        numbers = numbers._replace(learning_rate=config.learning_rate)
+    config = dataclasses.replace(
+        config,
+        epochs=recipe.epochs,
+        batch_size=recipe.experiment.batch_size,
+        learning_rate=numbers.learning_rate,
+    )
     runs = dj.make_runs(splits, hyperparameters=numbers, seed=config.seed)
     result = harness.train(
         dataset,
         runs,
         names,
         output,
-        experiment=dj.Experiment(batch_size=config.batch_size),
-        epochs=config.epochs,
+        experiment=recipe.experiment,
+        epochs=recipe.epochs,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,

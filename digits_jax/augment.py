@@ -1,0 +1,88 @@
+"""Augmentation: random changes of the training images, for the ``augment`` of an ``Experiment``.
+
+Shapes: B images of a batch, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AffineJitter:
+    """Turns, scales, shears and shifts each image at random about its centre, bilinearly.
+
+    Each number is the largest change to either side; each image draws its own, uniformly. What
+    comes in from outside is 0, which is the paper's white.
+
+    Attributes:
+        rotation: degrees.
+        scale: 0.1 is 0.9 to 1.1 of the size, the same for height and width.
+        shear: pixels across a pixel down.
+        shift: pixels, down and across.
+    """
+
+    rotation: float = 10.0
+    scale: float = 0.1
+    shear: float = 0.0
+    shift: float = 0.7
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{field.name} must be a number of at least 0, not {value}")
+        if self.scale >= 1:
+            raise ValueError(f"scale must be below 1, not {self.scale}")
+
+    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Changed images, float32 [B, H, W]; pixels stay within the least and largest value and 0.
+
+        Args:
+            key: typed PRNG key.
+            images: [B, H, W], any number type.
+        """
+        draws = jax.random.uniform(key, (5, images.shape[0]), minval=-1.0)
+        angle = draws[0] * math.radians(self.rotation)
+        size = 1 + draws[1] * self.scale
+        shear = draws[2] * self.shear
+        # From an output pixel to where it comes from: turned back, then sheared, then scaled.
+        cosine, sine = jnp.cos(angle), jnp.sin(angle)
+        matrix = jnp.stack([cosine, sine, shear * cosine - sine, shear * sine + cosine], axis=-1)
+        matrix = (matrix / size[:, None]).reshape(-1, 2, 2)
+        return warp(images, matrix, draws[3:].T * self.shift)
+
+
+def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
+    """Each image read at ``matrix @ (pixel - centre) + centre - shift``, bilinearly, 0 outside.
+
+    The weights of bilinear interpolation are written out as products of two hat functions, so that
+    it is arithmetic without a gather.
+
+    Args:
+        images: [B, H, W], any number type.
+        matrix: float32 [B, 2, 2], of (row, column).
+        shift: float32 [B, 2], in pixels: where the image goes, down and across.
+
+    Returns:
+        float32 [B, H, W].
+    """
+    h, w = images.shape[1:]
+    centre = jnp.array([(h - 1) / 2, (w - 1) / 2])
+    pixels = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), axis=-1)
+    away = pixels.reshape(1, h * w, 2) - centre.reshape(1, 1, 2)
+    read = jnp.einsum("bij,bpj->bpi", matrix, jnp.broadcast_to(away, (len(images), h * w, 2)))
+    read = read + (centre.reshape(1, 2) - shift)[:, None]
+
+    def hats(positions: jax.Array, size: int) -> jax.Array:
+        """[B, P] to [B, P, size]: how much of each row (or column) a position takes."""
+        away = positions[..., None] - jnp.arange(size, dtype=jnp.float32).reshape(1, 1, -1)
+        return jnp.maximum(0, 1 - jnp.abs(away))
+
+    rows, columns = hats(read[..., 0], h), hats(read[..., 1], w)
+    by_column = jnp.einsum("bpi,bij->bpj", rows, images.astype(jnp.float32))
+    return jnp.sum(by_column * columns, axis=-1).reshape(images.shape)

@@ -1,0 +1,93 @@
+"""Recipes by name: what trains, with which numbers, for how long."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from jax.typing import ArrayLike
+
+from digits_jax.augment import AffineJitter
+from digits_jax.model import DigitsCNN
+from digits_jax.optimizers import OneCycleAdam
+from digits_jax.train import Experiment, Hyperparameters
+
+PRESETS = ("notebook", "strong")
+
+
+class Preset(NamedTuple):
+    """A recipe: the arguments of ``cross_validate`` and ``make_runs`` that make it up."""
+
+    experiment: Experiment
+    hyperparameters: Hyperparameters
+    epochs: int
+
+
+def preset(
+    name: str,
+    *,
+    train_rows: ArrayLike,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Preset:
+    """The recipe of a name.
+
+    Args:
+        name: ``notebook``, the notebook's network and protocol; or ``strong``.
+        train_rows: rows that train a run, or an array [R], one number for each: a learning-rate
+            schedule ends with the run's last step. ``splits.train_weights.sum(-1)`` has them.
+        epochs: passes over the training rows. Default: the recipe's.
+        batch_size: rows of a step. Default: the recipe's.
+
+    Returns:
+        A Preset; ``hyperparameters`` holds arrays [R] where ``train_rows`` is one.
+
+    Raises:
+        ValueError: there is no such recipe, or a number is below 1.
+
+    Example:
+        >>> experiment, hyperparameters, epochs = preset("notebook", train_rows=4496)
+        >>> experiment == Experiment(), hyperparameters == Hyperparameters(), epochs
+        (True, True, 100)
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    for what, value in {
+        "train_rows": train_rows,
+        "epochs": epochs,
+        "batch_size": batch_size,
+    }.items():
+        if value is not None and np.min(value) < 1:
+            raise ValueError(f"{what} must be at least 1, not {value}")
+    if name == "notebook":
+        return Preset(
+            Experiment() if batch_size is None else Experiment(batch_size=batch_size),
+            Hyperparameters(),
+            100 if epochs is None else epochs,
+        )
+    epochs = 60 if epochs is None else epochs
+    batch_size = 128 if batch_size is None else batch_size
+    experiment = Experiment(
+        network=DigitsCNN(
+            conv_features=(32, 64),
+            convs_per_stage=2,
+            batch_norm=True,
+            dense_features=(),
+            conv_activation=nn.gelu,
+            dropout_rate=0.0,
+            pixel_scale=1 / 16,
+        ),
+        optimizer=OneCycleAdam(),
+        augment=AffineJitter(),
+        batch_size=batch_size,
+    )
+    steps = epochs * np.ceil(np.asarray(train_rows) / batch_size)
+    numbers = Hyperparameters(
+        learning_rate=5e-3,
+        weight_decay=1e-2,
+        label_smoothing=0.05,
+        schedule_steps=steps.astype(np.float32),
+        average_decay=0.99,
+    )
+    return Preset(experiment, numbers, epochs)
