@@ -24,12 +24,15 @@ class AffineJitter:
         scale: 0.1 is 0.9 to 1.1 of the size, the same for height and width.
         shear: pixels across a pixel down.
         shift: pixels, down and across.
+        elastic: pixels, down and across, that differ from place to place: drawn for 3x3 points
+            spread over the image, linear between them.
     """
 
     rotation: float = 10.0
     scale: float = 0.1
     shear: float = 0.0
     shift: float = 0.7
+    elastic: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -46,7 +49,7 @@ class AffineJitter:
             key: typed PRNG key.
             images: [B, H, W], any number type.
         """
-        draws = jax.random.uniform(key, (5, images.shape[0]), minval=-1.0)
+        draws = jax.random.uniform(key, (5 + 18, images.shape[0]), minval=-1.0)
         angle = draws[0] * math.radians(self.rotation)
         size = 1 + draws[1] * self.scale
         shear = draws[2] * self.shear
@@ -54,7 +57,11 @@ class AffineJitter:
         cosine, sine = jnp.cos(angle), jnp.sin(angle)
         matrix = jnp.stack([cosine, sine, shear * cosine - sine, shear * sine + cosine], axis=-1)
         matrix = (matrix / size[:, None]).reshape(-1, 2, 2)
-        return warp(images, matrix, draws[3:].T * self.shift)
+        shift = (draws[3:5].T * self.shift)[:, None, None]
+        if self.elastic:
+            grid = draws[5:].T.reshape(-1, 3, 3, 2) * self.elastic
+            shift = shift + jax.image.resize(grid, (*images.shape, 2), "linear")
+        return warp(images, matrix, shift)
 
 
 def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
@@ -66,7 +73,8 @@ def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     Args:
         images: [B, H, W], any number type.
         matrix: float32 [B, 2, 2], of (row, column).
-        shift: float32 [B, 2], in pixels: where the image goes, down and across.
+        shift: float32 [B, H, W, 2] or [B, 1, 1, 2], in pixels: where the image goes, down and
+            across.
 
     Returns:
         float32 [B, H, W].
@@ -76,7 +84,7 @@ def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), axis=-1)
     away = pixels.reshape(1, h * w, 2) - centre.reshape(1, 1, 2)
     read = jnp.einsum("bij,bpj->bpi", matrix, jnp.broadcast_to(away, (len(images), h * w, 2)))
-    read = read + (centre.reshape(1, 2) - shift)[:, None]
+    read = read + centre.reshape(1, 1, 2) - shift.reshape(len(images), -1, 2)
 
     def hats(positions: jax.Array, size: int) -> jax.Array:
         """[B, P] to [B, P, size]: how much of each row (or column) a position takes."""

@@ -293,8 +293,8 @@ class DigitsCNN(nn.Module):
     """The notebook's network: 3 x (3x3 conv, pool, dropout), 2 x (dense, dropout), logits.
 
     With its defaults it has 102,794 parameters (see ``layer_table``). ``width`` multiplies the
-    number of features of every layer but the last. Each entry of ``conv_features`` is a stage,
-    of ``convs_per_stage`` convolutions; the last of a stage is pooled.
+    number of features of every layer but the last. Each entry of ``conv_features`` is a stage
+    that ends in a pool: the features of its one convolution, or a tuple with those of several.
 
     Example:
         >>> import jax
@@ -306,14 +306,13 @@ class DigitsCNN(nn.Module):
     """
 
     classes: int = 10
-    conv_features: tuple[int, ...] = (16, 32, 64)
+    conv_features: tuple[int | tuple[int, ...], ...] = (16, 32, 64)
     dense_features: tuple[int, ...] = (128, 512)
     width: float = 1.0
     dropout_rate: float | jax.Array = 0.25  # share of units set to zero in training; in [0, 1)
     conv_activation: Activation = nn.relu
     dense_activation: Activation = nn.sigmoid
     pixel_scale: float = 1.0  # multiplies the pixels; 1/16 brings the counts 0..16 to 0..1
-    convs_per_stage: int = 1
     batch_norm: bool = False  # after each convolution (and its pool), before the activation
 
     @nn.compact
@@ -339,23 +338,26 @@ class DigitsCNN(nn.Module):
             x = x[..., jnp.newaxis]
         batch, h, w, _ = x.shape
         x = jnp.moveaxis(x, 0, -1)
-        conv_features = [round(self.width * features) for features in self.conv_features]
+        stages = [
+            [round(self.width * f) for f in ((stage,) if isinstance(stage, int) else stage)]
+            for stage in self.conv_features
+        ]
         dense_features = [round(self.width * features) for features in self.dense_features]
 
-        random_bytes: list[Any] = [None] * (len(conv_features) + len(dense_features))
+        random_bytes: list[Any] = [None] * (len(stages) + len(dense_features))
         if train:
-            sizes = [(h >> i) * (w >> i) * f for i, f in enumerate(conv_features, 1)]
+            sizes = [(h >> i) * (w >> i) * features[-1] for i, features in enumerate(stages, 1)]
             random_bytes = _random_bytes(self.make_rng("dropout"), sizes + dense_features, batch)
         layer = 0
-        for layer, features in enumerate(conv_features, 1):
-            for i in range(1, self.convs_per_stage + 1):
-                last = i == self.convs_per_stage
-                name = f"conv_{layer}" if self.convs_per_stage == 1 else f"conv_{layer}_{i}"
+        for layer, stage in enumerate(stages, 1):
+            for i, features in enumerate(stage, 1):
+                name = f"conv_{layer}" if len(stage) == 1 else f"conv_{layer}_{i}"
+                pool = i == len(stage)
                 if self.batch_norm:
-                    normed = NormedConv3x3(features, self.conv_activation, pool=last, name=name)
+                    normed = NormedConv3x3(features, self.conv_activation, pool=pool, name=name)
                     x = normed(x, train=train, mask=mask)
                 else:
-                    x = Conv3x3(features, self.conv_activation, pool=last, name=name)(x)
+                    x = Conv3x3(features, self.conv_activation, pool=pool, name=name)(x)
             x = Dropout(self.dropout_rate, name=f"dropout_{layer}")(x, random_bytes[layer - 1])
         x = Flatten(name="flatten")(x)
         for i, features in enumerate(dense_features, 1):

@@ -70,8 +70,7 @@ def preset(
     batch_size = 128 if batch_size is None else batch_size
     experiment = Experiment(
         network=DigitsCNN(
-            conv_features=(32, 64),
-            convs_per_stage=2,
+            conv_features=((32, 32), (64, 64)),
             batch_norm=True,
             dense_features=(),
             conv_activation=nn.gelu,
