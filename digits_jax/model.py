@@ -315,6 +315,11 @@ class DigitsCNN(nn.Module):
     pixel_scale: float = 1.0  # multiplies the pixels; 1/16 brings the counts 0..16 to 0..1
     batch_norm: bool = False  # after each convolution (and its pool), before the activation
 
+    @property
+    def stages(self) -> list[tuple[int, ...]]:
+        """The features of each convolution, stage by stage, before ``width``."""
+        return [(stage,) if isinstance(stage, int) else stage for stage in self.conv_features]
+
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
@@ -338,14 +343,12 @@ class DigitsCNN(nn.Module):
             x = x[..., jnp.newaxis]
         batch, h, w, _ = x.shape
         x = jnp.moveaxis(x, 0, -1)
-        stages = [
-            [round(self.width * f) for f in ((stage,) if isinstance(stage, int) else stage)]
-            for stage in self.conv_features
-        ]
+        stages = [[round(self.width * features) for features in stage] for stage in self.stages]
         dense_features = [round(self.width * features) for features in self.dense_features]
 
         random_bytes: list[Any] = [None] * (len(stages) + len(dense_features))
-        if train:
+        never = isinstance(self.dropout_rate, float) and self.dropout_rate == 0  # not if traced
+        if train and not never:
             sizes = [(h >> i) * (w >> i) * features[-1] for i, features in enumerate(stages, 1)]
             random_bytes = _random_bytes(self.make_rng("dropout"), sizes + dense_features, batch)
         layer = 0

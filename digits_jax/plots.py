@@ -284,6 +284,28 @@ def saliency(image: npt.ArrayLike, gradient: npt.ArrayLike, *, name: str = "logi
     return figure
 
 
+@_styled
+def differences(panels: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Figure:
+    """Differences of accuracy from a base, a panel for each base, a row for each method.
+
+    Each method has its mean difference and the two ends of its interval, as fractions; they are
+    drawn in percentage points. Panels have axes of their own: their spans may differ much.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("panels must hold at least one panel, each with at least one method")
+    rows = max(map(len, panels.values()))
+    figure, axes = _figure(_PAGE, 0.7 + 0.2 * rows, ncols=len(panels), squeeze=False)
+    for panel, (title, methods) in zip(axes[0], panels.items(), strict=True):
+        values = 100 * _array("methods", list(methods.values()), len(methods), 3)
+        below = np.arange(len(methods))
+        panel.axvline(0, color=_GREY, linewidth=0.6)
+        panel.hlines(below, values[:, 1], values[:, 2], color=_BLUE)
+        panel.plot(values[:, 0], below, "o", color=_BLUE)
+        panel.set_yticks(below, list(methods))
+        panel.set(title=title, xlabel="Difference of accuracy (points)", ylim=(rows - 0.5, -0.5))
+    return figure
+
+
 def save(
     figure: Figure, path: str | Path, formats: Iterable[str] = ("png",), dpi: float = 200
 ) -> tuple[Path, ...]:

@@ -1,6 +1,7 @@
 """The network, layer by layer, as the Flax module itself tells it.
 
     python experiments/architecture.py
+    python experiments/architecture.py --preset strong
 
 It prints each layer's output shape, parameters and floating-point operations, as Keras's
 ``summary`` does (without the operations), and writes them to ``results.json``. The notebook's
@@ -10,9 +11,10 @@ network has 102,794 parameters.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import harness
 
@@ -27,6 +29,8 @@ class Config:
     data: str = "auto"
     """Rows, whose images the network takes: auto (the cached download, else UCI, else bundled),
     uci, bundled, or the path of a CSV in UCI's layout."""
+    preset: Literal["notebook", "strong"] = "notebook"
+    """Whose network: the notebook's, or that of the most accurate recipe here."""
     width: float = 1.0
     """Multiplies the features of every layer but the last."""
     seed: int = 0
@@ -45,8 +49,9 @@ def main(config: Config) -> None:
 
     import digits_jax as dj
 
-    network = dj.DigitsCNN(width=config.width)
-    least = min(*network.conv_features, *network.dense_features)
+    network: Any = dj.preset(config.preset, train_rows=1).experiment.network
+    network = network.clone(width=config.width)
+    least = min(*itertools.chain(*network.stages), *network.dense_features)
     harness.require(
         round(least * config.width) >= 1,
         f"--width {config.width:g} leaves a layer of {least} features with none; take a larger one",

@@ -1,0 +1,256 @@
+"""Which choices make the strong recipe better than the notebook's? One change at a time, both ways.
+
+    python experiments/ablate.py
+    python experiments/ablate.py --repeats 4 --epochs 20
+
+The notebook's recipe with one of the strong recipe's choices each, and the strong recipe without
+one each, all on the same folds. Variants that share a network, an optimizer and an augmentation
+train in one program; the others one program after another. All train for the same number of epochs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+
+import harness
+
+if TYPE_CHECKING:
+    from digits_jax import Dataset, Experiment, Hyperparameters
+    from digits_jax.splits import Split
+
+STARTED = time.perf_counter()
+
+# What differs between the recipes: the fields that change hands together, by where they are.
+CHANGES: dict[str, tuple[str, ...]] = {
+    "pixels in 0 to 1": ("network.pixel_scale",),
+    "two convolutions a stage": ("network.conv_features",),
+    "no hidden dense layers": ("network.dense_features",),
+    "batch normalisation": ("network.batch_norm",),
+    "GELU": ("network.conv_activation",),
+    "no dropout": ("numbers.dropout_rate",),
+    "augmentation": ("experiment.augment",),
+    "label smoothing": ("numbers.label_smoothing",),
+    "one-cycle learning rate": ("experiment.optimizer", "numbers.learning_rate"),
+    "weight decay": ("numbers.weight_decay",),
+    "averaged weights": ("numbers.average_decay",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+    folds: int = 5
+    """Parts of the rows; each is the test set of one run."""
+    repeats: int = 1
+    """Times that the rows are split anew."""
+    epochs: int | None = None
+    """Passes over the training rows, of every variant. Default: the strong recipe's."""
+    seed: int = 0
+    """Of the splits, initial weights, shuffles, dropout and augmentation."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/ablate/<date>-<time>."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figure as SVG."""
+
+
+class Variant(NamedTuple):
+    """A recipe in one piece: the static part and the numbers."""
+
+    experiment: Experiment
+    numbers: Hyperparameters
+
+
+def main(config: Config) -> None:
+    """Trains, compares, shows and writes."""
+    harness.positive(epochs=config.epochs, repeats=config.repeats)
+    harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    harness.seed(seed=config.seed)
+    output = harness.Output(config.output_dir, script="ablate")
+    harness.start_jax(compilation_cache=config.compilation_cache)
+    import digits_jax as dj
+
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    try:
+        splits = dj.kfold_splits(
+            dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
+        )
+    except ValueError as error:
+        raise harness.UsageError(str(error)) from error
+    output.claim()
+    train_rows = splits.train_weights.sum(1)
+    epochs = dj.preset("strong", train_rows=train_rows, epochs=config.epochs).epochs
+    notebook, strong = (
+        _variant(*dj.preset(name, train_rows=train_rows, epochs=epochs)[:2])
+        for name in ("notebook", "strong")
+    )
+    steps = strong.numbers.schedule_steps  # a constant rate does not look at it
+    notebook = notebook._replace(numbers=notebook.numbers._replace(schedule_steps=steps))
+    variants = {"notebook": notebook, "strong": strong}
+    for name, fields in CHANGES.items():
+        variants[f"notebook + {name}"] = swap(notebook, strong, fields)
+        variants[f"strong - {name}"] = swap(strong, notebook, fields)
+
+    scores: dict[str, Any] = {}
+    for names in grouped(variants).values():
+        started = time.perf_counter()
+        chosen = [variants[name] for name in names]
+        accuracies = train(dataset, chosen, splits, epochs=epochs, seed=config.seed)
+        scores |= dict(zip(names, accuracies, strict=True))
+        harness.console.print(
+            f"{len(scores)}/{len(variants)} {', '.join(names)}: "
+            f"{time.perf_counter() - started:.1f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+    report(config, dataset, splits, epochs, scores, output)
+
+
+def _variant(experiment: Experiment, numbers: Hyperparameters) -> Variant:
+    """The recipe with every number given, so that all variants have the same tree of numbers."""
+    network: Any = experiment.network
+    if numbers.dropout_rate is None:
+        numbers = numbers._replace(dropout_rate=network.dropout_rate)
+    if numbers.average_decay is None:
+        numbers = numbers._replace(average_decay=0.0)  # the average is then the last weights
+    network = network.clone(dropout_rate=0.25)  # replaced by the number, which is traced
+    return Variant(dataclasses.replace(experiment, network=network), numbers)
+
+
+def swap(of: Variant, other: Variant, fields: tuple[str, ...]) -> Variant:
+    """``of`` with the fields that ``other`` has."""
+    for field in fields:
+        where, name = field.split(".")
+        network: Any = of.experiment.network
+        if where == "network":
+            network = network.clone(**{name: getattr(other.experiment.network, name)})
+            of = of._replace(experiment=dataclasses.replace(of.experiment, network=network))
+        elif where == "experiment":
+            changed: Any = {name: getattr(other.experiment, name)}
+            of = of._replace(experiment=dataclasses.replace(of.experiment, **changed))
+        else:
+            of = of._replace(numbers=of.numbers._replace(**{name: getattr(other.numbers, name)}))
+    return of
+
+
+def grouped(variants: dict[str, Variant]) -> dict[Experiment, list[str]]:
+    """Names of the variants that share their static part, and so one program."""
+    groups: dict[Experiment, list[str]] = {}
+    for name, variant in variants.items():
+        groups.setdefault(variant.experiment, []).append(name)
+    return groups
+
+
+def train(
+    dataset: Dataset, variants: list[Variant], splits: Split, *, epochs: int, seed: int
+) -> Any:
+    """The test accuracies [variants, runs] of variants that share their static part.
+
+    Equal keys on equal folds: variants differ by nothing but what they are.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import digits_jax as dj
+
+    one = [dj.make_runs(splits, hyperparameters=each.numbers, seed=seed) for each in variants]
+    numbers = jax.tree.map(
+        lambda *values: np.concatenate(values), *(each.hyperparameters for each in one)
+    )
+    keys = jnp.concatenate([each.key for each in one])
+    result = dj.cross_validate(
+        dj.Examples(dataset.images, dataset.labels),
+        dj.Run(dj.stack_splits(*[splits] * len(variants)), numbers, keys),
+        experiment=variants[0].experiment,
+        epochs=epochs,
+        epochs_per_call=epochs,
+        checkpoint_every=epochs,
+    )
+    return result.accuracy.reshape(len(variants), -1)
+
+
+def report(
+    config: Config,
+    dataset: Dataset,
+    splits: Split,
+    epochs: int,
+    scores: dict[str, Any],
+    output: harness.Output,
+) -> None:
+    """The table, the figure, the files; ``results.json`` last."""
+    from rich.table import Table
+
+    from digits_jax import corrected_resampled_ttest, plots, summarize
+
+    sizes: dict[str, Any] = {
+        "train_rows": float(splits.train_weights.sum(1).mean()),
+        "test_rows": float(splits.test_weights.sum(1).mean()),
+    }
+    runs = f"{config.repeats} x {config.folds} folds"
+    table = Table(title=f"One change at a time, {runs}, {epochs} epochs")
+    for column in ("recipe", "accuracy (%)", "95 % interval", "difference (points)", "p"):
+        table.add_column(column, justify="left" if column == "recipe" else "right")
+    rows: list[dict[str, Any]] = []
+    for base, sign in (("notebook", "+"), ("strong", "-")):
+        for name in (base, *(f"{base} {sign} {change}" for change in CHANGES)):
+            accuracy = harness.summary_json("accuracy", summarize(scores[name], **sizes))
+            row = {"recipe": name, "accuracy": accuracy, "accuracies": scores[name]}
+            low, high = accuracy["ci95"]
+            cells = [f"{100 * accuracy['mean']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"]
+            if name != base:
+                test = corrected_resampled_ttest(scores[name], scores[base], **sizes)
+                row["against"] = {
+                    "recipe": base,
+                    "difference": test.mean_difference,
+                    "ci95": test.ci95,
+                    "p_value": test.p_value,
+                }
+                cells += [f"{100 * test.mean_difference:+.2f}", f"{test.p_value:.3f}"]
+            rows.append(row)
+            table.add_row(name, *cells, end_section=name.endswith(list(CHANGES)[-1]))
+    harness.console.print(table)
+    panels = {
+        f"{base}: {100 * scores[base].mean():.2f} %": {
+            row["recipe"].removeprefix(base): (
+                row["against"]["difference"],
+                *row["against"]["ci95"],
+            )
+            for row in rows
+            if row.get("against", {}).get("recipe") == base
+        }
+        for base in ("notebook", "strong")
+    }
+    figure = plots.differences(panels)
+    plots.save(figure, output.folder / "ablation", ("png", "svg") if config.svg else ("png",))
+    total = time.perf_counter() - STARTED
+    output.json(
+        "results.json",
+        {
+            "experiment": "ablate",
+            **harness.describe(config, dataset.provenance),
+            "epochs": epochs,
+            "recipes": rows,
+            "seconds": {"total": total},
+        },
+    )
+    harness.console.print(
+        f"{total:.1f} s. Written to {output.folder}/: results.json, ablation.png",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)
