@@ -98,6 +98,7 @@ def cross_validate(
     *,
     experiment: Experiment | None = None,
     epochs: int = 100,
+    states: TrainState | None = None,
     devices: Sequence[jax.Device] | None = None,
     at_once: int | None = None,
     epochs_per_call: int = 1,
@@ -117,6 +118,8 @@ def cross_validate(
         runs: see ``make_runs``.
         experiment: network, optimizer, loss, augmentation, batch size. Default: the notebook's.
         epochs: passes over the training rows, at least 1.
+        states: of these runs after earlier epochs, [R, ...], to go on from; the history is that of
+            the new epochs alone. Default: the initial weights that the keys draw.
         devices: default: all of ``jax.devices()``.
         at_once: runs that a device advances side by side; default: all, but one on a CPU (see
             ``devices.lanes_at_once``). The results are the same to float tolerance.
@@ -153,6 +156,10 @@ def cross_validate(
     every = max(1, epochs // 10) if checkpoint_every is None else checkpoint_every
     if epochs < 1 or every < 1 or epochs_per_call < 1:
         raise ValueError("epochs, checkpoint_every and epochs_per_call must be at least 1")
+    if states is not None and checkpoints is not None:
+        raise ValueError(
+            "states and checkpoints exclude each other: a checkpoint starts at epoch 0"
+        )
     if epochs % epochs_per_call or every % epochs_per_call:
         raise ValueError(
             f"epochs_per_call={epochs_per_call} must divide epochs={epochs} and "
@@ -190,6 +197,8 @@ def cross_validate(
             restored = saved.restore(like)
             history = restored["history"]
             states = jax.device_put(_padded(restored["states"], mesh.size), shard)
+        elif states is not None:
+            states = jax.device_put(_padded(states, mesh.size), shard)
         else:
             states = program.init(placed, placed_data)
         while epoch < epochs:

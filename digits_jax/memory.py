@@ -1,0 +1,155 @@
+"""How many runs fit in memory: what a run takes, and what devices and host have left."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from digits_jax import devices as _devices
+from digits_jax import train
+from digits_jax.train import Examples, Experiment, Run
+
+_ROUNDS = 64  # see fitting_wave_size
+_SHARE = 0.5  # of the free memory, that a wave may take
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+def fitting_wave_size(
+    count: int,
+    run: Run,
+    data: Examples,
+    *,
+    experiment: Experiment,
+    devices: Sequence[jax.Device],
+    at_once: int | None = None,
+    free: int | None = None,
+) -> int:
+    """Runs of a wave that fit in half of the free memory, in waves as even as can be.
+
+    A device that takes its runs one after another, or group by group, gets at most 64 such rounds:
+    longer waves are no faster, and a kill costs more.
+
+    Args:
+        count: number of runs in all.
+        run: one or more of them, stacked: what counts are the shapes.
+        data: see ``cross_validate``, as the three below.
+        experiment: likewise.
+        devices: likewise.
+        at_once: likewise.
+        free: bytes that a device may still take. Default: see ``free_memory``.
+
+    Returns:
+        A multiple of the number of devices; at least one run for each.
+    """
+    if at_once is None:
+        at_once = _devices.lanes_at_once(_devices.runs_mesh(len(devices), devices))
+    kept, step = _bytes_of(run, data, experiment)
+    budget = _SHARE * (free_memory(devices) if free is None else free)
+    if at_once is None:
+        lanes = budget / (kept + step)
+    else:
+        lanes = min((budget - at_once * step) / kept, _ROUNDS * at_once)
+    largest = max(int(lanes), 1) * len(devices)
+    even = math.ceil(count / math.ceil(count / largest))
+    return math.ceil(even / len(devices)) * len(devices)
+
+
+def _bytes_of(run: Run, data: Examples, experiment: Experiment) -> tuple[int, int]:
+    """What a run keeps for its whole wave, and what it takes while it makes a step; an estimate."""
+    one = jax.eval_shape(lambda run: jax.tree.map(lambda leaf: leaf[0], run), run)
+    state = jax.eval_shape(functools.partial(train.init_state, experiment=experiment), one, data)
+    size = experiment.batch_size
+    images = jax.ShapeDtypeStruct((size, *np.shape(data.images)[1:]), np.asarray(data.images).dtype)
+
+    def backward(state: train.TrainState, images: jax.Array, key: jax.Array) -> Any:
+        """The function that has all that the backward pass needs."""
+
+        def forward(params: Any) -> Any:
+            return experiment.network.apply(
+                {"params": params, **state.collections},
+                images,
+                train=True,
+                mask=jnp.ones(size, bool),
+                rngs={"dropout": key},
+                mutable=list(state.collections),
+            )[0]
+
+        return jax.vjp(forward, state.params)[1]
+
+    activations = _bytes(jax.eval_shape(backward, state, images, one.key))
+    evaluate = functools.partial(train.evaluate, experiment=experiment)
+    _, logits = jax.eval_shape(evaluate, state, one, data)
+    # The state: on the device before and after a call of the program, and as a copy on the host.
+    kept = 3 * _bytes(state) + 2 * (_bytes(one) + _bytes(logits))
+    # Activations and their gradients; the weights' gradients and the optimizer's update.
+    return kept, 2 * activations + 2 * _bytes(state.params)
+
+
+def free_memory(devices: Sequence[jax.Device]) -> int:
+    """Bytes that each device may still take: of its own memory, or of the host's in equal shares.
+
+    Results come back to the host, so that its share is the limit even where a device has more. On
+    Linux the host's memory is what the process's control groups (a container's, or a batch
+    system's limits) still leave it.
+    """
+    free = _host_memory() // len(devices)
+    for device in devices:
+        stats = device.memory_stats() or {}
+        if "bytes_limit" in stats:
+            free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return free
+
+
+def _host_memory() -> int:
+    """Bytes that this process may still take of the host's memory."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_left_by_control_groups()])
+
+
+def _left_by_control_groups(process: Path = Path("/proc/self"), root: Path = _GROUPS) -> list[int]:
+    """What each control group above a process leaves it; none where the system has none."""
+    left = []
+    with contextlib.suppress(OSError):
+        for line in (process / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):  # version 1
+                files, top = ("limit_in_bytes", "usage_in_bytes", "total_"), root / "memory"
+            elif not controllers:  # version 2
+                files, top = ("max", "current", ""), root
+            else:
+                continue
+            group = top / path.strip("/")
+            for each in (group, *group.parents):
+                if each.is_relative_to(top):
+                    left += _left_by_control_group(each, *files)
+    return left
+
+
+def _left_by_control_group(group: Path, limit: str, usage: str, prefix: str) -> list[int]:
+    try:
+        most = (group / f"memory.{limit}").read_text().strip()
+        used = int((group / f"memory.{usage}").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:  # no such group, or none with a limit
+        return []
+    if most == "max":
+        return []
+    # Cached files count as used, and make way.
+    return [max(int(most) - used + int(stat.get(f"{prefix}inactive_file", 0)), 0)]
+
+
+def _bytes(tree: Any) -> int:
+    """Of all its arrays; a key counts as the two words that it is made of."""
+    return sum(
+        leaf.size * (8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize)
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,319 @@
+"""Any number of runs: waves of equal shape, one after another, each saved whole as it ends.
+
+A wave is one call of ``cross_validate``. All waves have the same shapes, so one compilation serves
+them all; only one is in memory; and what a killed job had finished is not done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from digits_jax.checkpoint import CheckpointError, _refuse_difference
+from digits_jax.cross_validation import Interrupted, Progress, _padded, cross_validate, describe
+from digits_jax.memory import fitting_wave_size
+from digits_jax.parts import DamagedPart, read_part, write_part
+from digits_jax.train import Examples, Experiment, History, Run
+
+logger = logging.getLogger("digits_jax")
+
+
+class WaveResults(NamedTuple):
+    """What finished waves have saved, in the order of the runs. R counts finished runs only."""
+
+    runs: np.ndarray  # int64 [R], the runs' numbers, 0 to count - 1
+    loss: np.ndarray  # float64 [R], as in CrossValidation
+    accuracy: np.ndarray  # float64 [R]
+    history: History  # float32 [R, E]
+    test_rows: np.ndarray | None  # int32 [R, S]; None unless logits were kept and asked for
+    logits: np.ndarray | None  # float32 [R, S, K]; likewise
+
+
+class WavesInterrupted(Interrupted):
+    """A callback asked to stop; the waves that had ended are saved."""
+
+    def __init__(self, done: int, count: int) -> None:
+        Exception.__init__(self, f"stopped after {done} of {count} runs")
+        self.done = done
+
+
+def train_in_waves(
+    data: Examples,
+    make_wave: Callable[[int, int], Run],
+    count: int,
+    *,
+    folder: str | os.PathLike[str],
+    wave_size: int | None = None,
+    experiment: Experiment | None = None,
+    epochs: int = 100,
+    devices: Sequence[jax.Device] | None = None,
+    at_once: int | None = None,
+    identity: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    keep_logits: bool = False,
+    on_epoch: Callable[[Progress], bool | None] | None = None,
+    on_wave: Callable[[int], bool | None] | None = None,
+) -> WaveResults:
+    """Trains any number of runs and evaluates each on its test rows, with one wave in memory.
+
+    Args:
+        data: see ``cross_validate``.
+        make_wave: ``make_wave(start, stop)`` gives the runs of those numbers, stacked. What it
+            gives for a run must not depend on the wave that the run is in, and all waves must have
+            the same numbers T and S of padded rows. On resuming it is called for finished waves
+            too, to see that they are of the same runs.
+        count: number of runs.
+        folder: made if it is missing; gets one file a wave, ``wave-START-STOP.npz``.
+        wave_size: runs of a wave; the last is filled up with runs that train nothing. Default: that
+            of the waves to resume, else see ``fitting_wave_size``.
+        experiment: see ``cross_validate``.
+        epochs: likewise.
+        devices: likewise.
+        at_once: likewise.
+        identity: names and JSON values that waves must share to be resumed, beside what this
+            function sees for itself.
+        resume: keep the waves that the folder holds, and go on with the others. The results are
+            bitwise those of an uninterrupted job on the same devices.
+        keep_logits: also save the logits of the test rows, S * K * 4 bytes a run.
+        on_epoch: see ``cross_validate``; ``Progress`` is of one wave. True gives up that wave.
+        on_wave: called with the number of finished runs at the start and after each wave; True
+            stops.
+
+    Returns:
+        What ``read_waves`` reads from the folder, without logits.
+
+    Raises:
+        ValueError: an argument is out of range, or two waves differ in shape.
+        CheckpointError: the folder holds waves and ``resume`` is False, or they are of other runs.
+        WavesInterrupted: a callback asked to stop.
+
+    Example:
+        >>> import tempfile
+        >>> from digits_jax import kfold_splits, load_digits, make_runs
+        >>> digits = load_digits("bundled")
+        >>> def one_repeat_a_wave(start, stop):
+        ...     splits = kfold_splits(digits.labels, folds=2, seed=start)
+        ...     return make_runs(splits, seed=start)
+        >>> data = Examples(digits.images, digits.labels)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train_in_waves(
+        ...         data, one_repeat_a_wave, 4, wave_size=2, epochs=1, folder=folder
+        ...     )
+        >>> result.runs.tolist(), result.history.loss.shape
+        ([0, 1, 2, 3], (4, 1))
+    """
+    experiment = Experiment() if experiment is None else experiment
+    devices = jax.devices() if devices is None else devices
+    if count < 1 or epochs < 1 or (wave_size is not None and wave_size < 1):
+        raise ValueError("count, epochs and wave_size must be at least 1")
+    if wave_size is None:
+        wave_size = saved_wave_size(folder) if resume else None
+    first = make_wave(0, 1 if wave_size is None else min(wave_size, count))
+    if wave_size is None:
+        wave_size = fitting_wave_size(
+            count, first, data, experiment=experiment, devices=devices, at_once=at_once
+        )
+
+    @functools.lru_cache(maxsize=1)  # the wave that is looked at, computed and saved in turn
+    def wave_of(start: int, stop: int) -> Run:
+        runs = make_wave(start, stop)
+        if runs.key.shape != (stop - start,) or _shapes(runs) != _shapes(first):
+            raise ValueError(
+                f"make_wave({start}, {stop}) must give {stop - start} runs of {_shapes(first)} "
+                f"rows, as the first wave; it gave {len(runs.key)} of {_shapes(runs)}"
+            )
+        return runs
+
+    def identity_of(start: int, stop: int) -> dict[str, Any]:
+        described = describe(data, wave_of(start, stop), experiment)
+        return {**_short(described), "epochs": epochs, **(identity or {})}
+
+    def compute(start: int, stop: int) -> dict[str, np.ndarray]:
+        real = stop - start
+
+        def real_runs(progress: Progress) -> bool | None:
+            history = jax.tree.map(lambda leaf: leaf[:real], progress.history)
+            return on_epoch(progress._replace(history=history)) if on_epoch is not None else None
+
+        result = cross_validate(
+            data,
+            _padded(wave_of(start, stop), wave_size),
+            experiment=experiment,
+            epochs=epochs,
+            devices=devices,
+            at_once=at_once,
+            on_epoch=real_runs,
+        )
+        arrays = {
+            "loss": result.loss,
+            "accuracy": result.accuracy,
+            "history_loss": result.history.loss,
+            "history_accuracy": result.history.accuracy,
+        }
+        if keep_logits:
+            arrays |= {"test_rows": result.test_rows, "logits": result.logits}
+        return {name: np.asarray(array)[:real] for name, array in arrays.items()}
+
+    in_waves(
+        compute,
+        count,
+        wave_size,
+        folder=folder,
+        identity_of=identity_of,
+        resume=resume,
+        on_wave=on_wave,
+    )
+    return read_waves(folder)
+
+
+def in_waves(
+    compute: Callable[[int, int], Mapping[str, Any]],
+    count: int,
+    wave_size: int,
+    *,
+    folder: str | os.PathLike[str],
+    identity_of: Callable[[int, int], Mapping[str, Any]],
+    resume: bool = False,
+    on_wave: Callable[[int], bool | None] | None = None,
+) -> None:
+    """Calls ``compute(start, stop)`` for one wave after another, and saves what it gives.
+
+    Args:
+        compute: gives arrays by name.
+        count: of what is computed, say runs.
+        wave_size: how many of them a wave has; the last may have fewer.
+        folder: see ``train_in_waves``, as the two below.
+        identity_of: of the wave (start, stop), names and JSON values.
+        resume: a wave that is saved and sound is not computed again; a damaged one is, and named
+            in a warning to the logger "digits_jax".
+        on_wave: see ``train_in_waves``.
+
+    Raises:
+        CheckpointError: the folder holds waves that are not to be resumed, or are of other things.
+        WavesInterrupted: ``on_wave`` or ``compute`` asked to stop.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = {"count": count, "wave_size": wave_size}
+    finished = set()
+    for path, start in _files(folder):
+        if not resume:
+            raise CheckpointError(f"{folder} holds waves already; resume, or choose another folder")
+        try:
+            _, saved = read_part(path)
+        except DamagedPart as damage:
+            logger.warning("%s; it is computed again", damage)
+            continue
+        wanted = {**shape, "start": start}
+        if wanted.items() <= saved.items():
+            wanted |= identity_of(start, min(start + wave_size, count))
+        else:  # cut otherwise: that is difference enough
+            wanted = {**saved, **wanted}
+        _refuse_difference(path, "configuration", saved, wanted)
+        finished.add(start)
+
+    def stop_if(asked: bool | None) -> None:
+        if asked and done < count:
+            raise WavesInterrupted(done, count)
+
+    done = sum(min(start + wave_size, count) - start for start in finished)
+    stop_if(on_wave is not None and on_wave(done))
+    for start in range(0, count, wave_size):
+        if start in finished:
+            continue
+        stop = min(start + wave_size, count)
+        try:
+            arrays = compute(start, stop)
+        except Interrupted as interrupted:
+            raise WavesInterrupted(done, count) from interrupted
+        identity = {**shape, "start": start, **identity_of(start, stop)}
+        write_part(folder / f"wave-{start:08d}.npz", arrays, identity)
+        done += stop - start
+        stop_if(on_wave is not None and on_wave(done))
+
+
+def read_waves(folder: str | os.PathLike[str], *, logits: bool = False) -> WaveResults:
+    """What the finished waves in a folder hold; of an unfinished job, the waves that are there.
+
+    Args:
+        folder: of ``train_in_waves``.
+        logits: also the logits and their rows.
+
+    Raises:
+        CheckpointError: there is no wave, or one is damaged (it is named).
+        ValueError: logits are asked for and were not kept.
+    """
+    arrays = load_waves(folder, lambda name: logits or name not in ("test_rows", "logits"))
+    if logits and "logits" not in arrays:
+        raise ValueError(f"the waves in {os.fspath(folder)} were saved without logits")
+    history: Any = (arrays["history_loss"], arrays["history_accuracy"])
+    return WaveResults(
+        arrays["runs"],
+        arrays["loss"],
+        arrays["accuracy"],
+        History(*history),
+        arrays.get("test_rows"),
+        arrays.get("logits"),
+    )
+
+
+def load_waves(
+    folder: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
+    """The wanted arrays of all finished waves, joined; ``runs`` numbers what they are of.
+
+    Raises:
+        CheckpointError: there is no wave, or one is damaged (it is named).
+    """
+    waves: list[dict[str, np.ndarray]] = []
+    for path, start in _files(Path(folder)):
+        arrays = {name: array for name, array in read_part(path)[0].items() if wanted(name)}
+        rows = len(next(iter(arrays.values())))
+        waves.append({"runs": np.arange(start, start + rows), **arrays})
+    if not waves:
+        raise CheckpointError(f"no finished wave in {os.fspath(folder)}")
+    return {name: np.concatenate([wave[name] for wave in waves]) for name in waves[0]}
+
+
+def saved_wave_size(folder: str | os.PathLike[str]) -> int | None:
+    """The size of the waves that a folder holds, or None; damaged waves don't count."""
+    for path, _ in _files(Path(folder)):
+        with contextlib.suppress(DamagedPart):
+            return int(read_part(path)[1]["wave_size"])
+    return None
+
+
+def _files(folder: Path) -> list[tuple[Path, int]]:
+    """The finished waves, and the number of the first run of each."""
+    found = [
+        (path, int(path.stem.removeprefix("wave-")))
+        for path in folder.glob("wave-*.npz")
+        if path.stem.removeprefix("wave-").isdecimal()
+    ]
+    return sorted(found, key=operator.itemgetter(1))
+
+
+def _shapes(runs: Run) -> tuple[int, int]:
+    """T and S."""
+    return runs.split.train_rows.shape[1], runs.split.test_rows.shape[1]
+
+
+def _short(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Long lists as a digest, so that a refusal stays readable."""
+    short = dict(described)
+    for name, value in described.items():
+        if isinstance(value, list) and len(value) > 8:
+            digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+            short[name] = f"{len(value)} values {digest[:16]}"
+    return short

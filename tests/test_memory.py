@@ -1,0 +1,112 @@
+"""What runs take is estimated within bounds, and what is left is read off the system."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from digits_jax import devices, memory, train
+from digits_jax.cross_validation import make_runs
+from digits_jax.data import load_digits
+from digits_jax.model import DigitsCNN
+from digits_jax.splits import kfold_splits
+from digits_jax.train import Examples, Experiment
+
+
+@pytest.fixture(scope="module")
+def data() -> Examples:
+    digits = load_digits("bundled")
+    return Examples(digits.images, digits.labels.astype(np.int32))
+
+
+def test_the_estimate_covers_what_the_compiled_program_takes(data: Examples) -> None:
+    runs = make_runs(kfold_splits(data.labels, 6))
+    network = DigitsCNN(conv_features=(16, 32), dense_features=(256,))
+    experiment = Experiment(network=network)
+    kept, step = memory._bytes_of(runs, data, experiment)
+    mesh = devices.runs_mesh(1, jax.devices()[:1])
+    init = jax.vmap(functools.partial(train.init_state, experiment=experiment), (0, None))
+    states = jax.eval_shape(init, runs, data)
+    epoch = functools.partial(train.train_epochs, experiment=experiment, epochs=1)
+    for at_once in (1, 6):
+        lifted = devices.over_runs(
+            lambda lane, data: epoch(lane[0], lane[1], data), mesh=mesh, at_once=at_once
+        )
+        jitted = jax.jit(lambda states, runs, data, f=lifted: f((states, runs), data))
+        used = jitted.lower(states, runs, data).compile().memory_analysis()
+        arguments = used.argument_size_in_bytes
+        taken = used.temp_size_in_bytes + arguments + memory._bytes(states)  # on the host
+        assert taken < 6 * kept + at_once * step + memory._bytes(data) < 3 * taken
+
+
+def test_waves_are_even_multiples_of_the_devices_that_fit(data: Examples) -> None:
+    runs = make_runs(kfold_splits(data.labels, 2))
+    kept, step = memory._bytes_of(runs, data, Experiment())
+    two = jax.devices()[:2]
+    size = functools.partial(
+        memory.fitting_wave_size, run=runs, data=data, experiment=Experiment(), devices=two
+    )
+    room = 2 * (step + 10.5 * kept)  # twice: a wave takes half of what is free
+    assert size(1000, at_once=1, free=room) == 20
+    assert size(41, at_once=1, free=room) == 14  # three waves, of 14, 14 and 13
+    assert size(7, at_once=1, free=room) == 8
+    assert size(1000, at_once=1, free=0) == 2
+    assert size(1000, at_once=1, free=1e12) == 126  # 64 rounds at the most, 8 even waves
+    assert size(1000, at_once=4, free=1e12) == 500
+    assert size(1000, at_once=8, free=2 * (8 * step + 300.5 * kept)) == 500
+    assert size(1000, free=room) == 20  # one at a time, on a CPU
+
+
+def _write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("memory_", "memory.")).write_text(content)
+
+
+def test_control_groups_limit_the_hosts_memory(tmp_path: Path) -> None:
+    process, root = tmp_path / "proc", tmp_path / "cgroup"
+    _write(process, cgroup="0::/slurm/job\n")
+    stat = "anon 5\ninactive_file 30\n"
+    _write(root / "slurm", memory_max="1000\n", memory_current="900\n", memory_stat=stat)
+    _write(root / "slurm/job", memory_max="max\n", memory_current="10\n", memory_stat=stat)
+    assert memory._left_by_control_groups(process, root) == [130]
+
+    _write(process, cgroup="4:cpu,memory:/docker\n1:name=systemd:/\n")
+    stat = "inactive_file 7\ntotal_inactive_file 40\n"
+    _write(
+        root / "memory/docker",
+        memory_limit_in_bytes="500\n",
+        memory_usage_in_bytes="600\n",
+        memory_stat=stat,
+    )
+    _write(
+        root / "memory",
+        memory_limit_in_bytes="800\n",
+        memory_usage_in_bytes="600\n",
+        memory_stat=stat,
+    )
+    assert memory._left_by_control_groups(process, root) == [0, 240]
+    assert memory._left_by_control_groups(tmp_path / "none", root) == []
+
+
+def test_a_device_has_its_own_limit_or_a_share_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        def __init__(self, **stats: int) -> None:
+            self.stats = stats
+
+        def memory_stats(self) -> dict[str, int] | None:
+            return self.stats or None
+
+    monkeypatch.setattr(memory, "_host_memory", lambda: 1000)
+    assert memory.free_memory([Device(), Device()]) == 500  # type: ignore[list-item]
+    limited = [Device(bytes_limit=300, bytes_in_use=100), Device(bytes_limit=300)]
+    assert memory.free_memory(limited) == 200  # type: ignore[arg-type]
+    assert memory.free_memory([Device(bytes_limit=5000)]) == 1000  # type: ignore[list-item]
+
+
+def test_this_host_has_memory() -> None:
+    assert 1e6 < memory.free_memory(jax.devices()) < 1e15

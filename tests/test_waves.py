@@ -1,0 +1,295 @@
+"""Waves give the results of one program, whatever kills them, with one wave in memory."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from digits_jax import cross_validation, parts
+from digits_jax.checkpoint import CheckpointError
+from digits_jax.cross_validation import CrossValidation, cross_validate, make_runs
+from digits_jax.data import load_digits
+from digits_jax.model import DigitsCNN
+from digits_jax.splits import kfold_splits
+from digits_jax.train import Examples, Experiment, Hyperparameters, Run
+from digits_jax.waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
+
+EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=(8,)), batch_size=32)
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def data() -> Examples:
+    digits = load_digits("bundled")
+    return Examples(digits.images[:199], digits.labels[:199].astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def runs(data: Examples) -> Run:
+    rates = Hyperparameters(learning_rate=np.geomspace(1e-4, 1e-1, COUNT))
+    return make_runs(kfold_splits(data.labels, 5, repeats=2), hyperparameters=rates, seed=3)
+
+
+def _wave(runs: Run, start: int, stop: int) -> Run:
+    return jax.tree.map(lambda leaf: leaf[start:stop], runs)  # type: ignore[no-any-return]
+
+
+def _train(data: Examples, runs: Run, folder: Path, **options: Any) -> WaveResults:
+    options = {
+        "experiment": EXPERIMENT,
+        "epochs": 2,
+        "wave_size": 4,
+        "devices": jax.devices()[:2],
+        **options,
+    }
+    make_wave = options.pop("make_wave", functools.partial(_wave, runs))
+    return train_in_waves(data, make_wave, COUNT, folder=folder, **options)
+
+
+@pytest.fixture(scope="module")
+def together(data: Examples, runs: Run) -> CrossValidation:
+    """All runs in one program."""
+    return cross_validate(data, runs, experiment=EXPERIMENT, epochs=2, devices=jax.devices()[:2])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    data: Examples, runs: Run, tmp_path_factory: pytest.TempPathFactory
+) -> WaveResults:
+    return _train(data, runs, tmp_path_factory.mktemp("waves"))
+
+
+def _assert_equal(got: WaveResults, expected: WaveResults) -> None:
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_waves_equal_one_program(
+    data: Examples, runs: Run, together: CrossValidation, tmp_path: Path
+) -> None:
+    result = _train(data, runs, tmp_path, keep_logits=True)
+    np.testing.assert_array_equal(result.runs, np.arange(COUNT))
+    np.testing.assert_allclose(result.loss, together.loss, rtol=1e-4)
+    np.testing.assert_array_equal(result.accuracy, together.accuracy)
+    np.testing.assert_allclose(result.history.loss, together.history.loss, rtol=1e-4)
+    assert result.logits is None and result.test_rows is None
+    kept = read_waves(tmp_path, logits=True)
+    assert kept.logits is not None
+    np.testing.assert_array_equal(kept.test_rows, together.test_rows)
+    np.testing.assert_allclose(kept.logits, together.logits, rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "wave-00000000.npz",
+        "wave-00000004.npz",
+        "wave-00000008.npz",
+    ]
+
+
+def test_logits_are_not_kept_unasked(data: Examples, runs: Run, tmp_path: Path) -> None:
+    _train(data, runs, tmp_path)
+    with pytest.raises(ValueError, match="were saved without logits"):
+        read_waves(tmp_path, logits=True)
+
+
+def test_waves_share_one_compilation_and_keep_nothing(
+    data: Examples, runs: Run, tmp_path: Path
+) -> None:
+    compiled: list[str] = []
+
+    def count(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    after: list[int] = []
+    alive: list[int] = []
+
+    def on_wave(done: int) -> None:
+        after.append(len(compiled))
+        alive.append(sum(array.nbytes for array in jax.live_arrays()))
+
+    experiment = Experiment(network=EXPERIMENT.network, batch_size=48)  # none has compiled it yet
+    before = cross_validation._compile_for.cache_info()
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        _train(
+            data,
+            runs,
+            tmp_path,
+            experiment=experiment,
+            wave_size=2,
+            on_wave=on_wave,
+        )
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    info = cross_validation._compile_for.cache_info()
+    assert (info.misses - before.misses, info.hits - before.hits) == (1, 4)
+    assert after[0] < after[1] and after[1:] == [after[1]] * 5
+    assert max(alive[2:]) <= alive[1], "bytes on the devices after each wave"
+
+
+class _Kill(BaseException):
+    """Nobody catches it: the process is gone."""
+
+
+@pytest.mark.parametrize("moment", ["first wave", "epoch", "before rename", "after rename"])
+def test_a_killed_job_resumes_to_the_same_bits(
+    data: Examples,
+    runs: Run,
+    uninterrupted: WaveResults,
+    tmp_path: Path,
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[int] = []
+    saves = 0
+
+    def make_wave(start: int, stop: int) -> Run:
+        trained.append(start)
+        return _wave(runs, start, stop)
+
+    def kill(*_: Any) -> None:
+        raise _Kill
+
+    def replace(source: Path, target: Path, replace: Any = parts.os.replace) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 2 and moment == "before rename":
+            raise _Kill
+        replace(source, target)
+        if saves == 2 and moment == "after rename":
+            raise _Kill
+
+    options: dict[str, Any] = {}
+    if moment == "first wave":
+        options["on_epoch"] = kill
+    if moment == "epoch":
+        options["on_epoch"] = lambda p: kill() if (saves, p.epoch) == (1, 1) else None
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.os, "replace", replace)
+        with pytest.raises(_Kill):
+            _train(data, runs, tmp_path, **options)
+
+    finished = {"first wave": 0, "after rename": 2}.get(moment, 1)
+    assert len([*tmp_path.glob("wave-*.npz")]) == finished
+    told: list[int] = []
+    epochs: list[int] = []
+    resumed = _train(
+        data,
+        runs,
+        tmp_path,
+        resume=True,
+        wave_size=None if finished else 4,
+        on_wave=told.append,
+        on_epoch=lambda p: epochs.append(p.epoch),
+    )
+    _assert_equal(resumed, uninterrupted)
+    assert told == [0, 4, 8, 10][finished:]
+    assert len(epochs) == 2 * (3 - finished), "no run is done twice"
+    assert {path.name[:5] for path in tmp_path.iterdir()} == {"wave-"}
+    _assert_equal(_train(data, runs, tmp_path, resume=True), uninterrupted)
+
+
+def test_a_callback_stops_between_waves_and_within_one(
+    data: Examples, runs: Run, uninterrupted: WaveResults, tmp_path: Path
+) -> None:
+    with pytest.raises(WavesInterrupted, match="stopped after 4 of 10 runs"):
+        _train(data, runs, tmp_path, on_wave=lambda done: done == 4)
+    np.testing.assert_array_equal(read_waves(tmp_path).loss, uninterrupted.loss[:4])
+    seen: list[tuple[int, ...]] = []
+    with pytest.raises(WavesInterrupted, match="stopped after 8 of 10 runs"):
+        _train(
+            data,
+            runs,
+            tmp_path,
+            resume=True,
+            on_epoch=lambda p: seen.append(p.history.loss.shape) or p.history.loss.shape == (2, 1),
+        )
+    assert seen == [(4, 1), (4, 2), (2, 1)], "runs that fill up the last wave are not shown"
+    _assert_equal(_train(data, runs, tmp_path, resume=True), uninterrupted)
+
+
+def test_a_damaged_wave_is_named_and_done_again(
+    data: Examples,
+    runs: Run,
+    uninterrupted: WaveResults,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _train(data, runs, tmp_path)
+    path = tmp_path / "wave-00000004.npz"
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"wave-00000004\.npz is damaged"):
+        read_waves(tmp_path)
+    told: list[int] = []
+    with caplog.at_level(logging.WARNING, "digits_jax"):
+        again = _train(data, runs, tmp_path, resume=True, on_wave=told.append)
+    assert "wave-00000004.npz is damaged" in caplog.text
+    assert told == [6, 10]
+    _assert_equal(again, uninterrupted)
+
+
+def test_other_waves_are_refused_by_name(data: Examples, runs: Run, tmp_path: Path) -> None:
+    _train(data, runs, tmp_path, identity={"seed": 3})
+    with pytest.raises(CheckpointError, match="holds waves already; resume, or choose another"):
+        _train(data, runs, tmp_path)
+    rates = runs.hyperparameters._replace(learning_rate=np.ones(COUNT, np.float32))
+    faster = runs._replace(hyperparameters=rates)
+    other = runs._replace(key=make_runs(runs.split, seed=4).key)
+    smaller = Experiment(network=EXPERIMENT.network, batch_size=16)
+    for name, change in {
+        "epochs is 2 there and 3 here": {"epochs": 3},
+        "wave_size is 4 there and 5 here": {"wave_size": 5},
+        "experiment.batch_size is 32 there and 16 here": {"experiment": smaller},
+        "hyperparameters.learning_rate": {"make_wave": functools.partial(_wave, faster)},
+        "keys.sha256": {"make_wave": functools.partial(_wave, other)},
+        "data.sha256": {"data": Examples(np.asarray(data.images) + 1, data.labels)},
+        "seed is 3 there and 4 here": {"identity": {"seed": 4}},
+    }.items():
+        arguments = {"data": data, "identity": {"seed": 3}, "resume": True, **change}
+        with pytest.raises(CheckpointError, match=name):
+            _train(runs=runs, folder=tmp_path, **arguments)
+    (tmp_path / "wave-00000004.npz").rename(tmp_path / "wave-00000003.npz")
+    with pytest.raises(CheckpointError, match="start is 4 there and 3 here"):
+        _train(data, runs, tmp_path, resume=True, identity={"seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wave_size": 0}, "must be at least 1"),
+        ({"epochs": 0}, "must be at least 1"),
+        ({"make_wave": lambda start, stop: 3}, r"must give 4 runs .* gave 3"),
+        ({"make_wave": "longer"}, "as the first wave; it gave 4 of"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    data: Examples, runs: Run, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    if change.get("make_wave") == "longer":
+        change = {"make_wave": lambda start, stop: _longer(_wave(runs, start, stop), start)}
+    elif "make_wave" in change:
+        change = {"make_wave": lambda start, stop: _wave(runs, 0, 3)}
+    with pytest.raises(ValueError, match=message):
+        _train(data, runs, tmp_path, **change)
+    assert not [*tmp_path.glob("*.tmp")]
+
+
+def _longer(runs: Run, start: int) -> Run:
+    pad = ((0, 0), (0, start))
+    rows, weights = runs.split.train_rows, runs.split.train_weights
+    return runs._replace(
+        split=runs.split._replace(
+            train_rows=np.pad(rows, pad), train_weights=np.pad(weights, pad).astype(np.float32)
+        )
+    )
+
+
+def test_no_waves_no_results(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no finished wave in"):
+        read_waves(tmp_path)
