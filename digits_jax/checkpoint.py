@@ -1,26 +1,47 @@
 """Checkpoints of all runs in one, through ``orbax.checkpoint.v1``; the only file that knows orbax.
 
 A folder of checkpoints holds one numbered folder for each saved epoch, the newest two. Each
-carries the *identity* of what was trained, and is only restored into the same.
+carries the *identity* of what was trained, and is only restored into the same. It also carries a
+checksum of each run's arrays and one of the identity, because orbax reads a flipped bit of an
+array without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import os
-from collections.abc import Mapping
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from digits_jax.locks import FolderLock
+
 KEPT = 2  # the newest checkpoints that are kept
+
+T = TypeVar("T")
+
+logger = logging.getLogger("digits_jax")
 
 
 class CheckpointError(Exception):
     """A checkpoint can't be used; the message says which, why, and what to do."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was saved: a file is missing, cut or changed."""
+
+
+class SaveError(CheckpointError):
+    """A checkpoint can't be written; those before it are as they were."""
 
 
 class Checkpoints:
@@ -30,17 +51,27 @@ class Checkpoints:
         folder: made if it is missing.
         identity: what is trained (configuration, data), as a flat mapping of JSON values; ``{}``
             restores anything whose shapes fit.
+        read_only: change nothing, so that a folder can be read while another process writes it.
+
+    Raises:
+        FolderInUse: another process writes to the folder.
+        OSError: the folder can't be made or written to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        *,
+        read_only: bool = False,
+    ) -> None:
         self.folder = Path(folder).absolute()
         self.identity = dict(identity)
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            save_decision_policy=_Always(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
-            cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
-        )
+        self._damaged: dict[int, str] = {}  # epoch: why
+        self._pending: Any = None  # orbax's answer to the last save
+        writes = not read_only and jax.process_index() == 0
+        self._lock = FolderLock(self.folder) if writes else None
+        self._writer: Any = None  # orbax's, from the first save on
 
     def __enter__(self) -> Self:
         return self
@@ -51,78 +82,227 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._checkpointer.close()
+        try:
+            with _saving(self.folder):
+                try:
+                    self.wait()
+                finally:
+                    if self._writer is not None:
+                        self._writer.close()
+        except SaveError:
+            if not isinstance(error, SaveError):  # the first one says why
+                raise
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    @property
+    def epochs(self) -> list[int]:
+        """The saved epochs that are not known to be damaged, the newest first."""
+        # Orbax's own list is not to be had while the metadata of one checkpoint is damaged.
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        saved = {int(name) for name in names if name.isascii() and name.isdecimal()}
+        return sorted(saved - set(self._damaged), reverse=True)
 
     @property
     def latest(self) -> int | None:
         """The newest saved epoch, or None."""
-        newest = self._checkpointer.latest
-        return None if newest is None else int(newest.step)
+        return next(iter(self.epochs), None)
 
     def save(self, epoch: int, tree: Any) -> None:
-        """Begins to save a pytree of arrays; an earlier save is waited for first.
+        """Begins to save a pytree of arrays [R, ...]; an earlier save is waited for first.
 
         The arrays are copied before this returns, and written in the background.
+
+        Raises:
+            SaveError: this checkpoint, or the one before it, can't be written.
         """
+        self.wait()
         if self.latest == epoch:
             return
-        self._checkpointer.save_async(
-            epoch, tree, custom_metadata={"identity": self.identity, "kept": KEPT}
+        record = {"identity": self.identity, "arrays": _shapes(tree)}
+        with _saving(self.folder / str(epoch)):
+            if self._lock is not None and not self._lock.held:  # orbax would make it again
+                raise FileNotFoundError("the folder was removed or replaced")
+            if self._writer is None:
+                self._writer = self._open_writer()
+            self._pending = self._writer.save_async(
+                epoch,
+                {"arrays": tree, "checksums": run_checksums(tree)},
+                custom_metadata={**record, "crc32": _crc32(record), "kept": KEPT},
+            )
+
+    def _open_writer(self) -> Any:
+        """Orbax's writer of numbered checkpoints, after the damaged ones are deleted.
+
+        It would not open beside damaged metadata, nor save an epoch that is there. It removes what
+        a kill left of an unfinished save.
+        """
+        for epoch in self.epochs:
+            self._sound(epoch, self._record)
+        for epoch in self._damaged:
+            if jax.process_index() == 0:
+                shutil.rmtree(self.folder / str(epoch), ignore_errors=True)
+        self._damaged.clear()
+        return ocp.training.Checkpointer(
+            self.folder,
+            save_decision_policy=_Always(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+            cleanup_tmp_directories=True,
         )
 
     def wait(self) -> None:
-        """Returns once all that was saved is on the disk."""
-        self._checkpointer.wait()
+        """Returns once all that was saved is on the disk.
+
+        Raises:
+            SaveError: it can't be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with _saving(self.folder):
+                pending.result()  # also ends the thread that orbax started for this save
+
+    def newest(self, read: Callable[[int], T]) -> T:
+        """``read(epoch)`` of the newest checkpoint that is not damaged.
+
+        Those that are damaged are named in a warning of the logger ``digits_jax``.
+
+        Args:
+            read: raises DamagedError for a damaged one; any other error is passed on.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or all are damaged.
+        """
+        for epoch in self.epochs:
+            for found in self._sound(epoch, read):
+                return found
+        if self._damaged:
+            raise DamagedError(
+                f"no sound checkpoint is left: {'; '.join(self._damaged.values())}; delete "
+                f"{self.folder} to start from the beginning"
+            )
+        raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
+
+    def _sound(self, epoch: int, read: Callable[[int], T]) -> list[T]:
+        """``[read(epoch)]``, or ``[]`` and a warning for a damaged checkpoint."""
+        try:
+            return [read(epoch)]
+        except DamagedError as error:
+            logger.warning("%s; it is not used", error)
+            self._damaged[epoch] = str(error)
+            return []
 
     def saved_identity(self, epoch: int | None = None) -> dict[str, Any]:
-        """The identity of what a saved epoch (default: the newest) trained.
+        """The identity of what a saved epoch (default: the newest sound one) trained.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it can't be read.
         """
-        return dict((self._metadata(epoch).custom_metadata or {}).get("identity", {}))
+        return dict(self._record(epoch)["identity"])
 
     def check_identity(self, epoch: int | None = None) -> None:
         """Raises CheckpointError unless a saved epoch (default: the newest) is of our identity."""
-        saved = self.saved_identity(epoch)
-        where = self.folder / str(self.latest if epoch is None else epoch)
+        if epoch is None:
+            return self.newest(self.check_identity)
         if self.identity:
-            _refuse_difference(where, "configuration", saved, self.identity)
+            saved = self.saved_identity(epoch)
+            _refuse_difference(self.folder / str(epoch), "configuration", saved, self.identity)
 
     def shapes(self, epoch: int | None = None) -> dict[str, str]:
         """The arrays of a saved epoch (default: the newest): path to ``float32[6, 10]``."""
-        return _shapes(self._metadata(epoch).metadata)
+        return dict(self._record(epoch)["arrays"])
 
-    def _metadata(self, epoch: int | None) -> Any:
-        epoch = self.latest if epoch is None else epoch
+    def _record(self, epoch: int | None) -> dict[str, Any]:
+        """What was saved beside the arrays: identity and shapes."""
         if epoch is None:
-            raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
-        try:
-            return self._checkpointer.metadata(epoch)
-        except (OSError, ValueError, KeyError) as error:
-            where = self.folder / str(epoch)
-            raise CheckpointError(f"checkpoint {where} can't be read ({error})") from error
+            return self.newest(self._record)
+        with _reading(self.folder / str(epoch)):
+            saved = dict(ocp.metadata(self.folder / str(epoch)).custom_metadata or {})
+            record = {name: saved[name] for name in ("identity", "arrays")}
+            if saved["crc32"] != _crc32(record):
+                raise ValueError("its identity does not have the checksum that it was saved with")
+            return record
 
     def restore(self, like: Any, epoch: int | None = None) -> Any:
         """The arrays of a saved epoch (default: the newest), as NumPy arrays.
 
         Args:
-            like: a pytree of the same structure whose leaves have ``shape`` and ``dtype``.
+            like: a pytree of the same structure whose leaves have ``shape`` [R, ...] and
+                ``dtype``.
             epoch: one of the saved epochs.
 
         Raises:
+            DamagedError: it is not what was saved.
             CheckpointError: there is none, it is of another identity, or its arrays differ in
                 name, shape or dtype. Nothing is cast, padded or cut.
         """
+        if epoch is None:
+            return self.newest(lambda epoch: self.restore(like, epoch))
+        where = self.folder / str(epoch)
         self.check_identity(epoch)
-        shapes = self.shapes(epoch)
-        epoch = self.latest if epoch is None else epoch
-        _refuse_difference(self.folder / str(epoch), "array", shapes, _shapes(like))
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
-        )
-        return jax.tree.map(np.asarray, self._checkpointer.load(epoch, target))
+        _refuse_difference(where, "array", self.shapes(epoch), _shapes(like))
+        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        runs = jax.tree.leaves(like)[0].shape[:1]
+        with _reading(where):
+            saved = ocp.load(where, {"arrays": arrays, "checksums": np.empty(runs, np.uint32)})
+            bad = np.flatnonzero(run_checksums(saved["arrays"]) != saved["checksums"])
+            if bad.size:
+                raise ValueError(f"run {bad[0]} does not have the checksum that it was saved with")
+            return saved["arrays"]
+
+
+def run_checksums(tree: Any) -> np.ndarray:
+    """The CRC-32 (zlib's) of each run's slices of all leaves, in the order of the tree.
+
+    Args:
+        tree: a pytree of host arrays [R, ...].
+
+    Returns:
+        uint32 [R]. That of a run does not depend on the others, nor on where they are.
+    """
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(tree)]
+    checksums = np.zeros(len(leaves[0]), np.uint32)
+    for leaf in leaves:
+        for run, values in enumerate(leaf):
+            checksums[run] = zlib.crc32(values.tobytes(), int(checksums[run]))
+    return checksums
+
+
+def _crc32(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def _reading(where: Path) -> Iterator[None]:
+    """Whatever goes wrong here is damage: it shows as any of a dozen exceptions."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise DamagedError(f"checkpoint {where} is damaged ({_reason(error)})") from error
+
+
+@contextlib.contextmanager
+def _saving(where: Path) -> Iterator[None]:
+    """Whatever goes wrong here becomes a SaveError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise SaveError(
+            f"checkpoint {where} can't be written ({_reason(error)}); make room or make the folder "
+            "writable, then resume: the checkpoints before it are intact"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in a few words: orbax and TensorStore add their whole configuration to a message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split("[tensorstore_spec")[0].split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 class _Always:

@@ -139,7 +139,9 @@ def cross_validate(
 
     Raises:
         ValueError: an argument is out of range, or a split names a row that the data lack.
-        CheckpointError: the checkpoint to resume is damaged or of another experiment.
+        CheckpointError: the checkpoints to resume are damaged or of another experiment, the folder
+            holds some and ``resume`` is False, or they can't be written.
+        FolderInUse: another process writes to the folder of the checkpoints.
         Interrupted: ``on_epoch`` asked to stop.
 
     Example:
@@ -171,9 +173,7 @@ def cross_validate(
 
     described = {**describe(data, runs, experiment), **(identity or {})}
     with _open(checkpoints, described) as saved:
-        resume = resume and saved is not None and saved.latest is not None
-        if resume:
-            saved.check_identity()  # before anything is compiled
+        resume = _resumes(saved, resume)  # or refuses, before anything is compiled
 
         started = time.perf_counter()
         shard, replicate = _devices.runs_sharding(mesh), _devices.replicated(mesh)
@@ -191,10 +191,10 @@ def cross_validate(
 
         epoch, history = 0, _history(*(np.zeros((count, 0), np.float32) for _ in History._fields))
         if resume:
-            epoch = saved.latest
             one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.states)
-            like = _saved_like(one, count, epoch)
-            restored = saved.restore(like)
+            epoch, restored = saved.newest(
+                lambda epoch: (epoch, saved.restore(_saved_like(one, count, epoch), epoch))
+            )
             history = restored["history"]
             states = jax.device_put(_padded(restored["states"], mesh.size), shard)
         elif states is not None:
@@ -253,8 +253,9 @@ def load_states(
     experiment = Experiment() if experiment is None else experiment
     if not os.path.isdir(folder):
         raise CheckpointError(f"no folder of checkpoints at {os.fspath(folder)}")
-    with Checkpoints(folder, {}) as saved:
-        identity, shapes = saved.saved_identity(), saved.shapes()
+
+    def read(epoch: int) -> tuple[TrainState, dict[str, Any]]:
+        identity, shapes = saved.saved_identity(epoch), saved.shapes(epoch)
         if "history/loss" not in shapes or "image_shape" not in identity:
             raise CheckpointError(f"the checkpoints in {saved.folder} are not cross_validate's")
         count, epochs = json.loads(shapes["history/loss"].removeprefix("float32"))
@@ -265,7 +266,10 @@ def load_states(
         run = jax.eval_shape(lambda: Run(no_split, numbers, jax.random.key(0)))
         init = functools.partial(train.init_state, experiment=experiment)
         one = jax.eval_shape(init, run, Examples(image, 0))
-        return saved.restore(_saved_like(one, count, epochs))["states"], identity
+        return saved.restore(_saved_like(one, count, epochs), epoch)["states"], identity
+
+    with Checkpoints(folder, {}, read_only=True) as saved:
+        return saved.newest(read)
 
 
 def _saved_like(one: TrainState, count: int, epochs: int) -> dict[str, Any]:
@@ -318,6 +322,21 @@ def _open(folder: str | os.PathLike[str] | None, described: dict[str, Any]) -> I
 
     with Checkpoints(folder, described) as checkpoints:
         yield checkpoints
+
+
+def _resumes(saved: Any, resume: bool) -> bool:
+    """Whether there is a checkpoint to go on from; one that is in the way is refused."""
+    if saved is None or saved.latest is None:
+        return False
+    if not resume:
+        from digits_jax.checkpoint import CheckpointError
+
+        raise CheckpointError(
+            f"{saved.folder} holds checkpoints of epoch {saved.latest} already; resume, or choose "
+            "another folder"
+        )
+    saved.check_identity()
+    return True
 
 
 def _checked(data: Examples, runs: Run) -> Examples:

@@ -311,15 +311,20 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes a figure, each file whole or not at all, and returns the files' paths.
 
-    Give `path` without suffix, formats like "png", "svg", "pdf"; a missing folder is made.
+    Give `path` without suffix, formats like "png", "svg", "pdf"; a missing folder is made. An
+    OSError names `path`.
     """
     paths = tuple(Path(f"{path}.{suffix}") for suffix in formats)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=Path(path).parent) as temporary:
-        for each in paths:
-            figure.savefig(Path(temporary) / each.name, dpi=dpi)
-        for each in paths:
-            (Path(temporary) / each.name).replace(each)
+    try:
+        folder = Path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(".partial", prefix=".", dir=folder) as temporary:
+            for each in paths:
+                figure.savefig(Path(temporary) / each.name, dpi=dpi)
+            for each in paths:
+                (Path(temporary) / each.name).replace(each)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return paths
 
 

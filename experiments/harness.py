@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import logging
 import math
 import os
+import re
 import shlex
+import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run
     from digits_jax.cross_validation import Progress as Epochs
+    from digits_jax.locks import FolderLock
     from digits_jax.statistics import Summary
 
 Config = TypeVar("Config")
@@ -58,26 +65,44 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
     Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
     """
     parsed = tyro.cli(config, description=description)
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         main(parsed)
     except UsageError as error:
         _fail(error, 2)
     except Stopped as error:
         _fail(error, error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was saved since the last checkpoint", 128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        _fail("stopped; nothing was saved since the last checkpoint", 128 + number)
     except BrokenPipeError:
         os._exit(1)  # who read our output is gone, and Python would complain about it at exit
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or '(no file)'}", 1)
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}{_remedy(error)}", 1)
     except Exception as error:
         # Imported by main already, if it came that far; they are the user's to mend.
-        from digits_jax.checkpoint import CheckpointError
+        from digits_jax.checkpoint import CheckpointError, SaveError
         from digits_jax.data import DataError
+        from digits_jax.locks import FolderInUse
 
-        if not isinstance(error, CheckpointError | DataError):
+        if not isinstance(error, CheckpointError | DataError | FolderInUse):
             raise
-        _fail(error, 2)
+        _fail(error, 1 if isinstance(error, SaveError) else 2)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _remedy(error: OSError) -> str:
+    """What to do about an error of the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "; make room, then run it again, with --resume if it was training"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return "; choose an --output-dir that you can write to"
+    if error.errno == errno.ENOENT:
+        return "; was the folder removed? Run it again"
+    return ""
 
 
 def _fail(message: object, code: int) -> None:
@@ -116,6 +141,10 @@ def start_jax(*, compilation_cache: bool) -> None:
     library.addHandler(handler)
     library.setLevel(logging.WARNING)
     library.propagate = False
+    from absl import logging as absl
+
+    absl.set_verbosity(absl.FATAL)  # orbax tells there, at length, what it raises too
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     flags = os.environ.get("XLA_FLAGS", "")
     with contextlib.suppress(OSError):  # /proc is Linux's
         if "avx512f" in Path("/proc/cpuinfo").read_text() and "vector_width" not in flags:
@@ -124,6 +153,28 @@ def start_jax(*, compilation_cache: bool) -> None:
     use_all_cpu_cores()
     if compilation_cache:
         use_compilation_cache()
+        _mend_compilation_cache()
+
+
+def _mend_compilation_cache() -> None:
+    """Deletes a compiled program that a kill or a full disk cut short, as soon as JAX meets it.
+
+    JAX compiles it anew, but would neither replace the file nor ever stop to complain of it.
+    """
+    import jax
+
+    show = warnings.showwarning
+
+    def mend(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        damaged = re.match(
+            r"Error reading persistent compilation cache .* '([\w.-]+)'", str(message)
+        )
+        if damaged is None:
+            return show(message, *arguments, **options)
+        for entry in Path(jax.config.read("jax_compilation_cache_dir")).glob(f"{damaged[1]}-*"):
+            entry.unlink(missing_ok=True)
+
+    warnings.showwarning = mend
 
 
 def show_data(provenance: Provenance) -> None:
@@ -141,6 +192,8 @@ def show_data(provenance: Provenance) -> None:
 class Output:
     """An output folder: what is written into it is whole or absent, and ``results.json`` is last.
 
+    One process at a time writes to it.
+
     Args:
         folder: None: ``runs/<script>/<date>-<time>``.
         resume: go on with what the folder holds; otherwise a folder that holds a run is refused.
@@ -152,32 +205,46 @@ class Output:
             require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
             folder = Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
         require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
-        held = [name for name in ("results.json", "checkpoints") if (folder / name).exists()]
-        if held and not resume:
-            go_on = "" if resume is None else "add --resume to go on with it, or "
-            raise UsageError(
-                f"{folder} holds a run already ({held[0]}); {go_on}choose another --output-dir"
-            )
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self._resume = resume
+        self._lock: FolderLock | None = None
+        self._refuse_another_run()
+
+    def _refuse_another_run(self) -> None:
+        held = [name for name in ("results.json", "checkpoints") if (self.folder / name).exists()]
+        if held and not self._resume:
+            go_on = "" if self._resume is None else "add --resume to go on with it, or "
+            raise UsageError(
+                f"{self.folder} holds a run already ({held[0]}); {go_on}choose another --output-dir"
+            )
 
     def claim(self) -> None:
-        """Makes the folder; called once all arguments are known to be good."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Makes the folder and locks it; called once all arguments are known to be good."""
+        from digits_jax.locks import FolderLock
+
+        self._lock = FolderLock(self.folder)
+        self._refuse_another_run()  # which may have ended since we looked
+        for left in self.folder.glob(".*.partial"):  # by a kill
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         # While it is there, the run counts as complete.
         (self.folder / "results.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[Path]:
         """A path to write to, which becomes ``name`` if nothing fails."""
-        descriptor, path = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
-        os.close(descriptor)
         try:
-            yield Path(path)
-            os.chmod(path, 0o666 & ~_umask())  # mkstemp keeps others out
-            os.replace(path, self.folder / name)
-        finally:
-            Path(path).unlink(missing_ok=True)
+            descriptor, path = tempfile.mkstemp(".partial", f".{name}.", self.folder)
+            os.close(descriptor)
+            try:
+                yield Path(path)
+                os.chmod(path, 0o666 & ~_umask())  # mkstemp keeps others out
+                os.replace(path, self.folder / name)
+            finally:
+                Path(path).unlink(missing_ok=True)
+        except OSError as error:  # an error of writing names no file
+            why = error.strerror or str(error)
+            raise OSError(error.errno, why, str(self.folder / name)) from error
 
     def arrays(self, name: str, **arrays: Any) -> None:
         """Writes a compressed .npz."""
@@ -288,6 +355,44 @@ def train(
             raise Stopped(message, watch.signal or signal.SIGINT) from stop
 
 
+class Stop:
+    """Keeps the first Ctrl-C or SIGTERM for whoever asks; a second one ends the process at once.
+
+    Use it in a ``with`` block of the main thread. A thread of its own listens, because Python's
+    handlers wait until XLA has compiled or trained, which may take a minute.
+    """
+
+    signal: int | None = None
+
+    def __enter__(self) -> Stop:
+        ours, self._systems = socket.socketpair()
+        self._systems.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._systems.fileno(), warn_on_full_buffer=False)
+        self._handlers = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        threading.Thread(target=self._listen, args=[ours], daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._systems.close()  # ends the thread
+
+    def _listen(self, ours: socket.socket) -> None:
+        with ours:
+            while number := ours.recv(1):
+                if number[0] not in self._handlers:
+                    continue
+                if self.signal is not None:
+                    console.show_cursor()
+                    os._exit(128 + number[0])
+                self.signal = number[0]
+                errors.print("stopping after this epoch; once more to end at once")
+
+
 class Watch:
     """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
 
@@ -297,7 +402,7 @@ class Watch:
     """
 
     def __init__(self, epochs: int, runs: int, *, verbose: bool = False) -> None:
-        self.signal: int | None = None
+        self._stop = Stop()
         self._verbose = verbose
         self._lines = max(1, epochs // 10)
         self._bar = Progress(
@@ -316,24 +421,20 @@ class Watch:
             "", total=epochs, runs=f"training {runs} run{'s' * (runs > 1)}", accuracy="–"
         )
 
+    @property
+    def signal(self) -> int | None:
+        """The signal that came, if one did."""
+        return self._stop.signal
+
     def __enter__(self) -> Watch:
-        self._before = {
-            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._stop.__enter__()
         self._bar.start()
         self._before_epoch = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: object) -> None:
-        self.signal = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
-        errors.print("stopping after this epoch; once more to end at once")
+        self._stop.__exit__()
 
     def on_epoch(self, progress: Epochs) -> bool:
         """Shows an epoch; True once a signal came."""

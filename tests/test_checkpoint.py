@@ -71,7 +71,8 @@ def test_what_an_interrupted_save_left_is_cleaned_up(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, {}) as checkpoints:
         assert checkpoints.latest == 1
         np.testing.assert_array_equal(checkpoints.restore(_like(_state(0))).weights, 1)
-    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+        checkpoints.save(2, _state(2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
 @pytest.mark.parametrize(
