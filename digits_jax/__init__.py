@@ -23,6 +23,9 @@ from digits_jax.splits import (
     writer_disjoint_split,
 )
 from digits_jax.statistics import (
+    McNemarResult,
+    Summary,
+    TTestResult,
     corrected_resampled_ttest,
     mcnemar_test,
     summarize,
@@ -63,6 +66,7 @@ __all__ = [
     "History",
     "Hyperparameters",
     "Interrupted",
+    "McNemarResult",
     "OneCycleAdam",
     "PRESETS",
     "Preset",
@@ -70,7 +74,9 @@ __all__ = [
     "Provenance",
     "Run",
     "Split",
+    "Summary",
     "Sums",
+    "TTestResult",
     "TrainState",
     "adam",
     "corrected_resampled_ttest",

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -259,7 +261,8 @@ def load_states(
         if "history/loss" not in shapes or "image_shape" not in identity:
             raise CheckpointError(f"the checkpoints in {saved.folder} are not cross_validate's")
         count, epochs = json.loads(shapes["history/loss"].removeprefix("float32"))
-        image: Any = jax.ShapeDtypeStruct((1, *identity["image_shape"]), np.uint8)
+        dtype = np.dtype(identity.get("image_dtype", "uint8"))
+        image: Any = jax.ShapeDtypeStruct((1, *identity["image_shape"]), dtype)
         no_split: Any = ()
         given = [n for n in Hyperparameters._fields if identity.get(f"hyperparameters.{n}")]
         numbers = Hyperparameters()._replace(**dict.fromkeys(given, 0.0))
@@ -285,6 +288,7 @@ def describe(data: Examples, runs: Run, experiment: Experiment) -> dict[str, Any
     for name, value in runs.hyperparameters._asdict().items():
         described[f"hyperparameters.{name}"] = None if value is None else np.asarray(value).tolist()
     described["image_shape"] = list(np.shape(data.images)[1:])
+    described["image_dtype"] = str(np.asarray(data.images).dtype)
     keys = np.asarray(jax.random.key_data(runs.key))
     for name, arrays in {"data": data, "splits": runs.split, "keys": [keys]}.items():
         digest = hashlib.sha256()
@@ -296,20 +300,43 @@ def describe(data: Examples, runs: Run, experiment: Experiment) -> dict[str, Any
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     """Fields of dataclasses, by dotted name; functions by where they are defined."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         described = {name or "type": type(value).__qualname__}
         for field in dataclasses.fields(value):
             if field.name not in ("parent", "name"):  # a Flax module's place, not its configuration
                 inner = f"{name}.{field.name}" if name else field.name
                 described |= _flat(getattr(value, field.name), inner)
         return described
-    if isinstance(value, functools.partial):
-        return {name: f"{_flat(value.func)['']}{value.args}{value.keywords}"}
-    if callable(value):
-        return {name: f"{value.__module__}.{value.__qualname__}"}
     if isinstance(value, str | int | float | bool | None):
         return {name: value}
-    return {name: repr(value)}
+    return {name: _text(value)}
+
+
+def _text(value: Any, within: tuple[int, ...] = ()) -> str:
+    """A value in words that every process finds for an equal one: no address in memory.
+
+    A function is told by where it is defined, and by what it is bound to or has closed over.
+    """
+    if id(value) in within:  # a function that calls itself
+        return "..."
+    text = functools.partial(_text, within=(*within, id(value)))
+
+    def named(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name}={text(each)}" for name, each in values.items())
+
+    if isinstance(value, functools.partial):
+        bound = ", ".join([*map(text, value.args), named(value.keywords)])
+        return f"{text(value.func)}({bound})"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(text, value))})"
+    if isinstance(value, np.ndarray | jax.Array) and isinstance(value.dtype, np.dtype):
+        return f"{value.dtype}{list(value.shape)} {hashlib.sha256(bytes(value)).hexdigest()}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        inner = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
+        return f"{value.__module__}.{value.__qualname__}" + (f"[{named(inner)}]" if inner else "")
+    if callable(value):
+        return f"{type(value).__qualname__}({named(getattr(value, '__dict__', {}))})"
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
 @contextlib.contextmanager

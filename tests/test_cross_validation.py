@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 
 from digits_jax import cross_validation, load_digits, train
@@ -252,6 +255,61 @@ def test_a_checkpoint_of_another_experiment_is_refused_by_name(
         arguments = {"data": data, "runs": runs, "identity": {"seed": 3}, **change}
         with pytest.raises(CheckpointError, match=name):
             refused(**arguments)
+
+
+def test_an_equal_experiment_of_another_process_has_the_same_identity(
+    data: Examples, runs: Run
+) -> None:
+    """What a program builds anew at each start is described by its content, not by its address."""
+
+    class Loss:
+        def __init__(self, power: int) -> None:
+            self.power = power
+
+        def __call__(self, *_: Any) -> Any:
+            raise NotImplementedError
+
+    def sgd(numbers: Hyperparameters, schedule: Any) -> optax.GradientTransformation:
+        return optax.chain(optax.scale_by_schedule(schedule), optax.sgd(numbers.learning_rate))
+
+    def text(steps: int, power: int, shifts: Any, block: Any = nn.relu) -> str:
+        def shifted(key: jax.Array, images: jax.Array) -> jax.Array:
+            return images + shifts if len(images) else shifted(key, images)
+
+        schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, steps)
+        experiment = Experiment(
+            network=DigitsCNN(conv_activation=block),
+            optimizer=functools.partial(sgd, schedule=schedule),
+            loss=Loss(power),
+            augment=shifted,
+        )
+        described = cross_validation.describe(data, runs, experiment)
+        assert described["image_dtype"] == "uint8"
+        return json.dumps(described)
+
+    one = text(40, 2, np.zeros(8))
+    assert one == text(40, 2, np.zeros(8)) and " at 0x" not in one
+    others = [text(41, 2, np.zeros(8)), text(40, 3, np.zeros(8)), text(40, 2, np.ones(8))]
+    others.append(text(40, 2, np.zeros(8), block=DigitsCNN))  # a class of modules, no instance
+    assert len({one, *others}) == 5
+
+
+def test_states_of_a_network_that_needs_its_images_dtype_load(tmp_path: Path) -> None:
+    class Correlation(nn.Module):
+        @nn.compact
+        def __call__(self, images: jax.Array, *, train: bool = False, mask: Any = None) -> Any:
+            kernel = self.param("kernel", nn.initializers.normal(), (10, 1, 4, 4))
+            return jax.lax.conv(images[:, None], kernel, (1, 1), "VALID")[:, :, 0, 0]
+
+    images = np.random.default_rng(0).normal(size=(20, 4, 4)).astype(np.float32)
+    labels = np.arange(20) % 2
+    experiment = Experiment(network=Correlation())
+    runs = make_runs(kfold_splits(labels, 2))
+    result = cross_validate(
+        Examples(images, labels), runs, experiment=experiment, epochs=1, checkpoints=tmp_path
+    )
+    states, _ = load_states(tmp_path, experiment=experiment)
+    jax.tree.map(np.testing.assert_array_equal, states, result.states)
 
 
 def test_saved_states_load_to_predict_with(tmp_path: Path, data: Examples, runs: Run) -> None:

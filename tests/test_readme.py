@@ -1,0 +1,167 @@
+"""README's commands exist and take the options that it gives them, and its Python runs.
+
+What a script does is its own test's business. Here its command line is parsed, and it is stopped
+before it does anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(markdown: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+
+
+def _commands(markdown: str) -> Iterator[list[str]]:
+    """The words of each command that names a script, in shell blocks and in code spans.
+
+    A span of nothing but options belongs to the script before it in its line.
+    """
+    for block in _blocks(markdown, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from _split(line)
+    for line in re.sub(r"^```.*?^```$", "", markdown, flags=re.M | re.S).splitlines():
+        script: list[str] = []
+        for span in re.findall(r"`([^`]+)`", line):
+            if span.startswith("--") and script:
+                yield [*script, *shlex.split(span)]
+            for words in _split(span):
+                script = [word for word in words if word.endswith(".py")][:1]
+                yield words
+
+
+def _split(line: str) -> Iterator[list[str]]:
+    """The commands of a shell line; those quoted in a word of another too, as ssh has them."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+    lexer.whitespace_split = True
+    try:
+        words = [*lexer, ";"]
+    except ValueError:  # a code span with an apostrophe: no command
+        return
+    command: list[str] = []
+    for word in words:
+        if " " in word and ".py" in word:
+            yield from _split(word)
+        if set(word) <= set("&|;<>"):
+            if any(each.endswith(".py") for each in command):
+                yield command
+            command = []
+        else:
+            command.append(word)
+
+
+class _Parsed(Exception):
+    """The command line is good."""
+
+
+def _problem(command: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """What is wrong with a command, if anything is."""
+    at = next(i for i, word in enumerate(command) if word.endswith(".py"))
+    name, options = command[at], command[at + 1 :]
+    places = [ROOT / folder / name for folder in (".", "experiments", "digits_jax", "tests")]
+    found = [path for path in places if path.is_file()]
+    if not found:
+        return f"{name}: no such file"
+    if "experiments" not in found[0].parts or not (options or at):
+        return None  # a file that is mentioned, not run
+
+    def parse_only(config: Any, *args: Any, cli: Any = tyro.cli, **kwargs: Any) -> Any:
+        if not isinstance(config, type):  # a function, which tyro would call
+            config = functools.wraps(config)(lambda *args, **kwargs: None)
+        cli(config, *args, **kwargs)
+        raise _Parsed
+
+    out, said = io.StringIO(), io.StringIO()
+    redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(said)
+    with monkeypatch.context() as patch, redirected[0], redirected[1]:
+        patch.setattr(tyro, "cli", parse_only)
+        patch.setattr("digits_jax.use_all_cpu_cores", lambda: None)  # JAX may have started here
+        patch.setattr(sys, "argv", [str(found[0]), *options])
+        patch.syspath_prepend(found[0].parent)
+        try:
+            runpy.run_path(str(found[0]), run_name="__main__")
+        except _Parsed:
+            return None
+        except SystemExit as error:
+            if error.code == 0:  # --help
+                return None
+            return f"{shlex.join(command)}: exit code {error.code}\n{said.getvalue()}"
+    return f"{shlex.join(command)}: it never parses its command line"
+
+
+def test_each_command_is_one_that_its_script_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = list(_commands(README))
+    run = {word for command in commands for word in command if word.startswith("experiments/")}
+    assert {"experiments/cross_validate.py", "experiments/train.py"} <= run
+    problems = [_problem(command, monkeypatch) for command in commands]
+    assert [problem for problem in problems if problem] == []
+
+
+@pytest.mark.parametrize(
+    ("markdown", "problem"),
+    [
+        ("```sh\ncd x && python experiments/train.py --seeds ten\n```", "--seeds ten"),
+        ("```sh\npython experiments/train.py \\\n  --no-such\n```", "--no-such"),
+        ("```sh\nssh host --command='python experiments/trian.py; true'\n```", "no such file"),
+        ("| train | `python experiments/train.py`, or `--sedes 3` |", "--sedes 3"),
+        ("`python experiments/examples/own_data.py --epoch`", "--epoch"),
+        ("`train.py --seeds 10` and `speedrun.py --seed x`", "--seed x"),
+        ("```sh\nX=1 python experiments/train.py --seeds 2 > log  # it's fine\n```", None),
+        ("`data.py` and `python experiments/examples/own_data.py --epochs 3`", None),
+    ],
+)
+def test_a_wrong_command_is_found(
+    monkeypatch: pytest.MonkeyPatch, markdown: str, problem: str | None
+) -> None:
+    found = [each for each in _commands(markdown)]
+    assert found
+    problems = [each for each in (_problem(c, monkeypatch) for c in found) if each]
+    assert len(problems) == (problem is not None)
+    assert problem is None or problem in problems[0]
+
+
+def test_files_and_extras_that_it_names_exist() -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", README)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
+    paths = re.findall(r"\b(?:experiments|digits_jax|tests|figures)/[\w./-]*\w\.\w+", README)
+    assert paths and [path for path in paths if not (ROOT / path).exists()] == []
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = {
+        name
+        for list_ in re.findall(r"(?:\.|digits_jax)\[(.+?)\]'", README)
+        for name in list_.split(",")
+    }
+    assert named and named <= set(extras)
+
+
+def test_its_python_runs() -> None:
+    """All blocks, one after another, as in a notebook; on fewer rows and for fewer epochs."""
+    code = "\n".join(_blocks(README, "python"))
+    assert "cross_validate(" in code
+    code = re.sub(r"epochs=\d+", "epochs=2", code).replace(
+        "load_digits()", "load_digits('bundled')"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"Summary\(mean=0\.\d+, std=", done.stdout)
