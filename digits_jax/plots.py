@@ -294,8 +294,8 @@ def differences(panels: Mapping[str, Mapping[str, tuple[float, float, float]]]) 
     if not panels or not all(panels.values()):
         raise ValueError("panels must hold at least one panel, each with at least one method")
     rows = max(map(len, panels.values()))
-    figure, axes = _figure(_PAGE, 0.7 + 0.2 * rows, ncols=len(panels), squeeze=False)
-    for panel, (title, methods) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = _figure(_PAGE, 0.7 + 0.2 * rows, ncols=len(panels))
+    for panel, (title, methods) in zip(axes, panels.items(), strict=True):
         values = 100 * _array("methods", list(methods.values()), len(methods), 3)
         below = np.arange(len(methods))
         panel.axvline(0, color=_GREY, linewidth=0.6)

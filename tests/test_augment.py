@@ -1,0 +1,97 @@
+"""Jitter: nothing where its numbers are zero, exact where it can be, and never out of range."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from digits_jax.augment import AffineJitter, warp
+
+IMAGES = np.random.default_rng(0).integers(0, 17, (6, 8, 8)).astype(np.uint8)
+STILL = AffineJitter(rotation=0, scale=0, shear=0, shift=0, elastic=0)
+EYE = jnp.broadcast_to(jnp.eye(2), (6, 2, 2))
+
+
+def test_no_jitter_is_the_identity() -> None:
+    changed = STILL(jax.random.key(0), jnp.asarray(IMAGES))
+    assert (changed.shape, changed.dtype) == ((6, 8, 8), jnp.float32)
+    np.testing.assert_array_equal(changed, IMAGES)
+
+
+@pytest.mark.parametrize(("down", "across"), [(1, 0), (0, -2), (-1, 3)])
+def test_a_shift_by_whole_pixels_is_exact(down: int, across: int) -> None:
+    shift = jnp.broadcast_to(jnp.array([down, across], jnp.float32), (6, 1, 1, 2))
+    expected = [ndimage.shift(image, (down, across), order=0) for image in IMAGES]
+    np.testing.assert_array_equal(warp(jnp.asarray(IMAGES), EYE, shift), expected)
+
+
+def test_a_quarter_turn_is_exact() -> None:
+    turn = jnp.broadcast_to(jnp.array([[0.0, 1.0], [-1.0, 0.0]]), (6, 2, 2))
+    turned = warp(jnp.asarray(IMAGES), turn, jnp.zeros((6, 1, 1, 2)))
+    np.testing.assert_allclose(turned, np.rot90(IMAGES, axes=(1, 2)), atol=1e-5)
+
+
+def test_a_warp_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(1)
+    matrices = (np.eye(2) + rng.normal(0, 0.2, (6, 2, 2))).astype(np.float32)
+    shifts = rng.normal(0, 1, (6, 2)).astype(np.float32)
+    got = warp(jnp.asarray(IMAGES), jnp.asarray(matrices), jnp.asarray(shifts)[:, None, None])
+    for image, matrix, shift, ours in zip(IMAGES, matrices, shifts, got, strict=True):
+        offset = 3.5 - matrix @ [3.5, 3.5] - shift
+        theirs = ndimage.affine_transform(
+            image.astype(np.float64), matrix, offset, order=1, mode="grid-constant"
+        )
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "jitter",
+    [
+        AffineJitter(rotation=30, scale=0, shear=0, shift=0),
+        AffineJitter(rotation=0, scale=0.3, shear=0, shift=0),
+        AffineJitter(rotation=0, scale=0, shear=0.3, shift=0),
+        AffineJitter(rotation=0, scale=0, shear=0, shift=1),
+        AffineJitter(rotation=0, scale=0, shear=0, shift=0, elastic=1),
+    ],
+)
+def test_each_number_changes_each_image_its_own_way_within_the_range(jitter: AffineJitter) -> None:
+    same = jnp.asarray(np.repeat(IMAGES[:1], 50, axis=0))
+    changed = np.asarray(jax.jit(jitter)(jax.random.key(0), same))
+    assert len(np.unique(changed, axis=0)) == 50
+    assert changed.min() >= 0 and changed.max() <= IMAGES[0].max() + 1e-4
+    np.testing.assert_array_equal(changed, jax.jit(jitter)(jax.random.key(0), same))
+    assert not np.array_equal(changed, jax.jit(jitter)(jax.random.key(1), same))
+
+
+def test_numbers_are_the_largest_change_to_either_side() -> None:
+    ramp = jnp.broadcast_to(jnp.arange(8.0).reshape(8, 1), (2000, 8, 8))
+    jitter = AffineJitter(rotation=0, scale=0, shear=0, shift=0.5)
+    moved = 3.0 - np.asarray(jitter(jax.random.key(0), ramp))[:, 3, 3]  # a ramp tells where from
+    assert -0.5 <= moved.min() < -0.49 and 0.49 < moved.max() <= 0.5
+    assert abs(moved.mean()) < 0.03
+    jitter = AffineJitter(rotation=0, scale=0.2, shear=0, shift=0)
+    size = 0.5 / (3.5 - np.asarray(jitter(jax.random.key(0), ramp))[:, 3, 3])
+    assert 0.8 <= size.min() < 0.81 and 1.19 < size.max() <= 1.2001
+
+
+def test_lanes_under_vmap_equal_each_alone() -> None:
+    jitter, keys = AffineJitter(elastic=0.5), jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(jitter, (0, None))(keys, jnp.asarray(IMAGES))
+    for lane, key in zip(together, keys, strict=True):
+        np.testing.assert_allclose(lane, jitter(key, jnp.asarray(IMAGES)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"rotation": -1.0}, "rotation must be a number of at least 0, not -1.0"),
+        ({"shift": float("nan")}, "shift must be a number of at least 0, not nan"),
+        ({"scale": 1.0}, "scale must be below 1, not 1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(numbers: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AffineJitter(**numbers)

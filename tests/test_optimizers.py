@@ -1,0 +1,52 @@
+"""The one-cycle learning rate: where it starts, peaks and ends, and that the steps follow it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from digits_jax.optimizers import OneCycleAdam
+from digits_jax.train import Hyperparameters, adam
+
+CYCLE = OneCycleAdam(warmup=0.25, start=0.1, end=0.01)
+
+
+def test_the_share_starts_peaks_and_ends_where_it_says() -> None:
+    shares = jax.vmap(lambda count: CYCLE.share(count, 100))(jnp.arange(121))
+    np.testing.assert_allclose(shares[jnp.array([0, 25, 100, 120])], [0.1, 1, 0.01, 0.01], 1e-5)
+    assert (np.diff(shares[:26]) > 0).all() and (np.diff(shares[25:101]) < 0).all()
+    np.testing.assert_allclose(OneCycleAdam(warmup=0).share(0, 100), 1)
+
+
+def test_it_is_optaxs_one_cycle() -> None:
+    # Optax's halves of a cosine join at whole steps; ours are the same there.
+    theirs = optax.cosine_onecycle_schedule(200, 1.0, 0.25, 1 / 0.1, 0.1 / 0.01)
+    for count in range(201):
+        np.testing.assert_allclose(CYCLE.share(count, 200), theirs(count), atol=2e-6)
+
+
+def test_each_step_has_the_schedules_learning_rate() -> None:
+    numbers = Hyperparameters(learning_rate=0.5, weight_decay=0.1, schedule_steps=4)
+    params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([[3.0]])}
+    scheduled, state = CYCLE(numbers), CYCLE(numbers).init(params)
+    plain_state = adam(numbers).init(params)
+    for count in range(5):
+        grads = jax.tree.map(lambda p, c=count: p * (c + 1.0), params)
+        updates, state = scheduled.update(grads, state, params)
+        rate = 0.5 * float(CYCLE.share(count, 4))
+        plain = adam(numbers._replace(learning_rate=rate))
+        expected, plain_state = plain.update(grads, plain_state, params)
+        for got, want in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_missing_or_impossible_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs hyperparameters\.schedule_steps"):
+        CYCLE(Hyperparameters())
+    with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\), not 1"):
+        OneCycleAdam(warmup=1)
+    with pytest.raises(ValueError, match=r"start and end must be in \[0, 1\], not 2 and 0"):
+        OneCycleAdam(start=2)
