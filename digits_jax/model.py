@@ -256,7 +256,8 @@ class BatchNorm(nn.Module):
             for running, new in ((running_mean, mean), (running_var, var)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return x * factor.reshape(-1, 1) + (bias - mean * factor).reshape(-1, 1)
+        shift = bias - mean * factor
+        return x * factor.reshape(1, 1, -1, 1) + shift.reshape(1, 1, -1, 1)
 
 
 class Dense(nn.Module):

@@ -20,7 +20,7 @@ import tyro
 import harness
 
 if TYPE_CHECKING:
-    from digits_jax import Dataset, Experiment, Hyperparameters
+    from digits_jax import Dataset, Experiment, Hyperparameters, Preset
     from digits_jax.splits import Split
 
 STARTED = time.perf_counter()
@@ -91,25 +91,15 @@ def main(config: Config) -> None:
     output.claim()
     train_rows = splits.train_weights.sum(1)
     epochs = dj.preset("strong", train_rows=train_rows, epochs=config.epochs).epochs
-    notebook, strong = (
-        _variant(*dj.preset(name, train_rows=train_rows, epochs=epochs)[:2])
-        for name in ("notebook", "strong")
-    )
-    steps = strong.numbers.schedule_steps  # a constant rate does not look at it
-    notebook = notebook._replace(numbers=notebook.numbers._replace(schedule_steps=steps))
-    variants = {"notebook": notebook, "strong": strong}
-    for name, fields in CHANGES.items():
-        variants[f"notebook + {name}"] = swap(notebook, strong, fields)
-        variants[f"strong - {name}"] = swap(strong, notebook, fields)
-
+    recipes = variants(train_rows=train_rows, epochs=epochs)
     scores: dict[str, Any] = {}
-    for names in grouped(variants).values():
+    for names in grouped(recipes).values():
         started = time.perf_counter()
-        chosen = [variants[name] for name in names]
+        chosen = [recipes[name] for name in names]
         accuracies = train(dataset, chosen, splits, epochs=epochs, seed=config.seed)
         scores |= dict(zip(names, accuracies, strict=True))
         harness.console.print(
-            f"{len(scores)}/{len(variants)} {', '.join(names)}: "
+            f"{len(scores)}/{len(recipes)} {', '.join(names)}: "
             f"{time.perf_counter() - started:.1f} s",
             highlight=False,
             soft_wrap=True,
@@ -117,8 +107,26 @@ def main(config: Config) -> None:
     report(config, dataset, splits, epochs, scores, output)
 
 
-def _variant(experiment: Experiment, numbers: Hyperparameters) -> Variant:
+def variants(*, train_rows: Any, epochs: int) -> dict[str, Variant]:
+    """Both recipes, the notebook's with each change, and the strong one without each, by name."""
+    import digits_jax as dj
+
+    notebook, strong = (
+        complete(dj.preset(name, train_rows=train_rows, epochs=epochs))
+        for name in ("notebook", "strong")
+    )
+    steps = strong.numbers.schedule_steps  # a constant rate does not look at it
+    notebook = notebook._replace(numbers=notebook.numbers._replace(schedule_steps=steps))
+    recipes = {"notebook": notebook, "strong": strong}
+    for name, fields in CHANGES.items():
+        recipes[f"notebook + {name}"] = swap(notebook, strong, fields)
+        recipes[f"strong - {name}"] = swap(strong, notebook, fields)
+    return recipes
+
+
+def complete(preset: Preset) -> Variant:
     """The recipe with every number given, so that all variants have the same tree of numbers."""
+    experiment, numbers = preset.experiment, preset.hyperparameters
     network: Any = experiment.network
     if numbers.dropout_rate is None:
         numbers = numbers._replace(dropout_rate=network.dropout_rate)

@@ -13,7 +13,16 @@ import pytest
 from scipy.signal import correlate
 from scipy.special import expit
 
-from digits_jax.model import Conv3x3, DigitsCNN, Dropout, conv3x3, layer_table, max_of_cells
+from digits_jax.model import (
+    BatchNorm,
+    Conv3x3,
+    DigitsCNN,
+    Dropout,
+    conv3x3,
+    conv3x3_by_pixels,
+    layer_table,
+    max_of_cells,
+)
 
 SIZES = [(8, 8), (4, 4), (2, 2), (2, 4), (5, 7), (3, 3)]
 
@@ -32,9 +41,12 @@ def _flax_conv(x: jax.Array, kernel: jax.Array, *, pool: bool) -> jax.Array:
     return jnp.moveaxis(y, 0, -1)
 
 
+@pytest.mark.parametrize("conv", [conv3x3, conv3x3_by_pixels])
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_conv_equals_flax_conv_forward_and_backward(size: tuple[int, int], pool: bool) -> None:
+def test_conv_equals_flax_conv_forward_and_backward(
+    size: tuple[int, int], pool: bool, conv: Any
+) -> None:
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(*size, 5, 3)), rng.normal(size=(3, 3, 5, 7))
     x, kernel = x.astype(np.float32), kernel.astype(np.float32)
@@ -45,7 +57,7 @@ def test_conv_equals_flax_conv_forward_and_backward(size: tuple[int, int], pool:
         y, backward = jax.vjp(functools.partial(conv, pool=pool), x, kernel)
         return y, *backward(dy)
 
-    ours = jax.jit(functools.partial(forward_and_backward, conv3x3))()
+    ours = jax.jit(functools.partial(forward_and_backward, conv))()
     theirs = jax.jit(functools.partial(forward_and_backward, _flax_conv))()
     for got, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
@@ -129,6 +141,114 @@ def test_gradient_equals_finite_differences_of_numpy_float64() -> None:
             scale = 2e-9 * np.linalg.norm(slope)
             assert scale > 0, (layer, name)
             assert abs(difference - expected) < 1e-3 * scale, (layer, name)
+
+
+def _normed(x: Any, mask: Any = None, train: bool = True) -> Any:
+    """BatchNorm's output, its new statistics, and the gradients of its inputs, from fixed numbers.
+
+    x and the gradient that comes in are [H, W, C, B].
+    """
+    rng = np.random.default_rng(1)
+    channels = x.shape[2]
+    params = {"scale": rng.normal(size=channels), "bias": rng.normal(size=channels)}
+    params = jax.tree.map(jnp.float32, params)
+    stats = {"mean": jnp.full(channels, 0.5), "var": jnp.full(channels, 2.0)}
+    dy = _normal(2, *x.shape)
+    return params, stats, dy * (1 if mask is None else mask)
+
+
+def test_batch_norm_is_that_of_flax_with_its_mask() -> None:
+    x = 3 * _normal(0, 4, 4, 3, 7) + 1
+    mask = jnp.arange(7) < 5
+    params, stats, dy = _normed(x, mask.reshape(1, 1, 1, -1))
+
+    def ours(params: Any, x: Any, train: bool) -> Any:
+        variables = {"params": params, "batch_stats": stats}
+        return BatchNorm().apply(variables, x, train=train, mask=mask, mutable=["batch_stats"])
+
+    def flaxs(params: Any, x: Any, train: bool) -> Any:
+        norm = nn.BatchNorm(not train, axis=2, momentum=0.9)
+        variables = {"params": params, "batch_stats": stats}
+        return norm.apply(variables, x, mask=mask.reshape(1, 1, 1, -1), mutable=["batch_stats"])
+
+    for train in (True, False):
+        results = []
+        for norm in (ours, flaxs):
+            y, backward, new = jax.vjp(
+                functools.partial(norm, train=train), params, x, has_aux=True
+            )
+            results.append((y, new["batch_stats"], backward(dy)))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), *results)
+        assert np.array_equal(results[0][1]["mean"], stats["mean"]) != train
+
+
+def test_batch_norm_leaves_padding_rows_out() -> None:
+    x = _normal(0, 2, 2, 3, 6)
+    mask = jnp.arange(6) < 4
+    params, stats, _ = _normed(x)
+
+    def norm(x: Any, mask: Any) -> Any:
+        variables = {"params": params, "batch_stats": stats}
+        return BatchNorm().apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])
+
+    y, new = norm(x, mask)
+    other, same = norm(x.at[..., 4:].multiply(100.0), mask)
+    np.testing.assert_array_equal(y[..., :4], other[..., :4])
+    jax.tree.map(np.testing.assert_array_equal, new, same)
+    alone, alike = norm(x[..., :4], None)
+    np.testing.assert_allclose(y[..., :4], alone, rtol=1e-5, atol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), new, alike)
+    expected = 0.9 * 0.5 + 0.1 * np.asarray(x[..., :4]).mean((0, 1, 3))
+    np.testing.assert_allclose(new["batch_stats"]["mean"], expected, rtol=1e-5, atol=1e-6)
+
+
+WIDE = DigitsCNN(
+    conv_features=((3, 4), (5, 6)), dense_features=(), batch_norm=True, conv_activation=nn.gelu
+)
+
+
+def test_a_network_of_stages_equals_flax_layers() -> None:
+    images = jax.random.randint(jax.random.key(0), (5, 8, 8), 0, 17)
+    variables = WIDE.init(jax.random.key(1), images)
+    assert set(variables["params"]) == {"conv_1_1", "conv_1_2", "conv_2_1", "conv_2_2", "logits"}
+    logits, new = WIDE.clone(dropout_rate=0.0).apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    x = images.astype(jnp.float32)[..., None]
+    for name in ("conv_1_1", "conv_1_2", "conv_2_1", "conv_2_2"):
+        kernel = variables["params"][name]["kernel"]
+        conv = nn.Conv(kernel.shape[-1], (3, 3), use_bias=False)
+        x = conv.apply({"params": {"kernel": kernel}}, x)
+        if name.endswith("_2"):
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        norm = nn.BatchNorm(use_running_average=False, momentum=0.9)
+        own = {"params": variables["params"][name]["norm"]}
+        own["batch_stats"] = variables["batch_stats"][name]["norm"]
+        x, stats = norm.apply(own, x, mutable=["batch_stats"])
+        x = nn.gelu(x)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+            new["batch_stats"][name]["norm"],
+            stats["batch_stats"],
+        )
+    dense = variables["params"]["logits"]
+    expected = x.reshape(5, -1) @ dense["kernel"] + dense["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_layer_table_counts_normalised_stages() -> None:
+    table = {layer.name: layer for layer in layer_table(WIDE)}
+    assert [name for name in table if name.startswith(("conv", "pool"))] == [
+        "conv_1_1",
+        "conv_1_2",
+        "pool_1_2",
+        "conv_2_1",
+        "conv_2_2",
+        "pool_2_2",
+    ]
+    second = table["conv_1_2"]
+    assert (second.kind, second.output_shape) == ("NormedConv3x3", (8, 8, 4))
+    assert (second.parameters, second.flops) == (9 * 3 * 4 + 2 * 4, 2 * 9 * 3 * 4 * 64)
 
 
 def test_layer_table_is_that_of_keras() -> None:

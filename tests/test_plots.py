@@ -32,6 +32,14 @@ LAYERS = {"conv1": (8, 8, 16), "pool1": (4, 4, 16), "conv2": (4, 4, 32), "pool3"
 FOLDS = [0.031, 0.040, 0.071, 0.043, 0.035], [0.9929, 0.9902, 0.9831, 0.9893, 0.9920]
 
 
+EFFECTS = {
+    "notebook: 99.09 %": {
+        f"+ choice {i} of the strong recipe": (i / 1e3, i / 2e3, i / 5e2) for i in range(11)
+    },
+    "strong: 99.68 %": {f"- choice {i} of the strong recipe": (-0.1, -0.2, 0.0) for i in range(11)},
+}
+
+
 def _curves(
     runs: int, epochs: int = 100
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -77,6 +85,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "filters": lambda: plots.filters(RANDOM.normal(size=(3, 3, 1, 16))),
     "filters of zeros": lambda: plots.filters(np.zeros((3, 3, 1, 16))),
     "saliency": lambda: plots.saliency(IMAGES[0], RANDOM.normal(size=(8, 8)), name="logit of 5"),
+    "differences": lambda: plots.differences(EFFECTS),
+    "one difference": lambda: plots.differences({"base": {"method": (0.0, 0.0, 0.0)}}),
     "saliency of nothing": lambda: plots.saliency(IMAGES[0], np.zeros((8, 8))),
 }
 
@@ -328,6 +338,21 @@ def test_feature_maps_of_a_layer_share_one_scale() -> None:
         assert all(box.width == pytest.approx(box.height) for box in boxes)
         assert boxes[0].x0 == pytest.approx(image.images[0].get_window_extent().x0, abs=1)
     assert [bar.get_ylabel() for bar in figure.axes[5:]] == ["Ink count"] + ["Activation"] * 4
+
+
+def test_differences_are_drawn_in_points_with_their_intervals() -> None:
+    figure = plots.differences(
+        {"a": {"x": (0.01, -0.01, 0.03), "y": (0.0, 0.0, 0.0)}, "b": {"z": (1, 1, 1)}}
+    )
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("a", "b")
+    assert [label.get_text() for label in left.get_yticklabels()] == ["x", "y"]
+    (points,) = [line for line in left.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points.get_xydata(), [[1, 0], [0, 1]])
+    np.testing.assert_allclose(left.collections[0].get_segments()[0], [[-1, 0], [3, 0]])
+    assert left.get_ylim() == right.get_ylim() == (1.5, -0.5)  # the first on top
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.differences({})
 
 
 def test_filters_and_saliency_are_white_at_zero() -> None:

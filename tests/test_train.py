@@ -294,6 +294,42 @@ def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) ->
     _assert_close(padded.collections, alone.collections)
 
 
+def test_averaged_weights_are_those_of_a_plain_loop_and_predict(data: Examples) -> None:
+    experiment = Experiment(network=BatchNormNet())
+    run = _run(_split(300), average_decay=0.6)
+    state = init_state(run, data, experiment=experiment)
+    average = jax.tree.map(np.asarray, {"params": state.params, **state.collections})
+    for step in range(1, 30):
+        key = jax.random.fold_in(run.key, step)
+        batch = _batch(data, slice(10 * step % 250, 10 * step % 250 + 32))
+        state, _ = train_step(state, batch, run.hyperparameters, key, experiment=experiment)
+        decay = min(0.6, step / (step + 9))  # 0.1, 0.18, ... and 0.6 from step 14 on
+        new = {"params": state.params, **state.collections}
+        average = jax.tree.map(
+            lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new), average, new
+        )
+    _assert_close(state.average, average, 1e-5, 1e-6)
+    images = jnp.asarray(data.images)[:20]
+    logits = predict(state, images, experiment=experiment)
+    _assert_close(logits, experiment.network.apply(average, images), 1e-4, 1e-5)
+    last = predict(state._replace(average={}), images, experiment=experiment)
+    assert not np.allclose(logits, last, atol=1e-3)
+
+
+def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Examples) -> None:
+    experiment = Experiment(network=SMALL)
+    batch = _batch(data, slice(0, 32))
+    plain, zero = _run(_split(300)), _run(_split(300), average_decay=0.0)
+    got = []
+    for run in (plain, zero):
+        state = init_state(run, data, experiment=experiment)
+        state, _ = train_step(state, batch, run.hyperparameters, run.key, experiment=experiment)
+        got.append(state)
+    assert got[0].average == {}
+    _assert_equal(got[1].average["params"], got[0].params)
+    _assert_equal(got[1].params, got[0].params)
+
+
 def test_equal_experiments_share_a_program(data: Examples) -> None:
     traced = []
 

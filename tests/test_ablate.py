@@ -1,0 +1,77 @@
+"""The script ablate.py: its changes lead from one recipe to the other, and it reports each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from digits_jax import preset
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import ablate
+
+
+def test_all_changes_together_lead_from_each_recipe_to_the_other() -> None:
+    notebook, strong = (
+        ablate.complete(preset(name, train_rows=100, epochs=2)) for name in ("notebook", "strong")
+    )
+    forth, back = notebook, strong
+    for fields in ablate.CHANGES.values():
+        one = ablate.swap(notebook, strong, fields)
+        assert one != notebook and ablate.swap(one, notebook, fields) == notebook
+        forth, back = ablate.swap(forth, strong, fields), ablate.swap(back, notebook, fields)
+    steps = strong.numbers.schedule_steps
+    assert forth._replace(numbers=forth.numbers._replace(schedule_steps=steps)) == strong
+    assert back._replace(numbers=back.numbers._replace(schedule_steps=None)) == notebook
+
+
+def test_variants_of_one_static_part_share_a_program() -> None:
+    variants = ablate.variants(train_rows=np.array([80.0, 80.0]), epochs=2)
+    groups = list(ablate.grouped(variants).values())
+    assert sum(map(len, groups)) == len(variants) == 2 + 2 * len(ablate.CHANGES)
+    numbers = [n for n, fields in ablate.CHANGES.items() if all("numbers" in f for f in fields)]
+    assert ["notebook", *(f"notebook + {name}" for name in numbers)] in groups
+    assert ["strong", *(f"strong - {name}" for name in numbers)] in groups
+
+
+def test_it_reports_each_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = ("label smoothing", "weight decay")  # these ride the runs axis: two programs in all
+    monkeypatch.setattr(ablate, "CHANGES", {name: ablate.CHANGES[name] for name in kept})
+    monkeypatch.setattr(ablate.harness, "start_jax", lambda compilation_cache: None)
+    config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
+    ablate.main(config)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ablation.png", "results.json"}
+    rows = {row["recipe"]: row for row in results["recipes"]}
+    assert list(rows) == [
+        "notebook",
+        "notebook + label smoothing",
+        "notebook + weight decay",
+        "strong",
+        "strong - label smoothing",
+        "strong - weight decay",
+    ]
+    for name, row in rows.items():
+        assert row["accuracy"]["mean"] == pytest.approx(np.mean(row["accuracies"]))
+        base = name.split()[0]
+        if name != base:
+            difference = np.mean(row["accuracies"]) - np.mean(rows[base]["accuracies"])
+            assert row["against"]["recipe"] == base
+            assert row["against"]["difference"] == pytest.approx(difference)
+            low, high = row["against"]["ci95"]
+            assert low <= difference <= high
+    assert results["epochs"] == 1
+    assert "strong - weight decay" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_refused(tmp_path: Path) -> None:
+    for mistake, message in {"folds": "--folds must be at least 2", "epochs": "--epochs"}.items():
+        with pytest.raises(ablate.harness.UsageError, match=message):
+            ablate.main(ablate.Config(**{mistake: 0}, output_dir=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
