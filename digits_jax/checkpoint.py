@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +69,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.identity = dict(identity)
         self._damaged: dict[int, str] = {}  # epoch: why
-        self._pending: Any = None  # orbax's answer to the last save
+        self._pending: tuple[int, Any] | None = None  # the last save and orbax's answer
         writes = not read_only and jax.process_index() == 0
         self._lock = FolderLock(self.folder) if writes else None
         self._writer: Any = None  # orbax's, from the first save on
@@ -82,16 +83,20 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        failed = error if isinstance(error, SaveError) else None
+        for end in (self.wait, self._close):
+            try:
+                end()
+            except SaveError as later:
+                failed = failed or later  # the first one says why
+        if failed is not None and failed is not error:
+            raise failed
+
+    def _close(self) -> None:
         try:
             with _saving(self.folder):
-                try:
-                    self.wait()
-                finally:
-                    if self._writer is not None:
-                        self._writer.close()
-        except SaveError:
-            if not isinstance(error, SaveError):  # the first one says why
-                raise
+                if self._writer is not None:
+                    self._writer.close()
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -118,19 +123,20 @@ class Checkpoints:
             SaveError: this checkpoint, or the one before it, can't be written.
         """
         self.wait()
-        if self.latest == epoch:
-            return
         record = {"identity": self.identity, "arrays": _shapes(tree)}
         with _saving(self.folder / str(epoch)):
             if self._lock is not None and not self._lock.held:  # orbax would make it again
                 raise FileNotFoundError("the folder was removed or replaced")
             if self._writer is None:
                 self._writer = self._open_writer()
-            self._pending = self._writer.save_async(
+            if self.latest == epoch:
+                return
+            answer = self._writer.save_async(
                 epoch,
                 {"arrays": tree, "checksums": run_checksums(tree)},
                 custom_metadata={**record, "crc32": _crc32(record), "kept": KEPT},
             )
+        self._pending = epoch, answer
 
     def _open_writer(self) -> Any:
         """Orbax's writer of numbered checkpoints, after the damaged ones are deleted.
@@ -159,8 +165,9 @@ class Checkpoints:
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            with _saving(self.folder):
-                pending.result()  # also ends the thread that orbax started for this save
+            epoch, answer = pending
+            with _saving(self.folder / str(epoch)):
+                answer.result()  # also ends the thread that orbax started for this save
 
     def newest(self, read: Callable[[int], T]) -> T:
         """``read(epoch)`` of the newest checkpoint that is not damaged.
@@ -301,6 +308,9 @@ def _reason(error: BaseException) -> str:
     """Why, in a few words: orbax and TensorStore add their whole configuration to a message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    code = re.search(r"\[os_error_code='(\d+)'", str(error))
+    if code is not None:
+        return os.strerror(int(code[1]))
     text = " ".join(str(error).split("[tensorstore_spec")[0].split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 

@@ -141,10 +141,7 @@ def start_jax(*, compilation_cache: bool) -> None:
     library.addHandler(handler)
     library.setLevel(logging.WARNING)
     library.propagate = False
-    from absl import logging as absl
-
-    absl.set_verbosity(absl.FATAL)  # orbax tells there, at length, what it raises too
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    _quiet_orbax()
     flags = os.environ.get("XLA_FLAGS", "")
     with contextlib.suppress(OSError):  # /proc is Linux's
         if "avx512f" in Path("/proc/cpuinfo").read_text() and "vector_width" not in flags:
@@ -156,6 +153,21 @@ def start_jax(*, compilation_cache: bool) -> None:
         _mend_compilation_cache()
 
 
+def _quiet_orbax() -> None:
+    """Damage and full disks are raised, and become one line; orbax also tells of them at length."""
+    from absl import logging as absl
+
+    absl.set_verbosity(absl.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # by the first array that failed
+            show(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def _mend_compilation_cache() -> None:
     """Deletes a compiled program that a kill or a full disk cut short, as soon as JAX meets it.
 
@@ -163,6 +175,7 @@ def _mend_compilation_cache() -> None:
     """
     import jax
 
+    folder: str = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     show = warnings.showwarning
 
     def mend(message: Warning | str, *arguments: Any, **options: Any) -> None:
@@ -171,7 +184,7 @@ def _mend_compilation_cache() -> None:
         )
         if damaged is None:
             return show(message, *arguments, **options)
-        for entry in Path(jax.config.read("jax_compilation_cache_dir")).glob(f"{damaged[1]}-*"):
+        for entry in Path(folder).glob(f"{damaged[1]}-*"):
             entry.unlink(missing_ok=True)
 
     warnings.showwarning = mend

@@ -22,3 +22,14 @@ def full_data() -> Path:
     if not FULL_DATA.is_file():
         pytest.skip(f"no full data at {FULL_DATA}; set DIGITS_JAX_DATA to the path of a UCI CSV")
     return FULL_DATA
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--all-faults``: tests/faults in full, which takes the better part of an hour."""
+    parser.addoption("--all-faults", action="store_true", help="run the fault tests in full")
+
+
+@pytest.fixture(scope="session")
+def all_faults(pytestconfig: pytest.Config) -> bool:
+    """Whether the fault tests run in full."""
+    return bool(pytestconfig.getoption("--all-faults"))

@@ -1,0 +1,190 @@
+"""What the fault tests share: a script that can be killed at a moment, and a tally of the cases."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+import digits_jax as dj
+from digits_jax.checkpoint import Checkpoints
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+EPOCHS = 12
+STEPS = 8  # of an epoch: 898 training rows in batches of 128
+CROSS_VALIDATE = [
+    "cross_validate.py",
+    *("--data", "bundled", "--folds", "2", "--no-refit"),
+    *("--epochs", str(EPOCHS), "--checkpoint-every", "1"),
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The command line of a script that takes none."""
+
+
+class Tally:
+    """Cases tried, survived and lost, by kind; printed at the end of a test session."""
+
+    def __init__(self) -> None:
+        self.tried: Counter[str] = Counter()
+        self.lost: list[str] = []
+
+    def survived(self, kind: str) -> None:
+        """Counts a case that came out well; one that did not raises, and is counted as lost."""
+        self.tried[kind] += 1
+
+    def lose(self, kind: str, why: str) -> None:
+        """Counts a case that lost something, and ends its test."""
+        self.tried[kind] += 1
+        self.lost.append(f"{kind}: {why}")
+        raise AssertionError(self.lost[-1])
+
+    def lines(self) -> list[str]:
+        """One for each kind, and one for each loss."""
+        kinds = Counter(lost.split(":")[0] for lost in self.lost)
+        return [
+            f"{kind}: {tried} tried, {tried - kinds[kind]} survived, {kinds[kind]} lost"
+            for kind, tried in sorted(self.tried.items())
+        ] + self.lost
+
+
+class Script:
+    """A script of ``experiments/`` as a process of its own, whose lines are heard as they come."""
+
+    def __init__(
+        self,
+        words: list[str],
+        folder: Path,
+        cache: Path,
+        *,
+        limit: Callable[[], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.lines: list[tuple[float, str]] = []  # seconds since the start, line
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, str(EXPERIMENTS / words[0]), *words[1:], "--output-dir", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ
+            | {"XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": matplotlib.get_configdir()},
+            preexec_fn=limit,
+        )
+        self._errors: list[str] = []
+        self._readers = [
+            threading.Thread(target=self._read_lines, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            for line in stdout:
+                self.lines.append((time.monotonic() - self.started, line))
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stderr:
+            self._errors.append(stderr.read())
+
+    def said(self, beginning: str) -> float | None:
+        """When it printed a line that begins so, in seconds since its start."""
+        return next((at for at, line in self.lines if line.startswith(beginning)), None)
+
+    def epoch(self) -> int:
+        """The last epoch that it told of."""
+        told = [line for _, line in self.lines if line.startswith("epoch ")]
+        return int(told[-1].split()[1].split("/")[0]) if told else 0
+
+    def until(self, happened: Callable[[], object], timeout: float = 600) -> bool:
+        """Waits for a condition; False if the process ended first."""
+        end = time.monotonic() + timeout
+        while not happened():
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < end, "nothing happened"
+            time.sleep(0.001)
+        return True
+
+    def end(self, timeout: float = 600) -> tuple[int, str]:
+        """Waits for the end: exit code and standard error."""
+        code = self.process.wait(timeout)
+        for reader in self._readers:
+            reader.join()
+        return code, self._errors[0]
+
+
+def saves(script: Script) -> bool:
+    """Whether it is in the middle of a checkpoint."""
+    try:
+        return any("tmp" in name for name in os.listdir(script.folder / "checkpoints"))
+    except FileNotFoundError:
+        return False
+
+
+def writes(script: Script) -> bool:
+    """Whether it is writing results."""
+    return any(script.folder.glob(".*.partial")) or any(script.folder.glob("*.png"))
+
+
+def kill_at(script: Script, phase: str, rng: random.Random, reference: Script) -> bool:
+    """SIGKILL at a random moment of a phase; False if the process had ended before."""
+    data, epoch = reference.said("data "), reference.said("epoch 1/")
+    assert data is not None and epoch is not None
+    trained = next(at for at, line in reference.lines if line.startswith(f"epoch {EPOCHS}/"))
+    moments: dict[str, tuple[Callable[[], object], float]] = {
+        "start-up": (lambda: True, data),
+        "compile": (lambda: script.said("data "), epoch - data),
+        "epoch": (script.epoch, (trained - epoch) / 4),
+        "checkpoint": (lambda: saves(script) or script.epoch() >= EPOCHS - 1, 0.1),
+        "results": (lambda: writes(script), (reference.lines[-1][0] - trained) / 2),
+    }
+    happened, length = moments[phase]
+    script.until(happened)
+    time.sleep(rng.uniform(0, length))
+    script.process.send_signal(signal.SIGKILL)
+    code, errors = script.end()
+    assert code in (0, -signal.SIGKILL), errors
+    return code != 0
+
+
+def newest_epoch(folder: Path) -> int:
+    """The newest checkpoint that is sound, as predict.py would read it; 0 if there is none."""
+    with Checkpoints(folder / "checkpoints", {}, read_only=True) as checkpoints:
+        if checkpoints.latest is None:
+            return 0
+    states, _ = dj.load_states(folder / "checkpoints")
+    return int(states.step[0]) // STEPS
+
+
+def differences(folder: Path, expected: Path) -> list[str]:
+    """The names of what differs from an uninterrupted run, down to the bit."""
+    results, whole = (
+        json.loads((each / "results.json").read_text()) for each in (folder, expected)
+    )
+    for each in (results, whole):
+        for name in ("seconds", "command"):
+            del each[name]
+        for name in ("resume", "output_dir"):
+            del each["config"][name]
+    different = [name for name in {**results, **whole} if results.get(name) != whole.get(name)]
+    for name in ("history.npz", "predictions.npz"):
+        if (folder / name).read_bytes() != (expected / name).read_bytes():
+            different.append(name)
+    return different

@@ -1,0 +1,231 @@
+"""Every file of a checkpoint in turn, cut, flipped, emptied or removed: never a wrong state."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from fault_runner import Tally
+
+import digits_jax as dj
+from digits_jax.checkpoint import CheckpointError, Checkpoints, DamagedError, run_checksums
+from digits_jax.cross_validation import CrossValidation
+
+# Where one array can't be read, orbax closes the loop in which it still reads the others.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+IDENTITY = {"data": "abc", "runs": ["fold 1", "fold 2", "refit"], "rate": 1e-3}
+
+
+def _tree(epoch: int) -> dict[str, Any]:
+    """What a saved epoch holds, for three runs."""
+    draw = np.random.default_rng(epoch)
+    return {
+        "states": {
+            "kernel": draw.normal(size=(3, 40, 5)).astype(np.float32),
+            "step": np.full(3, epoch, np.int32),
+        },
+        "history": draw.normal(size=(3, epoch)).astype(np.float32),
+    }
+
+
+def _damages(content: bytes, flips: int, rng: random.Random) -> Iterator[tuple[str, bytes | None]]:
+    yield "missing", None
+    yield "empty", b""
+    yield "cut", content[: len(content) // 2]
+    for _ in range(flips):
+        at = rng.randrange(len(content))
+        bit = 1 << rng.randrange(8)
+        yield "flipped", content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+
+
+def _restore(folder: Path, **options: Any) -> tuple[int, Any]:
+    """The newest sound epoch and its arrays."""
+    with Checkpoints(folder, IDENTITY, **options) as checkpoints:
+
+        def read(epoch: int) -> tuple[int, Any]:
+            return epoch, checkpoints.restore(_tree(epoch), epoch)
+
+        return checkpoints.newest(read)
+
+
+def _equal(tree: Any, expected: Any) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, tree, expected)))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of epochs 2 and 3."""
+    folder = tmp_path_factory.mktemp("saved")
+    with Checkpoints(folder, IDENTITY) as checkpoints:
+        for epoch in (2, 3):
+            checkpoints.save(epoch, _tree(epoch))
+    assert _restore(folder)[0] == 3
+    return folder
+
+
+def test_damage_of_any_file_is_named_or_harmless(
+    saved: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    tally: Tally,
+    all_faults: bool,
+) -> None:
+    rng = random.Random(0)
+    files = [path for path in sorted((saved / "3").rglob("*")) if path.is_file()]
+    assert len(files) > 8
+    used = set()
+    for file in files:
+        name = file.relative_to(saved)
+        for kind, content in _damages(file.read_bytes(), 40 if all_faults else 2, rng):
+            copy = tmp_path / "copy"
+            shutil.copytree(saved, copy)
+            (copy / name).unlink() if content is None else (copy / name).write_bytes(content)
+            caplog.clear()
+            epoch, tree = _restore(copy, read_only=True)
+            warned = f"checkpoint {copy / '3'} is damaged" in caplog.text
+            if not _equal(tree, _tree(epoch)) or warned == (epoch == 3):
+                tally.lose(f"checkpoint files {kind}", f"{name}: epoch {epoch}, {caplog.text}")
+            tally.survived(f"checkpoint files {kind}")
+            used |= {str(name)} if epoch == 2 else set()
+            shutil.rmtree(copy)
+    assert len(used) >= 4, "metadata of two kinds, a manifest, a tree and the arrays themselves"
+
+
+def test_the_identity_has_a_checksum(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    metadata = tmp_path / "3" / "_CHECKPOINT_METADATA"
+    metadata.write_text(metadata.read_text().replace('"rate": 0.001', '"rate": 0.002'))
+    with Checkpoints(tmp_path, {}, read_only=True) as checkpoints:
+        with pytest.raises(DamagedError, match="identity does not have the checksum"):
+            checkpoints.saved_identity(3)
+        assert checkpoints.saved_identity()["rate"] == 1e-3  # of epoch 2
+
+
+def test_nothing_sound_is_an_error_that_names_all(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    for epoch in (2, 3):
+        (tmp_path / str(epoch) / "state" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no sound.*/3 is damaged .*/2 is damaged.*delete"):
+        _restore(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}, "nothing is deleted"
+
+
+def test_a_damaged_checkpoint_makes_way_for_the_next(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    metadata = tmp_path / "3" / "_CHECKPOINT_METADATA"
+    metadata.write_text(metadata.read_text().replace("metrics", "netrics"))
+    with Checkpoints(tmp_path, IDENTITY) as checkpoints:
+        checkpoints.save(3, _tree(3))
+    assert _restore(tmp_path)[0] == 3
+
+
+def test_checksums_are_of_each_run_alone() -> None:
+    tree = _tree(3)
+    checksums = run_checksums(tree)
+    assert checksums.shape == (3,) and checksums.dtype == np.uint32
+    np.testing.assert_array_equal(
+        run_checksums(jax.tree.map(lambda leaf: leaf[1:], tree)), checksums[1:]
+    )
+    tree["states"]["kernel"][1, 0, 0] = -tree["states"]["kernel"][1, 0, 0]
+    np.testing.assert_array_equal(run_checksums(tree) == checksums, [True, False, True])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CrossValidation]:
+    """Checkpoints of epochs 2 and 3 of a cross-validation, and its result."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, _cross_validate(folder)
+
+
+def _cross_validate(folder: Path) -> CrossValidation:
+    digits = dj.load_digits("bundled")
+    runs = dj.make_runs(dj.kfold_splits(digits.labels[:200], 2))
+    data = dj.Examples(digits.images[:200], digits.labels[:200])
+    experiment = dj.Experiment(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
+    options: dict[str, Any] = {"epochs": 3, "checkpoints": folder, "checkpoint_every": 1}
+    return dj.cross_validate(data, runs, experiment=experiment, resume=True, **options)
+
+
+def test_training_goes_on_from_the_step_before(
+    trained: tuple[Path, CrossValidation],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, whole = trained
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (largest,) = sorted((tmp_path / "3").rglob("*"), key=lambda path: path.stat().st_size)[-1:]
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 3] ^= 1
+    largest.write_bytes(content)
+    resumed = _cross_validate(tmp_path)
+    assert caplog.text.count(f"{tmp_path / '3'} is damaged") == 1
+    assert _equal(resumed._replace(seconds={}), whole._replace(seconds={}))
+    caplog.clear()
+    assert _equal(_cross_validate(tmp_path).states, whole.states)
+    assert not caplog.records, "the damaged one was replaced"
+
+
+def test_other_checkpoints_are_not_written_over(trained: tuple[Path, CrossValidation]) -> None:
+    digits = dj.load_digits("bundled")
+    runs = dj.make_runs(dj.kfold_splits(digits.labels, 2))
+    with pytest.raises(CheckpointError, match="holds checkpoints of epoch 3 already; resume, or"):
+        dj.cross_validate(
+            dj.Examples(digits.images, digits.labels), runs, epochs=1, checkpoints=trained[0]
+        )
+
+
+def test_a_reader_does_not_disturb_a_writer(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, IDENTITY) as writer:
+        writer.save(1, _tree(1))
+        writer.wait()
+        unfinished = tmp_path / "2.orbax-checkpoint-tmp"
+        unfinished.mkdir()
+        assert _restore(tmp_path, read_only=True)[0] == 1
+        assert unfinished.exists()
+
+
+CACHED = """
+import sys
+import warnings
+from pathlib import Path
+import jax
+import harness
+harness.start_jax(compilation_cache=True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+double = jax.jit(lambda x: (x @ x.T).sum())
+print(double(jax.numpy.ones((3, 4))))
+"""
+
+
+def test_a_compiled_program_that_was_cut_is_replaced(tmp_path: Path) -> None:
+    """JAX writes its cache in place, so that a kill or a full disk may cut a file short."""
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED],
+            cwd=Path(__file__).parents[2] / "experiments",
+            env={"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return done.stdout
+
+    assert run() == "36.0\n"
+    programs = {path: path.read_bytes() for path in tmp_path.rglob("jit__lambda-*-cache")}
+    assert len(programs) == 1
+    for path, content in programs.items():
+        path.write_bytes(content[:100])
+    assert run() == "36.0\n"
+    assert {path: len(path.read_bytes()) > 100 for path in programs} == dict.fromkeys(
+        programs, True
+    )

@@ -1,0 +1,81 @@
+"""One writer for each folder, whatever happened to the one before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from digits_jax.locks import FolderInUse, FolderLock
+
+HOLD = """
+import sys, time
+from digits_jax.locks import FolderLock
+lock = FolderLock(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> subprocess.Popen[str]:
+    """Another process, which holds the lock of ``tmp_path``."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_by_name(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    who = f"{tmp_path} is in use by process {other.pid} on {socket.gethostname()} since 2"
+    for _ in range(2):  # a refusal takes nothing from the holder
+        with pytest.raises(FolderInUse, match=who):
+            FolderLock(tmp_path)
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(
+    tmp_path: Path, other: subprocess.Popen[str]
+) -> None:
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert f'"pid": {other.pid},' in (tmp_path / ".lock").read_text()
+    lock = FolderLock(tmp_path)
+    assert f'"pid": {os.getpid()},' in (tmp_path / ".lock").read_text()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_given_back(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "new")
+    with pytest.raises(FolderInUse, match=f"process {os.getpid()} on"):
+        FolderLock(tmp_path / "new")
+    lock.release()
+    lock.release()
+    assert not lock.held
+    second = FolderLock(tmp_path / "new")
+    del second
+    assert FolderLock(tmp_path / "new").release.alive
+
+
+def test_it_knows_when_its_folder_was_removed(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "a")
+    assert lock.held
+    shutil.rmtree(tmp_path / "a")
+    assert not lock.held
+    other = FolderLock(tmp_path / "a")
+    lock.release()  # not the other's
+    assert other.held and (tmp_path / "a" / ".lock").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        FolderLock(tmp_path / "file" / "a")
