@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory, cache: Path, all_faults: bool) -> Script:
     """An uninterrupted cross-validation, whose compiled programs are now in the cache."""
     for _ in range(1 + all_faults):  # the second one shows how long each phase takes from now on
-        script = Script(CROSS_VALIDATE, tmp_path_factory.mktemp("reference") / "run", cache)
+        script = Script(CROSS_VALIDATE.words, tmp_path_factory.mktemp("reference") / "run", cache)
         code, errors = script.end()
         assert code == 0, errors
     return script

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -23,16 +23,23 @@ from digits_jax.checkpoint import Checkpoints
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 EPOCHS = 12
 STEPS = 8  # of an epoch: 898 training rows in batches of 128
-CROSS_VALIDATE = [
-    "cross_validate.py",
-    *("--data", "bundled", "--folds", "2", "--no-refit"),
-    *("--epochs", str(EPOCHS), "--checkpoint-every", "1"),
-]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """The command line of a script that takes none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command line that can be killed and resumed, and how to look at its output folder."""
+
+    words: list[str]
+    counts: str  # the word before "3/12" in its lines of progress
+    total: int  # what they count to
+    arrays: tuple[str, ...]  # files that must be the same to the byte
+    saving: str  # glob of what is there while it saves
+    saved: Callable[[Path], int]  # how much of the work is safe
 
 
 class Tally:
@@ -107,9 +114,9 @@ class Script:
         """When it printed a line that begins so, in seconds since its start."""
         return next((at for at, line in self.lines if line.startswith(beginning)), None)
 
-    def epoch(self) -> int:
-        """The last epoch that it told of."""
-        told = [line for _, line in self.lines if line.startswith("epoch ")]
+    def progress(self, counts: str = "epoch") -> int:
+        """The last epoch (or run) that it told of."""
+        told = [line for _, line in self.lines if line.startswith(f"{counts} ")]
         return int(told[-1].split()[1].split("/")[0]) if told else 0
 
     def until(self, happened: Callable[[], object], timeout: float = 600) -> bool:
@@ -130,30 +137,25 @@ class Script:
         return code, self._errors[0]
 
 
-def saves(script: Script) -> bool:
-    """Whether it is in the middle of a checkpoint."""
-    try:
-        return any("tmp" in name for name in os.listdir(script.folder / "checkpoints"))
-    except FileNotFoundError:
-        return False
-
-
-def writes(script: Script) -> bool:
-    """Whether it is writing results."""
-    return any(script.folder.glob(".*.partial")) or any(script.folder.glob("*.png"))
-
-
-def kill_at(script: Script, phase: str, rng: random.Random, reference: Script) -> bool:
+def kill_at(script: Script, job: Job, phase: str, rng: random.Random, reference: Script) -> bool:
     """SIGKILL at a random moment of a phase; False if the process had ended before."""
-    data, epoch = reference.said("data "), reference.said("epoch 1/")
-    assert data is not None and epoch is not None
-    trained = next(at for at, line in reference.lines if line.startswith(f"epoch {EPOCHS}/"))
+    folder = script.folder
+    data = reference.said("data ")
+    told = [at for at, line in reference.lines if line.startswith(f"{job.counts} ")]
+    assert data is not None and told
+
+    def progress() -> int:
+        return script.progress(job.counts)
+
     moments: dict[str, tuple[Callable[[], object], float]] = {
         "start-up": (lambda: True, data),
-        "compile": (lambda: script.said("data "), epoch - data),
-        "epoch": (script.epoch, (trained - epoch) / 4),
-        "checkpoint": (lambda: saves(script) or script.epoch() >= EPOCHS - 1, 0.1),
-        "results": (lambda: writes(script), (reference.lines[-1][0] - trained) / 2),
+        "compile": (lambda: script.said("data "), told[0] - data),
+        "training": (progress, (told[-1] - told[0]) / 4),
+        "saving": (lambda: any(folder.glob(job.saving)) or progress() >= job.total - 1, 0.1),
+        "results": (
+            lambda: any(folder.glob(".*.partial")) or any(folder.glob("*.png")),
+            (reference.lines[-1][0] - told[-1]) / 2,
+        ),
     }
     happened, length = moments[phase]
     script.until(happened)
@@ -173,18 +175,51 @@ def newest_epoch(folder: Path) -> int:
     return int(states.step[0]) // STEPS
 
 
-def differences(folder: Path, expected: Path) -> list[str]:
+def finished_runs(folder: Path) -> int:
+    """The waves of a sweep that are whole."""
+    from digits_jax.parts import read_part
+
+    return len([read_part(path) for path in folder.glob("waves/*/wave-*.npz")])
+
+
+def differences(folder: Path, expected: Path, arrays: Sequence[str]) -> list[str]:
     """The names of what differs from an uninterrupted run, down to the bit."""
     results, whole = (
         json.loads((each / "results.json").read_text()) for each in (folder, expected)
     )
     for each in (results, whole):
-        for name in ("seconds", "command"):
-            del each[name]
+        for name in ("seconds", "command", "waves"):  # times, all of them
+            each.pop(name, None)
         for name in ("resume", "output_dir"):
             del each["config"][name]
     different = [name for name in {**results, **whole} if results.get(name) != whole.get(name)]
-    for name in ("history.npz", "predictions.npz"):
+    for name in arrays:
         if (folder / name).read_bytes() != (expected / name).read_bytes():
             different.append(name)
     return different
+
+
+CROSS_VALIDATE = Job(
+    words=[
+        "cross_validate.py",
+        *("--data", "bundled", "--folds", "2", "--no-refit"),
+        *("--epochs", str(EPOCHS), "--checkpoint-every", "1"),
+    ],
+    counts="epoch",
+    total=EPOCHS,
+    arrays=("history.npz", "predictions.npz"),
+    saving="checkpoints/*tmp*",
+    saved=newest_epoch,
+)
+SWEEP = Job(
+    words=[
+        "sweep.py",
+        *("--data", "bundled", "--folds", "2", "--epochs", "2", "--wave-size", "2"),
+        *("--learning-rate", "3e-4", "1e-3", "3e-3", "1e-2"),
+    ],
+    counts="run",
+    total=8,
+    arrays=("scores.npz", "configurations.csv"),
+    saving="waves/*/.*.tmp",
+    saved=finished_runs,
+)

@@ -82,14 +82,14 @@ def test_a_script_on_a_full_disk_goes_on_once_there_is_room(
 ) -> None:
     disk.remount("size=6m")  # two checkpoints of 2.3 MB
     folder = disk.folder / "run"
-    code, errors = Script(CROSS_VALIDATE, folder, cache).end()
+    code, errors = Script(CROSS_VALIDATE.words, folder, cache).end()
     assert code == 1
     _one_line(errors, f"{folder}/", "can't be written", "o space left", "make room")
     assert newest_epoch(folder) >= 1
     disk.remount("size=60m")
-    code, errors = Script([*CROSS_VALIDATE, "--resume"], folder, cache).end()
+    code, errors = Script([*CROSS_VALIDATE.words, "--resume"], folder, cache).end()
     assert code == 0 and not errors, errors
-    different = differences(folder, reference.folder)
+    different = differences(folder, reference.folder, CROSS_VALIDATE.arrays)
     if different:
         tally.lose("full disks", f"{different} differ")
     tally.survived("full disks")
@@ -101,7 +101,7 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path, cache: Path, tally: Tally)
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
 
-    code, errors = Script(CROSS_VALIDATE, tmp_path / "run", cache, limit=limit).end()
+    code, errors = Script(CROSS_VALIDATE.words, tmp_path / "run", cache, limit=limit).end()
     assert code == 1
     _one_line(errors, str(tmp_path / "run" / "checkpoints"), "can't be written", "File too large")
     tally.survived("file-size limits")

@@ -6,46 +6,70 @@ import random
 import shutil
 from pathlib import Path
 
-from fault_runner import CROSS_VALIDATE, EPOCHS, Script, Tally, differences, kill_at, newest_epoch
+import pytest
+from fault_runner import (
+    CROSS_VALIDATE,
+    EXPERIMENTS,
+    SWEEP,
+    Job,
+    Script,
+    Tally,
+    differences,
+    kill_at,
+)
 
-PHASES = ("start-up", "compile", "epoch", "checkpoint", "results")
+PHASES = ("start-up", "compile", "training", "saving", "results")
 
 
-def test_kills_lose_nothing(
+def test_kills_of_a_cross_validation_lose_nothing(
     tmp_path: Path, cache: Path, reference: Script, tally: Tally, all_faults: bool
 ) -> None:
+    _kill(CROSS_VALIDATE, 55 if all_faults else 8, tmp_path / "run", cache, reference, tally)
+
+
+@pytest.mark.skipif(not (EXPERIMENTS / "sweep.py").exists(), reason="there is no sweep yet")
+def test_kills_of_a_sweep_lose_nothing(
+    tmp_path: Path, cache: Path, tally: Tally, all_faults: bool
+) -> None:
+    reference = Script(SWEEP.words, tmp_path / "reference", cache)
+    code, errors = reference.end()
+    assert code == 0, errors
+    _kill(SWEEP, 20 if all_faults else 3, tmp_path / "run", cache, reference, tally)
+
+
+def _kill(job: Job, kills: int, folder: Path, cache: Path, reference: Script, tally: Tally) -> None:
     """Each process goes on where the one before was killed, until one comes to its end."""
+    kind = job.words[0]
     rng = random.Random(0)
-    kills = 55 if all_faults else 8
     phases = [PHASES[i % len(PHASES)] for i in range(kills)]
     rng.shuffle(phases)
-    folder, resume = tmp_path / "run", list[str]()
     while phases:
-        before = newest_epoch(folder)
-        if before >= EPOCHS - 2:  # too late for some phases: first what suits
-            phases.sort(key=lambda phase: phase not in ("epoch", "checkpoint"))
+        before = job.saved(folder)
+        if before >= job.total - 2:  # too late for some phases: first what suits
+            phases.sort(key=lambda phase: phase not in ("training", "saving"))
         phase = phases.pop()
-        script = Script([*CROSS_VALIDATE, *resume], folder, cache)
-        if kill_at(script, phase, rng, reference):
-            # The save of an epoch is waited for before the next one's begins.
-            least = max(before, script.epoch() - 2)
-            if newest_epoch(folder) < least:
-                tally.lose(f"kills in {phase}", f"epoch {newest_epoch(folder)}, not {least}")
-            tally.survived(f"kills in {phase}")
-            resume = ["--resume"]
-        else:
+        resume = ["--resume"] if folder.exists() else []
+        script = Script([*job.words, *resume], folder, cache)
+        if not kill_at(script, job, phase, rng, reference):
             phases.insert(0, phase)
-            _ends_as(folder, reference, tally)
+            _ends_as(job, folder, reference, tally)
             shutil.rmtree(folder)
-            resume = []
-    code, errors = Script([*CROSS_VALIDATE, "--resume"], folder, cache).end()
-    assert code == 0 and not errors, errors
-    _ends_as(folder, reference, tally)
+            continue
+        least = before
+        if job.counts == "epoch":  # the save of an epoch is waited for before the next one's
+            least = max(before, script.progress() - 2)
+        if job.saved(folder) < least:
+            tally.lose(f"{kind} killed in {phase}", f"{job.saved(folder)} are saved, not {least}")
+        tally.survived(f"{kind} killed in {phase}")
+    code, errors = Script([*job.words, "--resume"], folder, cache).end()
+    assert code == 0 and "Traceback" not in errors, errors
+    _ends_as(job, folder, reference, tally)
 
 
-def _ends_as(folder: Path, reference: Script, tally: Tally) -> None:
-    different = differences(folder, reference.folder)
+def _ends_as(job: Job, folder: Path, reference: Script, tally: Tally) -> None:
+    kind = f"{job.words[0]} after kills"
+    different = differences(folder, reference.folder, job.arrays)
     if different:
-        tally.lose("runs after kills", f"{', '.join(different)} differ")
-    tally.survived("runs after kills")
+        tally.lose(kind, f"{', '.join(different)} differ")
+    tally.survived(kind)
     assert not list(folder.glob(".*.partial")), "what a kill left is cleaned up"

@@ -13,20 +13,20 @@ from fault_runner import CROSS_VALIDATE, EXPERIMENTS, NoOptions, Script, Tally, 
 
 def test_the_first_saves(tmp_path: Path, cache: Path, reference: Script, tally: Tally) -> None:
     """SIGTERM, and that what was stopped so resumes to the same bits: test_cross_validate.py."""
-    script = Script(CROSS_VALIDATE, tmp_path / "run", cache)
-    assert script.until(lambda: script.epoch() == 1)
+    script = Script(CROSS_VALIDATE.words, tmp_path / "run", cache)
+    assert script.until(lambda: script.progress() == 1)
     script.process.send_signal(signal.SIGINT)
     code, errors = script.end()
     assert code == 128 + signal.SIGINT, errors
     stopping, error = errors.splitlines()
     assert stopping == "stopping after this epoch; once more to end at once"
     assert "all of it is saved. Go on with: " in error
-    assert newest_epoch(tmp_path / "run") == script.epoch()
+    assert newest_epoch(tmp_path / "run") == script.progress()
     tally.survived("signals")
 
 
 def test_the_second_ends_at_once_even_while_xla_compiles(tmp_path: Path, tally: Tally) -> None:
-    words = [*CROSS_VALIDATE, "--no-compilation-cache", "--epochs", "1000000"]
+    words = [*CROSS_VALIDATE.words, "--no-compilation-cache", "--epochs", "1000000"]
     script = Script(words, tmp_path / "run", tmp_path)
     assert script.until(lambda: (tmp_path / "run" / "checkpoints").exists())
     script.process.send_signal(signal.SIGINT)
@@ -34,7 +34,7 @@ def test_the_second_ends_at_once_even_while_xla_compiles(tmp_path: Path, tally: 
     script.process.send_signal(signal.SIGINT)
     code, errors = script.end()
     assert code == 128 + signal.SIGINT, errors
-    assert script.epoch() == 0, "it was compiling"
+    assert script.progress() == 0, "it was compiling"
     assert "Traceback" not in errors
     tally.survived("signals")
 
