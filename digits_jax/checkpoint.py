@@ -4,6 +4,9 @@ A folder of checkpoints holds one numbered folder for each saved epoch, the newe
 carries the *identity* of what was trained, and is only restored into the same. It also carries a
 checksum of each run's arrays and one of the identity, because orbax reads a flipped bit of an
 array without a word.
+
+In a job of several processes, all use the folder, which each must reach: process 0 locks it, and
+each writes and reads the runs on its own devices.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from digits_jax.devices import ProcessLost, gather_values
 from digits_jax.locks import FolderLock
 
 KEPT = 2  # the newest checkpoints that are kept
@@ -83,6 +87,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, ProcessLost):
+            return  # the last save would wait for the lost process
         failed = error if isinstance(error, SaveError) else None
         for end in (self.wait, self._close):
             try:
@@ -114,16 +120,21 @@ class Checkpoints:
         """The newest saved epoch, or None."""
         return next(iter(self.epochs), None)
 
-    def save(self, epoch: int, tree: Any) -> None:
-        """Begins to save a pytree of arrays [R, ...]; an earlier save is waited for first.
+    def save(self, epoch: int, tree: Any, *, runs: int | None = None) -> None:
+        """Begins to save a pytree of arrays [R + padding, ...]; an earlier save is waited for.
 
         The arrays are copied before this returns, and written in the background.
+
+        Args:
+            epoch: its number.
+            tree: NumPy arrays, or ``jax.Array``s of one sharding.
+            runs: R. Default: there is no padding.
 
         Raises:
             SaveError: this checkpoint, or the one before it, can't be written.
         """
         self.wait()
-        record = {"identity": self.identity, "arrays": _shapes(tree)}
+        record = {"identity": self.identity, "arrays": _shapes(tree, runs)}
         with _saving(self.folder / str(epoch)):
             if self._lock is not None and not self._lock.held:  # orbax would make it again
                 raise FileNotFoundError("the folder was removed or replaced")
@@ -146,10 +157,12 @@ class Checkpoints:
         """
         for epoch in self.epochs:
             self._sound(epoch, self._record)
-        for epoch in self._damaged:
+        if self._damaged:
             if jax.process_index() == 0:
-                shutil.rmtree(self.folder / str(epoch), ignore_errors=True)
-        self._damaged.clear()
+                for epoch in self._damaged:
+                    shutil.rmtree(self.folder / str(epoch), ignore_errors=True)
+            self._damaged.clear()
+            _all_sound(0)  # the others wait here until they are gone
         return ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=_Always(),
@@ -191,13 +204,19 @@ class Checkpoints:
         raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
 
     def _sound(self, epoch: int, read: Callable[[int], T]) -> list[T]:
-        """``[read(epoch)]``, or ``[]`` and a warning for a damaged checkpoint."""
+        """``[read(epoch)]``, or ``[]`` and a warning for a checkpoint damaged in any process."""
+        damage: DamagedError | None = None
         try:
-            return [read(epoch)]
+            found = [read(epoch)]
         except DamagedError as error:
-            logger.warning("%s; it is not used", error)
-            self._damaged[epoch] = str(error)
-            return []
+            damage = error
+        if _all_sound(epoch, damage is None):
+            return found
+        where = self.folder / str(epoch)
+        why = str(damage or f"checkpoint {where} is damaged where another process reads it")
+        logger.warning("%s; it is not used", why)
+        self._damaged[epoch] = why
+        return []
 
     def saved_identity(self, epoch: int | None = None) -> dict[str, Any]:
         """The identity of what a saved epoch (default: the newest sound one) trained.
@@ -230,49 +249,123 @@ class Checkpoints:
                 raise ValueError("its identity does not have the checksum that it was saved with")
             return record
 
-    def restore(self, like: Any, epoch: int | None = None) -> Any:
-        """The arrays of a saved epoch (default: the newest), as NumPy arrays.
+    def restore(
+        self,
+        like: Any,
+        epoch: int | None = None,
+        sharding: jax.sharding.NamedSharding | None = None,
+    ) -> Any:
+        """The arrays of a saved epoch (default: the newest), as NumPy arrays without padding.
 
         Args:
             like: a pytree of the same structure whose leaves have ``shape`` [R, ...] and
                 ``dtype``.
             epoch: one of the saved epochs.
+            sharding: gives ``jax.Array``s with their first axis so sharded instead, filled up with
+                zeros to a multiple of its devices; only what those of this process hold is read.
 
         Raises:
             DamagedError: it is not what was saved.
             CheckpointError: there is none, it is of another identity, or its arrays differ in
-                name, shape or dtype. Nothing is cast, padded or cut.
+                name, shape or dtype. Nothing is cast.
         """
         if epoch is None:
-            return self.newest(lambda epoch: self.restore(like, epoch))
+            return self.newest(lambda epoch: self.restore(like, epoch, sharding))
         where = self.folder / str(epoch)
         self.check_identity(epoch)
         _refuse_difference(where, "array", self.shapes(epoch), _shapes(like))
-        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        runs = jax.tree.leaves(like)[0].shape[:1]
-        with _reading(where):
-            saved = ocp.load(where, {"arrays": arrays, "checksums": np.empty(runs, np.uint32)})
-            bad = np.flatnonzero(run_checksums(saved["arrays"]) != saved["checksums"])
-            if bad.size:
-                raise ValueError(f"run {bad[0]} does not have the checksum that it was saved with")
-            return saved["arrays"]
+        runs = jax.tree.leaves(like)[0].shape[0]
+
+        def target(leaf: Any) -> Any:
+            if sharding is None:
+                return np.empty(leaf.shape, leaf.dtype)
+            shape = (runs + -runs % sharding.mesh.size, *leaf.shape[1:])
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+        checksums = jax.ShapeDtypeStruct((runs,), np.uint32)
+        with _reading(where), _alone():
+            saved = ocp.load(where, jax.tree.map(target, {"arrays": like, "checksums": checksums}))
+            found = run_checksums(saved["arrays"])
+            for start, (mine, theirs) in _parts([found, saved["checksums"]]):
+                bad = start + np.flatnonzero(mine != theirs)
+                if bad.size and bad[0] < runs:
+                    raise ValueError(
+                        f"run {bad[0]} does not have the checksum that it was saved with"
+                    )
+        if sharding is None:
+            return jax.tree.map(lambda leaf: leaf[:runs], saved["arrays"])
+        return saved["arrays"]
 
 
-def run_checksums(tree: Any) -> np.ndarray:
+def run_checksums(tree: Any) -> Any:
     """The CRC-32 (zlib's) of each run's slices of all leaves, in the order of the tree.
 
     Args:
-        tree: a pytree of host arrays [R, ...].
+        tree: a pytree of arrays [R, ...]: NumPy arrays, or ``jax.Array``s of one sharding.
 
     Returns:
-        uint32 [R]. That of a run does not depend on the others, nor on where they are.
+        uint32 [R], sharded as they are. That of a run does not depend on the others, nor on where
+        they are.
     """
-    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(tree)]
-    checksums = np.zeros(len(leaves[0]), np.uint32)
-    for leaf in leaves:
-        for run, values in enumerate(leaf):
-            checksums[run] = zlib.crc32(values.tobytes(), int(checksums[run]))
-    return checksums
+    parts = {}
+    for start, leaves in _parts(tree):
+        parts[start] = np.zeros(len(leaves[0]), np.uint32)
+        for leaf in leaves:
+            for run, values in enumerate(leaf):
+                parts[start][run] = zlib.crc32(values.tobytes(), int(parts[start][run]))
+    first = jax.tree.leaves(tree)[0]
+    if not _sharded(tree):
+        return parts[0]
+    return jax.make_array_from_callback(
+        first.shape[:1], first.sharding, lambda index: parts[_start(index)]
+    )
+
+
+def _parts(tree: Any) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The leaves as host arrays, device by device of this process, each with its first run."""
+    leaves = jax.tree.leaves(tree)
+    if not _sharded(tree):
+        yield 0, [np.asarray(leaf) for leaf in leaves]
+        return
+    for shards in zip(*(leaf.addressable_shards for leaf in leaves), strict=True):
+        yield _start(shards[0].index), [np.asarray(shard.data) for shard in shards]
+
+
+def _start(index: Any) -> int:
+    """The first run of a device, from what JAX calls the index of its shard."""
+    return index[0].start or 0
+
+
+def _sharded(tree: Any) -> bool:
+    return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+
+
+def _all_sound(epoch: int, sound: bool = True) -> bool:
+    """Whether an epoch's checkpoint is sound in all processes, which all must ask for at once."""
+    if jax.process_count() == 1:
+        return sound
+    told = gather_values(np.array([epoch, sound]))
+    if (told[:, 0] != epoch).any():
+        raise CheckpointError(
+            f"the processes see different checkpoints, {told[:, 0].tolist()}; give all the same "
+            "folder, on a file system that they share"
+        )
+    return bool(told[:, 1].all())
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Lets orbax load without waiting for other processes, which may find damage and give up."""
+    context = ocp.Context()
+    # Of the padding alone: all other shapes were compared.
+    context.array_options.loading.enable_padding_and_truncation = True
+    if jax.process_count() > 1:
+        mine = jax.process_index()
+        context.multiprocessing_options.primary_host = mine
+        context.multiprocessing_options.active_processes = {mine}
+        context.multiprocessing_options.barrier_sync_key_prefix = f"process_{mine}"
+    with context:
+        yield
 
 
 def _crc32(record: Mapping[str, Any]) -> int:
@@ -322,14 +415,14 @@ class _Always:
         return True
 
 
-def _shapes(tree: Any) -> dict[str, str]:
-    """A line for each array: its path, and its dtype and shape."""
+def _shapes(tree: Any, runs: int | None = None) -> dict[str, str]:
+    """A line for each array: its path, and its dtype and shape without padding."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: hasattr(x, "shape") and hasattr(x, "dtype")
     )
     return {
         "/".join(str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path): (
-            f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+            f"{np.dtype(leaf.dtype)}{[runs or leaf.shape[0], *leaf.shape[1:]]}"
         )
         for path, leaf in leaves
     }

@@ -38,7 +38,11 @@ class Progress(NamedTuple):
 
 
 class CrossValidation(NamedTuple):
-    """The result of ``cross_validate``: NumPy arrays on the host, a leading axis R of runs."""
+    """The result of ``cross_validate``: NumPy arrays on the host, a leading axis R of runs.
+
+    In a job of several processes each has all of it but the states. They stay on the devices,
+    sharded over the processes: every leaf is a ``jax.Array`` [R + padding, ...].
+    """
 
     states: TrainState  # every leaf [R, ...]
     history: History  # float32 [R, E]
@@ -115,6 +119,10 @@ def cross_validate(
     One program is compiled, whatever the number of runs, folds or epochs; R is sharded over the
     devices. Where the devices don't divide R, the last device gets runs that train nothing.
 
+    In a job of several processes (see ``devices.initialize_distributed``) each calls this with the
+    same arguments and trains the runs on its own devices. They meet after each call of the
+    program, to tell the history and whether to stop, and to save to a folder that all can reach.
+
     Args:
         data: images [N, H, W] or [N, H, W, C] and labels int [N].
         runs: see ``make_runs``.
@@ -122,7 +130,7 @@ def cross_validate(
         epochs: passes over the training rows, at least 1.
         states: of these runs after earlier epochs, [R, ...], to go on from; the history is that of
             the new epochs alone. Default: the initial weights that the keys draw.
-        devices: default: all of ``jax.devices()``.
+        devices: default: all of ``jax.devices()``, those of all processes.
         at_once: runs that a device advances side by side; default: all, but one on a CPU (see
             ``devices.lanes_at_once``). The results are the same to float tolerance.
         epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs`` and
@@ -134,17 +142,20 @@ def cross_validate(
             this function sees for itself (data, splits, numbers, keys, experiment).
         resume: go on from the newest checkpoint, if there is one, to the very numbers that an
             uninterrupted run gives on the same devices.
-        on_epoch: called after each call of the program; True stops, after saving.
+        on_epoch: called after each call of the program; True stops, after saving. Where it is
+            True in one process, all stop.
 
     Returns:
         Scores, logits, history and states of all runs, and the seconds that each part took.
 
     Raises:
-        ValueError: an argument is out of range, or a split names a row that the data lack.
+        ValueError: an argument is out of range, a split names a row that the data lack, or the
+            processes of a job have different arguments.
         CheckpointError: the checkpoints to resume are damaged or of another experiment, the folder
             holds some and ``resume`` is False, or they can't be written.
         FolderInUse: another process writes to the folder of the checkpoints.
         Interrupted: ``on_epoch`` asked to stop.
+        ProcessLost: another process of the job ended.
 
     Example:
         >>> from digits_jax import kfold_splits, load_digits
@@ -174,13 +185,17 @@ def cross_validate(
     at_once = _devices.lanes_at_once(mesh) if at_once is None else at_once
 
     described = {**describe(data, runs, experiment), **(identity or {})}
+    if mesh.is_multi_process:
+        _agree(described)
+    elif checkpoints is not None and jax.process_count() > 1:
+        raise ValueError("in a job of several processes, checkpoints need devices of all of them")
     with _open(checkpoints, described) as saved:
         resume = _resumes(saved, resume)  # or refuses, before anything is compiled
 
         started = time.perf_counter()
         shard, replicate = _devices.runs_sharding(mesh), _devices.replicated(mesh)
-        placed = jax.device_put(_padded(runs, mesh.size), shard)
-        placed_data = jax.device_put(data, replicate)
+        placed = _devices.place(_padded(runs, mesh.size), shard)
+        placed_data = _devices.place(data, replicate)
         program = _compile(
             placed,
             placed_data,
@@ -195,33 +210,37 @@ def cross_validate(
         if resume:
             one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.states)
             epoch, restored = saved.newest(
-                lambda epoch: (epoch, saved.restore(_saved_like(one, count, epoch), epoch))
+                lambda epoch: (epoch, saved.restore(_saved_like(one, count, epoch), epoch, shard))
             )
-            history = restored["history"]
-            states = jax.device_put(_padded(restored["states"], mesh.size), shard)
+            states, history = restored["states"], _host(restored["history"], mesh, count)
         elif states is not None:
-            states = jax.device_put(_padded(states, mesh.size), shard)
+            states = _devices.place(_padded(states, mesh.size), shard)
         else:
             states = program.init(placed, placed_data)
         while epoch < epochs:
             states, new = program.train(states, placed, placed_data)
             epoch += epochs_per_call
             history = jax.tree.map(
-                lambda old, part: np.concatenate([old, part], axis=1), history, _host(new, count)
+                lambda old, part: np.concatenate([old, part], axis=1),
+                history,
+                _host(new, mesh, count),
             )
             stop = on_epoch is not None and bool(on_epoch(Progress(epoch, epochs, history)))
+            if mesh.is_multi_process:
+                stop = bool(_devices.gather_values(np.asarray(stop)).any())
             if saved is not None and (stop or epoch % every == 0 or epoch == epochs):
-                saved.save(epoch, {"states": _host(states, count), "history": history})
+                kept = _devices.place(_padded(history, mesh.size), shard)
+                saved.save(epoch, {"states": states, "history": kept}, runs=count)
             if stop and epoch < epochs:
                 raise Interrupted(epoch, epochs)
     trained = time.perf_counter()
 
-    sums, logits = _host(program.evaluate(states, placed, placed_data), count)
+    sums, logits = _host(program.evaluate(states, placed, placed_data), mesh, count)
     rows = sums.rows.astype(np.float64)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN for a run without test rows, as documented
         loss, accuracy = sums.loss / rows, sums.correct / rows
     return CrossValidation(
-        states=_host(states, count),
+        states=states if mesh.is_multi_process else _host(states, mesh, count),
         history=history,
         loss=loss,
         accuracy=accuracy,
@@ -339,6 +358,21 @@ def _text(value: Any, within: tuple[int, ...] = ()) -> str:
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
+def _agree(described: Mapping[str, Any]) -> None:
+    """Raises ValueError unless all processes of the job were given the same to train."""
+    hashes = ("data.sha256", "splits.sha256", "keys.sha256")
+    configuration = {name: value for name, value in described.items() if name not in hashes}
+    texts = [*(described[name] for name in hashes), json.dumps(configuration, sort_keys=True)]
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+    told = _devices.gather_values(np.array([list(digest) for digest in digests], np.uint8))
+    for i, name in enumerate(("data", "splits", "keys", "configuration")):
+        if (told[:, i] != told[0, i]).any():
+            raise ValueError(
+                f"the processes of the job have different {name}; start all with the same arguments "
+                "and data"
+            )
+
+
 @contextlib.contextmanager
 def _open(folder: str | os.PathLike[str] | None, described: dict[str, Any]) -> Iterator[Any]:
     """The folder's ``Checkpoints``, or None; orbax is imported only where it is needed."""
@@ -413,9 +447,9 @@ def _history(loss: Any, accuracy: Any) -> History:
     return History(loss, accuracy)
 
 
-def _host(tree: Any, count: int) -> Any:
-    """The first ``count`` runs as NumPy arrays."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], tree)
+def _host(tree: Any, mesh: Mesh, count: int) -> Any:
+    """The first ``count`` runs as NumPy arrays, in each process."""
+    return jax.tree.map(lambda leaf: leaf[:count], _devices.gather(tree, mesh))
 
 
 class _Program(NamedTuple):

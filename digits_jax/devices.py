@@ -1,18 +1,30 @@
-"""Where the runs live: one mesh axis, ``runs``, over all devices of a machine."""
+"""Where the runs live: one mesh axis, ``runs``, over all devices of a machine or of a job.
+
+A job of several processes is JAX's: each process runs the same program, owns some of the devices
+and trains the runs on them. What every process must know is gathered here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 RUNS = "runs"
+HEARTBEAT_SECONDS = 60  # a process of a job that is silent for longer counts as dead
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the job ended or can't be reached, so that this one can't go on."""
 
 
 def use_all_cpu_cores() -> None:
@@ -28,6 +40,57 @@ def use_all_cpu_cores() -> None:
         affinity = getattr(os, "sched_getaffinity", None)  # what a container or taskset leaves us
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", cores)
+
+
+def initialize_distributed(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins this process with the others of a job; ``jax.devices()`` are then those of all.
+
+    Call it in each process, before anything starts JAX's devices; it returns once all are there.
+    CPUs talk through Gloo. Where a process dies, JAX ends the others, after at most
+    ``HEARTBEAT_SECONDS``.
+
+    Args:
+        coordinator_address: ``host:port`` of process 0, any free port of it.
+        num_processes: in all.
+        process_id: of this one, from 0. Give all three, or none where JAX can find them out: under
+            SLURM, Open MPI or Kubernetes, and on Cloud TPUs.
+
+    Raises:
+        ValueError: they don't fit together, or JAX can't find them out.
+        RuntimeError: JAX has started its devices already.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if any(value is None for value in given):
+        if any(value is not None for value in given):
+            raise ValueError("coordinator_address, num_processes and process_id need each other")
+    else:
+        host, _, port = str(coordinator_address).rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise ValueError(f"coordinator_address must be host:port, not {coordinator_address}")
+        if not 0 <= int(process_id or 0) < int(num_processes or 0):
+            raise ValueError(
+                f"process_id must be in 0 to num_processes - 1, not {process_id} of {num_processes}"
+            )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Its handler would swallow SIGTERM; ``cross_validate`` stops all processes at the same epoch.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            cluster_detection_method=None if None in given else "deactivate",
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "JAX finds no cluster here (SLURM, Open MPI, Kubernetes, Cloud TPU); give "
+            "coordinator_address, num_processes and process_id"
+        ) from error
 
 
 def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> None:
@@ -49,7 +112,8 @@ def runs_mesh(runs: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the one axis ``runs``.
 
     Of D devices it takes the fewest that leave no device more than ceil(runs / D) runs: 6 runs on
-    4 devices go to 3 of them, two each.
+    4 devices go to 3 of them, two each. Of several processes it takes all devices, because each
+    process must own a part of every array.
 
     Args:
         runs: the number of runs, at least 1.
@@ -63,7 +127,8 @@ def runs_mesh(runs: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     if runs < 1 or not devices:
         raise ValueError(f"{runs} runs on {len(devices)} devices: at least one of each is needed")
     lanes = -(-runs // len(devices))
-    return Mesh(np.asarray(devices[: -(-runs // lanes)]), (RUNS,))
+    mesh = Mesh(np.asarray(devices), (RUNS,))
+    return mesh if mesh.is_multi_process else Mesh(mesh.devices[: -(-runs // lanes)], (RUNS,))
 
 
 def runs_sharding(mesh: Mesh) -> NamedSharding:
@@ -74,6 +139,63 @@ def runs_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what all runs share."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays as JAX arrays of a sharding.
+
+    Every process gives the same whole arrays; only what its own devices hold is copied. An array
+    over several processes is left as it is.
+    """
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = one(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(one, tree)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Arrays over ``mesh`` as whole NumPy arrays, in each process.
+
+    Raises:
+        ProcessLost: another process ended.
+    """
+    if mesh.is_multi_process:
+        jax.block_until_ready(tree)  # so that errors below are those of the communication
+        with _told_of_lost_processes():
+            tree = jax.jit(_identity, out_shardings=replicated(mesh))(tree)
+            return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
+    return jax.tree.map(np.asarray, tree)
+
+
+def gather_values(values: np.ndarray) -> np.ndarray:
+    """The arrays that the processes of the job give, equal in shape, on a new leading axis.
+
+    Raises:
+        ProcessLost: another process ended.
+    """
+    with _told_of_lost_processes():
+        return np.asarray(multihost_utils.process_allgather(values))
+
+
+def _identity(tree: Any) -> Any:
+    return tree
+
+
+@contextlib.contextmanager
+def _told_of_lost_processes() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise ProcessLost(
+            f"process {jax.process_index()} of {jax.process_count()} lost another one: {error}"
+        ) from error
 
 
 def lanes_at_once(mesh: Mesh) -> int | None:
