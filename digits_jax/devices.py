@@ -62,6 +62,7 @@ def initialize_distributed(
     Raises:
         ValueError: they don't fit together, or JAX can't find them out.
         RuntimeError: JAX has started its devices already.
+        ProcessLost: another process ended.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(value is None for value in given):
@@ -91,6 +92,10 @@ def initialize_distributed(
             "JAX finds no cluster here (SLURM, Open MPI, Kubernetes, Cloud TPU); give "
             "coordinator_address, num_processes and process_id"
         ) from error
+    # Now that all are here: Gloo waits 30 s for a first meeting, and compiling may part them more.
+    mesh = Mesh(np.asarray(jax.devices()), (RUNS,))
+    gather(place(np.zeros(mesh.size), runs_sharding(mesh)), mesh)
+    gather_values(np.zeros(()))
 
 
 def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> None:
