@@ -368,8 +368,8 @@ def _agree(described: Mapping[str, Any]) -> None:
     for i, name in enumerate(("data", "splits", "keys", "configuration")):
         if (told[:, i] != told[0, i]).any():
             raise ValueError(
-                f"the processes of the job have different {name}; start all with the same arguments "
-                "and data"
+                f"the processes of the job have different {name}; start all with the same "
+                "arguments and data"
             )
 
 

@@ -62,6 +62,8 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
+    """Several processes, on one host or many."""
 
 
 def main(config: Config) -> None:
@@ -75,8 +77,10 @@ def main(config: Config) -> None:
     )
     harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
     harness.seed(seed=config.seed)
-    output = harness.Output(config.output_dir, script="cross_validate", resume=config.resume)
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    output = harness.Output(
+        config.output_dir, script="cross_validate", resume=config.resume, job=config.job
+    )
+    harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
@@ -123,7 +127,8 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
     )
-    report(config, dataset, splits, result, tested, output)
+    if harness.reports():
+        report(config, dataset, splits, result, tested, output)
 
 
 def run_names(config: Config) -> list[str]:

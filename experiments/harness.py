@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
@@ -44,6 +44,7 @@ Config = TypeVar("Config")
 
 console = Console()
 errors = Console(stderr=True)
+LEAVE_SECONDS = 10  # that a process which fails waits for the others of its job
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
@@ -59,6 +60,22 @@ class Stopped(Exception):
         self.exit_code = 128 + number
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """Options of a script that several processes can run together; a field of its ``Config``."""
+
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train together with the other processes of a job. Start each with the same options, and an
+    --output-dir on a file system that all share."""
+    coordinator_address: str | None = None
+    """HOST:PORT of process 0, any free port. Under SLURM, Open MPI and Kubernetes, and on Cloud
+    TPUs, JAX finds out this and the next two."""
+    num_processes: int | None = None
+    """Of the job."""
+    process_id: int | None = None
+    """Of this process, from 0."""
+
+
 def run(config: type[Config], main: Callable[[Config], None], description: str) -> None:
     """Parses the command line and calls ``main``; a user's mistake becomes one line, no traceback.
 
@@ -66,6 +83,18 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
     """
     parsed = tyro.cli(config, description=description)
     signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _run(main, parsed)
+    except BaseException as error:
+        if _process() is not None:  # the others may wait for this one, and this one for them
+            code = error.code if isinstance(error, SystemExit) else 1
+            timer = threading.Timer(LEAVE_SECONDS, os._exit, [code])
+            timer.daemon = True
+            timer.start()
+        raise
+
+
+def _run(main: Callable[[Config], None], parsed: Config) -> None:
     try:
         main(parsed)
     except UsageError as error:
@@ -83,8 +112,12 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
         # Imported by main already, if it came that far; they are the user's to mend.
         from digits_jax.checkpoint import CheckpointError, SaveError
         from digits_jax.data import DataError
+        from digits_jax.devices import ProcessLost
         from digits_jax.locks import FolderInUse
 
+        if isinstance(error, ProcessLost):
+            why = str(error).splitlines()[0]
+            _fail(f"{why}; start all again, with --resume to go on from the last checkpoint", 1)
         if not isinstance(error, CheckpointError | DataError | FolderInUse):
             raise
         _fail(error, 1 if isinstance(error, SaveError) else 2)
@@ -105,9 +138,24 @@ def _remedy(error: OSError) -> str:
     return ""
 
 
-def _fail(message: object, code: int) -> None:
-    errors.print(f"[bold red]error:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+def _fail(message: object, code: int) -> NoReturn:
+    who = f"process {_process()}: " if _process() else ""
+    text = f"{who}[bold red]error:[/] {escape(str(message))}"
+    errors.print(text, highlight=False, soft_wrap=True)
     sys.exit(code)
+
+
+def _process() -> int | None:
+    """The number of this process, where it is one of a job."""
+    jax = sys.modules.get("jax")  # not imported for a mere mistake in an argument
+    if jax is None or not jax.distributed.is_initialized():
+        return None
+    return int(jax.process_index())
+
+
+def reports() -> bool:
+    """Whether this process prints and writes: the only one, or number 0 of a job."""
+    return not _process()
 
 
 def require(condition: bool, message: str) -> None:
@@ -131,8 +179,15 @@ def seed(**values: int) -> None:
         require(0 <= value < 2**32, f"{flag} must be in 0 to 2^32 - 1, not {value}")
 
 
-def start_jax(*, compilation_cache: bool) -> None:
-    """Imports JAX with one device a core, the library's messages on the console, and its cache."""
+def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
+    """Imports JAX with one device a core, the library's messages on the console, and its cache.
+
+    With a ``job``, it waits for the other processes, and only process 0 goes on to print.
+    """
+    if job is not None:
+        given = {job.coordinator_address, job.num_processes, job.process_id} != {None}
+        flags = "--coordinator-address, --num-processes and --process-id"
+        require(job.distributed or not given, f"{flags} need --distributed")
     from digits_jax import use_all_cpu_cores, use_compilation_cache
 
     handler = RichHandler(console=errors, show_time=False, show_path=False)
@@ -151,6 +206,33 @@ def start_jax(*, compilation_cache: bool) -> None:
     if compilation_cache:
         use_compilation_cache()
         _mend_compilation_cache()
+    if job is not None and job.distributed:
+        _join(job)
+
+
+def _join(job: Job) -> None:
+    """Waits for the other processes of the job, and is silent from then on except in process 0."""
+    from digits_jax.devices import initialize_distributed
+
+    if job.coordinator_address:  # JAX ends the process, at length, where they don't come
+        text = f"waiting for {job.num_processes} processes at {job.coordinator_address}, 5 minutes"
+        patience = threading.Timer(LEAVE_SECONDS, errors.print, [text])
+    else:
+        patience = threading.Timer(LEAVE_SECONDS, errors.print, ["waiting for the other processes"])
+    patience.daemon = True
+    patience.start()
+    try:
+        initialize_distributed(job.coordinator_address, job.num_processes, job.process_id)
+    except ValueError as error:
+        text = str(error)
+        for field in dataclasses.fields(Job):
+            text = text.replace(field.name, "--" + field.name.replace("_", "-"))
+        raise UsageError(text) from error
+    finally:
+        patience.cancel()
+    console.quiet = not reports()
+    if not reports():
+        logging.getLogger("digits_jax").setLevel(logging.ERROR)
 
 
 def _quiet_orbax() -> None:
@@ -211,11 +293,21 @@ class Output:
         folder: None: ``runs/<script>/<date>-<time>``.
         resume: go on with what the folder holds; otherwise a folder that holds a run is refused.
             None for a script that can't resume.
+        job: the processes that share the folder.
     """
 
-    def __init__(self, folder: Path | None, *, script: str, resume: bool | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        script: str,
+        resume: bool | None = None,
+        job: Job | None = None,
+    ) -> None:
         if folder is None:
             require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
+            together = job is not None and job.distributed
+            require(not together, "--distributed needs --output-dir, the same for all processes")
             folder = Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
         require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
         self.folder = folder
@@ -233,7 +325,25 @@ class Output:
             )
 
     def claim(self) -> None:
-        """Makes the folder and locks it; called once all arguments are known to be good."""
+        """Makes the folder and locks it; called once all arguments are known to be good.
+
+        Of a job, process 0 does, and all call this.
+        """
+        if reports():
+            self._take()
+        if _process() is not None:
+            import numpy as np
+
+            from digits_jax.devices import gather_values
+
+            gather_values(np.zeros(()))  # process 0 has it now
+            require(
+                self.folder.is_dir(),
+                f"--output-dir {self.folder} is not what process 0 made; choose a folder on a file "
+                "system that all processes share",
+            )
+
+    def _take(self) -> None:
         from digits_jax.locks import FolderLock
 
         self._lock = FolderLock(self.folder)
@@ -365,6 +475,8 @@ def train(
                 words += ["--output-dir", str(output.folder)]
             command = shlex.join(["python", *words, "--resume"])
             message = f"{stop}; all of it is saved. Go on with: {command}"
+            if not reports():
+                sys.exit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
             raise Stopped(message, watch.signal or signal.SIGINT) from stop
 
 
@@ -428,7 +540,7 @@ class Watch:
             TextColumn("left"),
             console=console,
             transient=True,
-            disable=verbose or not console.is_terminal,
+            disable=verbose or console.quiet or not console.is_terminal,
         )
         self._task = self._bar.add_task(
             "", total=epochs, runs=f"training {runs} run{'s' * (runs > 1)}", accuracy="–"

@@ -58,6 +58,8 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
+    """Several processes, on one host or many."""
 
 
 def main(config: Config) -> None:
@@ -70,8 +72,8 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
     )
     harness.seed(seed=config.seed, split_seed=config.split_seed)
-    output = harness.Output(config.output_dir, script="train", resume=config.resume)
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    output = harness.Output(config.output_dir, script="train", resume=config.resume, job=config.job)
+    harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
@@ -98,7 +100,8 @@ def main(config: Config) -> None:
         resume=config.resume,
         verbose=config.verbose,
     )
-    report(config, dataset, result, output)
+    if harness.reports():
+        report(config, dataset, result, output)
 
 
 def report(
