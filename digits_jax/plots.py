@@ -100,6 +100,66 @@ def learning_curves(
 
 
 @_styled
+def method_scores(
+    names: Sequence[str],
+    scores: Mapping[str, npt.ArrayLike],
+    intervals: Mapping[str, npt.ArrayLike],
+) -> Figure:
+    """Accuracies of methods [M]: a dot for each run, their mean, and an interval, line by line.
+
+    Both mappings have the same one or more series, such as two kinds of splits, whose names are the
+    legend and should say what the interval is: scores [M, R], whose R may differ, and intervals
+    [M, 2] (NaN draws none), fractions. The first method is on top.
+    """
+    if list(scores) != list(intervals) or not scores:
+        raise ValueError(f"scores and intervals differ: {list(scores)} and {list(intervals)}")
+    lines, step = np.arange(len(names)), 0.8 / len(scores)
+    figure, (panel,) = _figure(_PAGE, 0.7 + len(names) * (0.16 + 0.16 * len(scores)))
+    for i, (name, values) in enumerate(scores.items()):
+        runs = 100 * _array(f"scores[{name!r}]", values, len(names), "R")
+        ends = 100 * _array(f"intervals[{name!r}]", intervals[name], len(names), 2)
+        color, y = (_BLUE, _ORANGE, _GREY)[i % 3], lines + (i - (len(scores) - 1) / 2) * step
+        dots = {"color": color, "alpha": 0.25, "linewidths": 0, "s": 10, "zorder": 1}
+        panel.scatter(runs, np.repeat(y, runs.shape[1]), **dots)
+        means = runs.mean(axis=1)
+        panel.hlines(y, *ends.T, color=color, linewidth=1.4)
+        panel.plot(means, y, "o", color=color, markeredgecolor="white", label=name, markersize=5)
+        for mean, low, high, at in zip(means, *ends.T, y, strict=True):
+            ends_text = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+            place = {"transform": panel.get_yaxis_transform(), "va": "center", "size": 7}
+            panel.text(1.01, at, f"{mean:.2f}{ends_text}", color=color, **place)
+    panel.set(xlabel="Accuracy (%)", ylim=(len(names) - 0.5, -0.5), axisbelow=True)
+    panel.set_yticks(lines, names)
+    panel.grid(axis="x", color="0.9", linewidth=0.6)
+    panel.legend(**_ABOVE, ncols=1)
+    return figure
+
+
+@_styled
+def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
+    """Errors that two methods share: counts [M, M], on the diagonal each method's own errors.
+
+    The colour, and the number below each count, is the share of the line's errors that the column's
+    method makes as well.
+    """
+    shared = _array("counts", counts, "M", *np.shape(counts)[:1])
+    names = _names(names, range(len(shared)))
+    shares = 100 * shared / np.maximum(np.diag(shared)[:, None], 1e-9)
+    cells = 0.4 * len(names)  # inches
+    figure, (panel,) = _figure(min(cells + 2.4, _PAGE), cells + 1.2)
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for (line, column), count in np.ndenumerate(shared):
+        ink = "white" if shares[line, column] > 55 else "black"
+        text = f"{count:.{count < 100}f}\n{shares[line, column]:.0f} %"
+        panel.text(column, line, text, ha="center", va="center", size=6, color=ink)
+    panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    panel.set_yticks(range(len(names)), names)
+    panel.set(xlabel="… that this method makes, too", ylabel="Of this method's errors …")
+    _colorbar(panel, "Share of the line's errors (%)", panchor=(0, 0.5))
+    return figure
+
+
+@_styled
 def confusion_matrix(matrix: npt.ArrayLike, class_names: Sequence[str] | None = None) -> Figure:
     """Counts [K, K], rows true and columns predicted, as from `metrics.confusion`.
 

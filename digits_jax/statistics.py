@@ -163,6 +163,75 @@ def corrected_resampled_ttest(
     return TTestResult(statistic, p_value, mean, _t_interval(mean, error, freedom))
 
 
+def holm_correction(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """P-values of several tests, adjusted so that one number limits the chance of any false alarm.
+
+    With p_(1) <= ... <= p_(m) the sorted p-values, the i-th becomes
+
+        max over j <= i of min(1, (m - j + 1) p_(j)).
+
+    Rejecting where the result is below alpha keeps the chance of even one false rejection below
+    alpha, however the tests depend on each other.
+
+    Args:
+        p_values: [m], in any order.
+
+    Returns:
+        float64 [m], in the same order, none smaller than it was.
+
+    Raises:
+        ValueError: `p_values` is empty, not 1-D or not in 0..1.
+
+    Reference:
+        Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal
+        of Statistics 6:65-70.
+
+    >>> holm_correction([0.01, 0.04, 0.03, 0.005]).round(9).tolist()
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    values = _check_scores("p_values", p_values)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("p_values must be in 0..1")
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    steps = np.arange(len(values), 0, -1) * values[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def prediction_interval(scores: npt.ArrayLike) -> tuple[float, float]:
+    """Where one more score like these falls, with 95 % confidence.
+
+    With m the mean of J scores and s^2 their sample variance, and t Student's 97.5 % quantile with
+    J - 1 degrees of freedom:
+
+        m ± t s sqrt(1 + 1/J).
+
+    It holds for scores that are all equally correlated with each other and with the new one, as
+    those of random splits of one set are: what they share cancels. So it needs no correction.
+
+    Args:
+        scores: [J], in any unit.
+
+    Returns:
+        (low, high); (nan, nan) where J = 1.
+
+    Raises:
+        ValueError: `scores` is empty, not 1-D or not finite.
+
+    Reference:
+        Montgomery and Runger (2003), Applied Statistics and Probability for Engineers, third
+        edition, Wiley, section 8-6.
+
+    >>> low, high = prediction_interval([0.98, 0.99, 0.97])
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.930 to 1.030
+    """
+    values = _check_scores("scores", scores)
+    error = _standard_error(values, 1.0)  # (1/J + 1) s^2
+    return _t_interval(float(values.mean()), error, len(values) - 1)
+
+
 def mcnemar_test(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemarResult:
     """McNemar's exact test: do two classifiers err equally often on the same rows?
 

@@ -7,6 +7,7 @@ Only the standard library, tyro and rich are imported before the arguments are p
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import importlib.metadata
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -376,6 +377,13 @@ class Output:
         with self._whole(name) as path, path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes a CSV: a line for each row, whose keys are those of the first."""
+        with self._whole(name) as path, path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes JSON; NaN and infinity become null."""
         text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
@@ -452,8 +460,12 @@ def train(
     checkpoint_every: int | None,
     resume: bool,
     verbose: bool = False,
+    part: str = "",
 ) -> CrossValidation:
-    """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal."""
+    """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
+
+    ``part`` is the checkpoints' own folder, where a script trains more than once.
+    """
     import digits_jax as dj
 
     with Watch(epochs, len(names), verbose=verbose) as watch:
@@ -463,7 +475,7 @@ def train(
                 runs,
                 experiment=experiment,
                 epochs=epochs,
-                checkpoints=output.checkpoints,
+                checkpoints=output.checkpoints / part,
                 checkpoint_every=checkpoint_every,
                 identity={"runs": names, "seed": seed},
                 resume=resume,

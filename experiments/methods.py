@@ -1,0 +1,294 @@
+"""The methods that ``compare.py`` and ``writers.py`` set beside each other, on equal splits.
+
+The networks train all splits at once, on the runs axis; scikit-learn's methods take one split after
+another, in a process on each core. What a method predicts is written to the output folder as soon
+as it is whole, and read from there on ``--resume``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import harness
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from digits_jax import Dataset, Split
+
+Name = Literal["strong", "notebook", "svm", "knn1", "knn3", "mlp", "forest", "logistic"]
+TITLES: dict[str, str] = {
+    "strong": "CNN, strong",
+    "notebook": "CNN, notebook",
+    "svm": "SVM, RBF kernel",
+    "knn1": "1 nearest neighbour",
+    "knn3": "3 nearest neighbours",
+    "mlp": "MLP, one layer of 100",
+    "forest": "random forest",
+    "logistic": "logistic regression",
+}
+NETWORKS = ("strong", "notebook")  # the presets; they have probabilities to vote with
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the command line that both scripts have."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+    methods: tuple[Name, ...] = tuple(TITLES)  # type: ignore[assignment]
+    """What to compare."""
+    seed: int = 0
+    """Of the splits and of every method's draws."""
+    epochs_strong: int | None = None
+    """Passes over the training rows, for a quick trial. Default: the preset's."""
+    epochs_notebook: int | None = None
+    """Passes over the training rows, for a quick trial. Default: the preset's."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/<script>/<date>-<time>."""
+    resume: bool = False
+    """Take the methods that --output-dir holds already, and go on with the others."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        harness.positive(epochs_strong=self.epochs_strong, epochs_notebook=self.epochs_notebook)
+        harness.seed(seed=self.seed)
+        harness.require(
+            0 < len(self.methods) == len(set(self.methods)), "--methods must name each method once"
+        )
+
+
+class Predictions(NamedTuple):
+    """What a method makes of the test rows of R splits."""
+
+    rows: np.ndarray  # int32 [R, S], row numbers; -1 is padding
+    predicted: np.ndarray  # int32 [R, S], classes; -1 is padding
+    logits: np.ndarray  # float32 [R, S, K]; [R, S, 0] of a method that has none
+    seconds: float  # of training and predicting, all splits together
+    chosen: list[dict[str, Any]]  # [R], what a method tuned inside the training rows; else empty
+
+    def accuracies(self, labels: np.ndarray) -> np.ndarray:
+        """Share of the test rows that are right, float64 [R]; labels int [N]."""
+        right = (self.predicted == labels[self.rows]) & (self.rows >= 0)
+        accuracies: np.ndarray = right.sum(axis=1) / (self.rows >= 0).sum(axis=1)
+        return accuracies
+
+
+def estimator(name: str, seed: int) -> Any:
+    """scikit-learn's model of that name, for pixels of 0 to 1; its defaults but for what is said.
+
+    The forest has 200 trees. The SVM's C and gamma are those of the best accuracy in three
+    stratified folds of the rows that it is given, then it is fitted to all of these.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.svm import SVC
+
+    match name:
+        case "knn1":
+            return KNeighborsClassifier(1)
+        case "knn3":
+            return KNeighborsClassifier(3)
+        case "logistic":
+            return LogisticRegression(max_iter=1000)
+        case "forest":
+            return RandomForestClassifier(200, random_state=seed)
+        case "mlp":
+            return MLPClassifier(max_iter=1000, random_state=seed)  # it stops by itself
+        case "svm":
+            inner = StratifiedKFold(3, shuffle=True, random_state=seed)
+            grid = {"C": [1, 10, 100], "gamma": [0.03, 0.06, 0.12, 0.24]}
+            return GridSearchCV(SVC(), grid, cv=inner)
+    raise ValueError(f"no method is called {name!r}")
+
+
+def predict_all(
+    options: Options, dataset: Dataset, splits: Split, names: list[str], output: harness.Output
+) -> dict[str, Predictions]:
+    """The predictions of all methods asked for; ``names`` are those of the splits [R]."""
+    found = sorted(path.name for path in output.folder.glob("predictions_*.npz"))
+    if found and not options.resume:
+        raise harness.UsageError(
+            f"{output.folder} holds {found[0]} already; add --resume to go on with it, or choose "
+            "another --output-dir"
+        )
+    output.claim()
+    done = {}
+    for name in options.methods:
+        network = _Network(options, name, splits) if name in NETWORKS else None
+        identity = _identity(options, name, dataset, splits, network)
+        path = output.folder / f"predictions_{name}.npz"
+        if path.exists():
+            done[name], known = load(path)
+            _refuse_difference(path, known, identity)
+        else:
+            if network is not None:
+                done[name] = network.predict(dataset, names, output)
+            else:
+                done[name] = _predict(name, dataset, splits, options.seed)
+            _save(path, done[name], identity, output)
+        harness.console.print(
+            f"{TITLES[name]}: {100 * done[name].accuracies(dataset.labels).mean():.2f} % of the "
+            f"test rows, mean of {len(names)} splits; {done[name].seconds:.0f} s",
+            highlight=False,
+        )
+    return done
+
+
+class _Network:
+    """A preset on these splits."""
+
+    def __init__(self, options: Options, name: str, splits: Split) -> None:
+        import digits_jax as dj
+
+        epochs = {"strong": options.epochs_strong, "notebook": options.epochs_notebook}[name]
+        self.name, self.options = name, options
+        train_rows = splits.train_weights.sum(axis=1)
+        self.recipe = dj.preset(name, train_rows=train_rows, epochs=epochs)
+        numbers = self.recipe.hyperparameters
+        self.runs = dj.make_runs(splits, hyperparameters=numbers, seed=options.seed)
+
+    def predict(self, dataset: Dataset, names: list[str], output: harness.Output) -> Predictions:
+        import numpy as np
+
+        harness.console.print(f"{TITLES[self.name]}:")
+        result = harness.train(
+            dataset,
+            self.runs,
+            names,
+            output,
+            part=self.name,
+            experiment=self.recipe.experiment,
+            epochs=self.recipe.epochs,
+            seed=self.options.seed,
+            checkpoint_every=None,
+            resume=self.options.resume,
+        )
+        logits = result.logits
+        diverged = ~np.isfinite(logits).all((1, 2))
+        harness.require(
+            not diverged.any(), f"{self.name} diverged: {names[int(diverged.argmax())]}"
+        )
+        predicted = np.where(result.test_rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
+        seconds = sum(result.seconds.values())
+        return Predictions(result.test_rows, predicted, logits, seconds, [{} for _ in names])
+
+
+def _predict(name: str, dataset: Dataset, splits: Split, seed: int) -> Predictions:
+    """A method of scikit-learn, fitted to each split in turn, a process on each core."""
+    import joblib
+    import numpy as np
+
+    started = time.perf_counter()
+    pixels = dataset.images.reshape(len(dataset.labels), -1) / 16
+    rows = np.where(splits.test_weights > 0, splits.test_rows, -1).astype(np.int32)
+    predicted, chosen = np.full_like(rows, -1), []
+    tasks = (
+        joblib.delayed(_fit)(
+            name,
+            pixels,
+            dataset.labels,
+            splits.train_rows[i][splits.train_weights[i] > 0],
+            rows[i][rows[i] >= 0],
+            int(np.random.SeedSequence((seed, i)).generate_state(1)[0]),
+        )
+        for i in range(len(rows))
+    )
+    with harness.console.status(TITLES[name]) as status:
+        answers = joblib.Parallel(n_jobs=-1, return_as="generator")(tasks)
+        for i, (classes, tuned) in enumerate(answers):
+            predicted[i, rows[i] >= 0] = classes
+            chosen.append(tuned)
+            status.update(f"{TITLES[name]}: {i + 1} of {len(rows)} splits")
+    logits = np.zeros((*rows.shape, 0), np.float32)
+    return Predictions(rows, predicted, logits, time.perf_counter() - started, chosen)
+
+
+def _fit(
+    name: str, pixels: np.ndarray, labels: np.ndarray, train: Any, test: Any, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """One split: the classes [S] predicted for the test rows, and what was tuned."""
+    model = estimator(name, seed).fit(pixels[train], labels[train])
+    return model.predict(pixels[test]), getattr(model, "best_params_", {})
+
+
+def _identity(
+    options: Options, name: str, dataset: Dataset, splits: Split, network: _Network | None
+) -> dict[str, Any]:
+    """What predictions must share to be reused."""
+    import sklearn
+
+    import digits_jax as dj
+    from digits_jax.cross_validation import describe
+
+    if network is not None:
+        data = dj.Examples(dataset.images, dataset.labels)
+        described = describe(data, network.runs, network.recipe.experiment)
+        return {**described, "epochs": network.recipe.epochs}
+    return {
+        "method": repr(estimator(name, options.seed)),
+        "scikit-learn": sklearn.__version__,
+        "seed": options.seed,
+        "data.sha256": dataset.provenance.sha256,
+        "splits.sha256": hashlib.sha256(b"".join(each.tobytes() for each in splits)).hexdigest(),
+    }
+
+
+def _save(path: Path, done: Predictions, identity: dict[str, Any], output: harness.Output) -> None:
+    about = {"identity": identity, "seconds": done.seconds, "chosen": done.chosen}
+    output.arrays(
+        path.name,
+        rows=done.rows,
+        predicted=done.predicted,
+        logits=done.logits,
+        about=json.dumps(about),
+    )
+
+
+def load(path: Path) -> tuple[Predictions, dict[str, Any]]:
+    """The predictions that a script wrote, and the identity of what made them."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            arrays = (file["rows"], file["predicted"], file["logits"])
+            done = Predictions(*arrays, about["seconds"], about["chosen"])
+            return done, about["identity"]
+    except Exception as error:  # zipfile, NumPy and json have some ten ways to say so
+        raise harness.UsageError(
+            f"{path} is damaged, or not of this script ({error}); delete it to have it made again"
+        ) from error
+
+
+def _refuse_difference(path: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    for name in [*wanted, *(name for name in known if name not in wanted)]:
+        if known.get(name) != wanted.get(name):
+            raise harness.UsageError(
+                f"{path} is of another run: {name} is {known.get(name, 'missing')} there and "
+                f"{wanted.get(name, 'missing')} here; delete it, or choose another --output-dir"
+            )
+
+
+def by_row(done: Predictions, repeats: int, rows: int) -> np.ndarray:
+    """The class predicted for each row in each repeat of k folds, int32 [repeats, N]."""
+    import numpy as np
+
+    answers = np.full((repeats, rows), -1, np.int32)
+    tested, predicted = (each.reshape(repeats, -1) for each in (done.rows, done.predicted))
+    for repeat in range(repeats):
+        real = tested[repeat] >= 0
+        answers[repeat, tested[repeat][real]] = predicted[repeat][real]
+    return answers
