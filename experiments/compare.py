@@ -177,7 +177,7 @@ def compare_pairs(
     wrong: dict[str, np.ndarray],
     sizes: dict[str, float],
 ) -> list[dict[str, Any]]:
-    """Every pair, the better method first: the corrected t-test of the folds, McNemar's of the rows.
+    """Every pair, the better first: the corrected t-test of folds, McNemar's of rows.
 
     Repeats predict the same rows, so McNemar's test takes each repeat alone; the median is given.
     """

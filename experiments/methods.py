@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import harness
 
@@ -42,7 +42,7 @@ class Options:
     data: str = "auto"
     """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
     CSV in UCI's layout."""
-    methods: tuple[Name, ...] = tuple(TITLES)  # type: ignore[assignment]
+    methods: tuple[Name, ...] = get_args(Name)
     """What to compare."""
     seed: int = 0
     """Of the splits and of every method's draws."""
@@ -124,7 +124,7 @@ def predict_all(
             "another --output-dir"
         )
     output.claim()
-    done = {}
+    done: dict[str, Predictions] = {}
     for name in options.methods:
         network = _Network(options, name, splits) if name in NETWORKS else None
         identity = _identity(options, name, dataset, splits, network)
