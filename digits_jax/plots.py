@@ -145,12 +145,11 @@ def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     shared = _array("counts", counts, "M", *np.shape(counts)[:1])
     names = _names(names, range(len(shared)))
     shares = 100 * shared / np.maximum(np.diag(shared)[:, None], 1e-9)
-    cells = 0.4 * len(names)  # inches
-    figure, (panel,) = _figure(min(cells + 2.4, _PAGE), cells + 1.2)
+    figure, (panel,) = _figure(_PAGE, 0.4 * len(names) + 1.2)
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for (line, column), count in np.ndenumerate(shared):
         ink = "white" if shares[line, column] > 55 else "black"
-        text = f"{count:.{count < 100}f}\n{shares[line, column]:.0f} %"
+        text = f"{count:.{int(count < 100)}f}\n{shares[line, column]:.0f} %"
         panel.text(column, line, text, ha="center", va="center", size=6, color=ink)
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     panel.set_yticks(range(len(names)), names)
@@ -231,11 +230,17 @@ def reliability_diagram(reliability: Reliability) -> Figure:
 
 @_styled
 def digit_sheet(
-    images: npt.ArrayLike, titles: Sequence[str], *, columns: int = 8, title: str = ""
+    images: npt.ArrayLike,
+    titles: Sequence[str],
+    *,
+    columns: int = 8,
+    title: str = "",
+    framed: Iterable[int] = (),
 ) -> Figure:
     """A sheet of images [N, H, W], `columns` side by side, under a common title; N may be 0.
 
     Each has its own of the titles [N], of one or more lines; where one is long, all are smaller.
+    The images whose numbers are `framed` stand out.
     """
     digits = _array("images", images, "N", "H", "W") if np.size(images) else np.empty(0)
     titles, columns = _names(titles, range(len(digits))), min(columns, max(len(digits), 4))
@@ -248,6 +253,8 @@ def digit_sheet(
     _tiles(panel, digits, columns, titles, above * _PITCH / cell)
     for text in panel.texts:
         text.set_size(size)
+    for i in framed:
+        panel.patches[i].set(edgecolor=_ORANGE, linewidth=1.6)
     figure.suptitle(title, x=0.05 / (columns * cell), ha="left", fontsize=8)
     return figure
 

@@ -29,6 +29,9 @@ SHARES = metrics.probabilities(RANDOM.normal(size=(200, 10)) + 3 * np.eye(10)[LA
 IMAGES = RANDOM.integers(0, 17, (200, 8, 8))
 POINTS = RANDOM.normal(size=(200, 2)) + 9 * np.stack([LABELS % 5, LABELS // 5], axis=1)
 LAYERS = {"conv1": (8, 8, 16), "pool1": (4, 4, 16), "conv2": (4, 4, 32), "pool3": (1, 1, 64)}
+METHODS = [f"method number {i}" for i in range(8)]
+NO_ENDS = [np.nan, np.nan]
+COMMON = 5.5 + np.diag(np.arange(8) * 20.0)
 FOLDS = [0.031, 0.040, 0.071, 0.043, 0.035], [0.9929, 0.9902, 0.9831, 0.9893, 0.9920]
 
 
@@ -47,6 +50,14 @@ def _curves(
     return loss, 1 - loss / 4
 
 
+def _scores(
+    methods: int, series: dict[str, int]
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]:
+    scores = {name: RANDOM.uniform(0.97, 0.99, (methods, runs)) for name, runs in series.items()}
+    ends = {name: np.stack([v.min(axis=1), v.max(axis=1)], axis=1) for name, v in scores.items()}
+    return scores, ends
+
+
 def _activations(values: float | None = None) -> dict[str, npt.NDArray[np.float64]]:
     fill = RANDOM.exponential if values is None else lambda size: np.full(size, values)
     return {name: fill(size=shape) for name, shape in LAYERS.items()}
@@ -62,6 +73,13 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "learning curves of 50": lambda: plots.learning_curves(*_curves(50)),
     "learning curves of one epoch": lambda: plots.learning_curves(*_curves(2, 1)),
     "learning curves that diverge": lambda: plots.learning_curves(*np.full((2, 3, 9), np.nan)),
+    "method scores": lambda: plots.method_scores(METHODS, *_scores(8, {"folds": 50})),
+    "method scores of two kinds": lambda: plots.method_scores(
+        METHODS, *_scores(8, {"new writers: mean": 10, "random splits: mean": 3})
+    ),
+    "method scores of one run": lambda: plots.method_scores(["a"], {"b": [[1]]}, {"b": [NO_ENDS]}),
+    "common errors": lambda: plots.common_errors(COMMON, METHODS),
+    "common errors of two": lambda: plots.common_errors([[1401.5, 0], [0, 0]], ["one", "other"]),
     "confusion": lambda: plots.confusion_matrix(metrics.confusion(LABELS, SHARES.argmax(axis=1))),
     "confusion of many": lambda: plots.confusion_matrix(np.full((10, 10), 28_100)),
     "confusion of names": lambda: plots.confusion_matrix(np.eye(3), ["cat", "a long name", "dog"]),
@@ -72,6 +90,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "reliability, perfect": lambda: plots.reliability_diagram(metrics.reliability([0], [[1, 0]])),
     "misclassified": lambda: plots.digit_sheet(
         IMAGES[:19], [f"row {5000 + i}\n8 → 9 (0.98)" for i in range(19)], title="true → predicted"
+    ),
+    "framed": lambda: plots.digit_sheet(
+        IMAGES[:40], ["row 1234\n1, read as 7", *["3\n12.5"] * 4] * 8, columns=10, framed=[0, 5]
     ),
     "samples": lambda: plots.digit_sheet(IMAGES[:10], CLASSES, columns=5),
     "long titles": lambda: plots.digit_sheet(IMAGES[:20], ["a title too long"] * 20, columns=10),
@@ -174,6 +195,53 @@ def test_fold_scores_have_the_right_labels_mean_and_ticks() -> None:
         np.testing.assert_allclose(mean.get_ydata(), scores.mean())
         np.testing.assert_allclose(points.get_xydata(), np.stack([range(1, 6), scores], axis=1))
     assert [tick.get_text() for tick in accuracy.get_xticklabels()] == [*"12345"]
+
+
+def test_method_scores_have_a_dot_a_run_a_mean_and_an_interval() -> None:
+    scores, ends = _scores(3, {"new": 4, "random": 2})
+    figure = plots.method_scores(names := ["a", "b", "c"], scores, ends)
+    _draw(figure)
+    (panel,) = figure.axes
+    assert panel.get_xlabel() == "Accuracy (%)" and _legend(panel) == ["new", "random"]
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == names
+    assert panel.yaxis_inverted(), "the first method is on top"
+    texts = {text.get_text() for text in panel.texts}
+    for i, (name, values) in enumerate(scores.items()):
+        dots, bars = panel.collections[2 * i : 2 * i + 2]
+        np.testing.assert_allclose(np.asarray(dots.get_offsets())[:, 0], 100 * values.ravel())
+        bar_ends = [segment[:, 0] for segment in bars.get_segments()]  # type: ignore[attr-defined]
+        np.testing.assert_allclose(bar_ends, 100 * ends[name])
+        means = panel.lines[i].get_xdata()
+        np.testing.assert_allclose(means, 100 * values.mean(axis=1))
+        height = panel.lines[i].get_ydata()
+        assert list(np.round(height)) == [0, 1, 2]
+        for mean, (low, high) in zip(np.asarray(means), 100 * ends[name], strict=True):
+            assert f"{mean:.2f} ({low:.2f} to {high:.2f})" in texts
+
+
+def test_method_scores_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="^scores and intervals differ"):
+        plots.method_scores(["a"], {"x": [[1]]}, {"y": [[0, 1]]})
+    with pytest.raises(ValueError, match="must be .2, R.*, got shape .1, 1."):
+        plots.method_scores(["a", "b"], {"x": [[1]]}, {"x": [[0, 1]]})
+
+
+def test_common_errors_are_shares_of_the_lines_method() -> None:
+    figure = plots.common_errors([[4, 3], [3, 120]], ["few", "many"])
+    _draw(figure)
+    panel, bar = figure.axes
+    texts = [text.get_text() for text in panel.texts]
+    assert texts == ["4.0\n100 %", "3.0\n75 %", "3.0\n2 %", "120\n100 %"]
+    colors = panel.images[0].get_array()
+    np.testing.assert_allclose(np.asarray(colors), [[100, 75], [2.5, 100]])
+    assert _labels(panel) == ("… that this method makes, too", "Of this method's errors …")
+    assert bar.get_ylabel() == "Share of the line's errors (%)"
+
+
+def test_framed_digits_stand_out() -> None:
+    panel = plots.digit_sheet(IMAGES[:3], list("abc"), framed=[1]).axes[0]
+    widths = [patch.get_linewidth() for patch in panel.patches]
+    assert widths[1] > 2 * widths[0] and widths[0] == widths[2]
 
 
 def test_learning_curves_draw_each_run_from_epoch_1() -> None:

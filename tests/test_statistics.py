@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -14,7 +15,9 @@ from sklearn.svm import SVC
 
 from digits_jax.statistics import (
     corrected_resampled_ttest,
+    holm_correction,
     mcnemar_test,
+    prediction_interval,
     summarize,
     wilson_interval,
 )
@@ -168,6 +171,43 @@ def test_corrected_ttest_errors() -> None:
         corrected_resampled_ttest([1, 2], [2, math.nan], train_rows=2, test_rows=1)
     with pytest.raises(ValueError, match="^train_rows must be positive"):
         corrected_resampled_ttest([1, 2], [2, 4], train_rows=math.nan, test_rows=1)
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    """A hypothesis falls if Bonferroni's test rejects every set that holds it (Marcus 1976)."""
+    for p in ([0.01, 0.04, 0.03, 0.005], [0.2], [0.5, 0.5, 0.9], *RANDOM.beta(0.3, 2, (20, 5))):
+        sets = [s for n in range(len(p)) for s in itertools.combinations(range(len(p)), n + 1)]
+        bonferroni = {s: min(1.0, len(s) * min(p[i] for i in s)) for s in sets}
+        expected = [max(bonferroni[s] for s in sets if i in s) for i in range(len(p))]
+        np.testing.assert_allclose(holm_correction(p), expected, rtol=1e-12)
+
+
+def test_holm_limits_the_chance_of_any_false_alarm() -> None:
+    trials = RANDOM.uniform(size=(4000, 10))  # ten true null hypotheses
+    alarms = float(np.mean([holm_correction(p).min() < 0.05 for p in trials]))
+    assert alarms == pytest.approx(1 - (1 - 0.005) ** 10, abs=0.014)  # 4 sigma; 0.4 uncorrected
+
+
+def test_holm_errors() -> None:
+    with pytest.raises(ValueError, match=r"^p_values must be in 0\.\.1$"):
+        holm_correction([0.5, 1.5])
+    with pytest.raises(ValueError, match=r"^p_values must be 1-D and not empty, got shape \(0,\)$"):
+        holm_correction([])
+
+
+def test_prediction_interval_on_a_published_example() -> None:
+    """Montgomery and Runger, example 8-8: n = 22, mean 13.71, s = 3.55 give 6.16 to 21.26."""
+    scores = RANDOM.normal(size=22)
+    scores = 13.71 + 3.55 * (scores - scores.mean()) / scores.std(ddof=1)
+    assert prediction_interval(scores) == pytest.approx((6.16, 21.26), abs=5e-3)
+
+
+def test_prediction_interval_holds_one_more_correlated_score_as_often_as_it_says() -> None:
+    shared, own = RANDOM.normal(size=(4000, 1)), RANDOM.normal(size=(4000, 6))
+    intervals = [(prediction_interval(s[:5]), s[5]) for s in shared + own]
+    inside = float(np.mean([low <= new <= high for (low, high), new in intervals]))
+    assert inside == pytest.approx(0.95, abs=0.014)  # 4 sigma
+    assert all(math.isnan(bound) for bound in prediction_interval([0.5]))
 
 
 def outcomes(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool], list[bool]]:

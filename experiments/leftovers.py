@@ -1,0 +1,170 @@
+"""What is left: the rows that nearly every model gets wrong, beside the training rows most alike.
+
+    python experiments/leftovers.py --run RUN
+    python experiments/leftovers.py --run RUN --methods strong svm knn1
+
+RUN is the folder of a complete ``compare.py``, whose out-of-fold predictions are counted: a row
+has one of each method and repeat, by a model that never saw it. It writes a sheet,
+``leftovers.png``, to tell by eye whether the label is wrong or the digit unreadable, ``rows.csv``
+and ``results.json``.
+
+The ceiling that it prints is the share of rows that are *not* missed by nearly all predictions. It
+takes for granted that what models of several kinds miss, trained ever anew, no model of these rows
+can learn, and that what some of them get is within reach. The first is too harsh where all of them
+share a weakness, the second too kind where a wrong label is met by chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+import harness
+import methods
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NEIGHBOURS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    run: Path
+    """Folder that compare.py wrote."""
+    methods: tuple[methods.Name, ...] = ()
+    """Whose predictions to count. Default: all methods in the folder."""
+    share: float = 0.9
+    """Of a row's predictions that must be wrong, each method counting the same."""
+    data: str = "auto"
+    """Rows: those that compare.py took. Options as there."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/leftovers/<date>-<time>."""
+    shown: int = 28
+    """Rows on the sheet, at most; those missed by most come first."""
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figure as SVG."""
+
+
+def main(config: Config) -> None:
+    """Counts, shows and writes."""
+    harness.require(0 < config.share <= 1, f"--share must be above 0, to 1, not {config.share}")
+    harness.positive(shown=config.shown)
+    output = harness.Output(config.output_dir, script="leftovers")
+    known = run_results(config.run)
+    names = config.methods or tuple(known["methods"])
+    for name in names:
+        harness.require(name in known["methods"], f"--methods: {config.run} has no {name}")
+    harness.start_jax(compilation_cache=False)
+    import numpy as np
+
+    import digits_jax as dj
+    from digits_jax import plots
+
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    if dataset.provenance.sha256 != known["data"]["sha256"]:
+        raise harness.UsageError(
+            f"{config.run} is of other rows ({known['data']['note']}); give the same --data"
+        )
+    done = [methods.load(config.run / f"predictions_{name}.npz")[0] for name in names]
+    rows, repeats = len(dataset.labels), known["config"]["repeats"]
+    answers = np.stack([methods.by_row(each, repeats, rows) for each in done])
+    wrong = (answers != dataset.labels).mean(axis=(0, 1))  # share of a row's predictions
+    left = np.flatnonzero(wrong >= config.share)
+    left = left[np.argsort(-wrong[left], kind="stable")]
+    output.claim()
+
+    ceiling = dj.wilson_interval(rows - len(left), rows)
+    counts = {f"{share:.0%}": int((wrong >= share).sum()) for share in (0.5, 0.9, 1.0)}
+    found = [
+        {
+            "row": row,
+            "label": int(dataset.labels[row]),
+            "read_as": int(np.bincount(answers[:, :, row].ravel(), minlength=10).argmax()),
+            "wrong_share": wrong[row],
+        }
+        for row in left.tolist()
+    ]
+    low, high = (100 * bound for bound in ceiling)
+    harness.console.print(
+        f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
+        f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
+        f"Without the {len(left)} that are wrong in {config.share:.0%}, the ceiling is "
+        f"{100 * (1 - len(left) / rows):.2f} % ({low:.2f} to {high:.2f})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    shown = found[: config.shown]
+    figure = plots.digit_sheet(
+        *sheet(dataset.images, dataset.labels, shown),
+        columns=2 * (NEIGHBOURS + 1),
+        title=f"{len(shown)} of {len(left)} rows that {config.share:.0%} of predictions get wrong "
+        f"(framed), each before the {NEIGHBOURS} other rows nearest to it: label, distance",
+        framed=range(0, (NEIGHBOURS + 1) * len(shown), NEIGHBOURS + 1),
+    )
+    plots.save(figure, output.folder / "leftovers", ("png", "svg") if config.svg else ("png",))
+    if found:
+        output.table("rows.csv", found)
+    output.json(
+        "results.json",
+        {
+            "experiment": "leftovers",
+            **harness.describe(config, dataset.provenance),
+            "methods": list(names),
+            "repeats": repeats,
+            "rows_wrong_in": counts,
+            "left": found,
+            "ceiling": {"share": 1 - len(left) / rows, "wilson95": ceiling},
+        },
+    )
+    harness.console.print(
+        f"Written to {output.folder}/: results.json, rows.csv, leftovers.png",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def run_results(folder: Path) -> dict[str, Any]:
+    """The ``results.json`` of ``compare.py``."""
+    path = folder / "results.json"
+    try:
+        known: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        harness.require(known["experiment"] == "compare", f"{folder} is not a run of compare.py")
+        return known
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise harness.UsageError(
+            f"{path} can't be read ({error}): --run is the folder of a complete compare.py"
+        ) from error
+
+
+def sheet(
+    images: np.ndarray, labels: np.ndarray, shown: list[dict[str, Any]]
+) -> tuple[np.ndarray, list[str]]:
+    """Each row's image and then its nearest others', [shown * (1 + NEIGHBOURS), H, W], and titles.
+
+    Distances are Euclidean, in ink counts. All other rows count: a row is tested by models that
+    train on the other folds, and over several repeats these are all others.
+    """
+    import numpy as np
+
+    pixels = images.reshape(len(images), -1).astype(np.float64)
+    order, titles = [], []
+    for each in shown:
+        distances = np.linalg.norm(pixels - pixels[each["row"]], axis=1)
+        distances[each["row"]] = np.inf
+        nearest = np.argsort(distances, kind="stable")[:NEIGHBOURS]
+        order += [each["row"], *nearest.tolist()]
+        titles.append(f"row {each['row']}\n{each['label']}, read as {each['read_as']}")
+        titles += [f"{labels[row]}\n{distances[row]:.1f}" for row in nearest]
+    return images[order], titles
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)
