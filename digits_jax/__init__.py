@@ -17,6 +17,7 @@ from digits_jax.presets import PRESETS, Preset, preset
 from digits_jax.splits import (
     Split,
     holdout_split,
+    inner_splits,
     kfold_splits,
     refit_split,
     stack_splits,
@@ -50,6 +51,7 @@ from digits_jax.train import (
     train_epochs,
     train_step,
 )
+from digits_jax.waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
 
 __version__ = "0.1.0"
 
@@ -78,6 +80,8 @@ __all__ = [
     "Sums",
     "TTestResult",
     "TrainState",
+    "WaveResults",
+    "WavesInterrupted",
     "adam",
     "corrected_resampled_ttest",
     "cross_entropy",
@@ -86,6 +90,7 @@ __all__ = [
     "evaluate",
     "holdout_split",
     "init_state",
+    "inner_splits",
     "kfold_splits",
     "layer_table",
     "load_digits",
@@ -94,12 +99,14 @@ __all__ = [
     "mcnemar_test",
     "predict",
     "preset",
+    "read_waves",
     "refit_split",
     "runs_mesh",
     "stack_splits",
     "summarize",
     "train_epoch",
     "train_epochs",
+    "train_in_waves",
     "train_step",
     "use_all_cpu_cores",
     "use_compilation_cache",

@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.checkpoint import CheckpointError
-
 _DIGEST = 64  # bytes: a SHA-256 in hexadecimal digits
 
 
-class DamagedPart(CheckpointError):
+class DamagedPart(Exception):
     """A part whose bytes are not those that were written."""
 
 

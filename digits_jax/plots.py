@@ -9,7 +9,7 @@ pixels are ink counts, 0..16, drawn dark on light.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from digits_jax.metrics import Reliability, RocCurve
 from digits_jax.statistics import wilson_interval
@@ -373,6 +374,113 @@ def differences(panels: Mapping[str, Mapping[str, tuple[float, float, float]]]) 
     return figure
 
 
+@_styled
+def effects(
+    values: Mapping[str, npt.ArrayLike],
+    scores: npt.ArrayLike,
+    *,
+    label: str = "Accuracy",
+    log: Collection[str] = (),
+) -> Figure:
+    """What each hyperparameter does: values [C] by name, against scores [C, R], fractions.
+
+    A point is a configuration's mean over its runs. Where configurations share values, as in a
+    grid, the line is the mean and the bar the sd over all runs of a value, whatever the other
+    hyperparameters; else the bars are sds over the runs of each configuration. Values may be words.
+    Names in `log` get a logarithmic axis, if their values allow; scores that are NaN are left out.
+    """
+    shares = 100 * _array("scores", scores, "C", "R")
+    kinds = {name: np.unique(each) for name, each in values.items() if _is_text(each)}
+    columns = {
+        name: _array(
+            name, np.searchsorted(kinds[name], each) if name in kinds else each, len(shares)
+        )
+        for name, each in values.items()
+    }
+    nrows = -(-len(columns) // 3)
+    figure, panels = _figure(_PAGE, 0.3 + 2.0 * nrows, nrows=nrows, ncols=3, sharey=True)
+    means = _mean(shares)
+    for panel, (name, x) in zip(panels, columns.items(), strict=False):
+        if name in log and x.min() > 0:
+            panel.set_xscale("log")
+        places = np.unique(x)
+        if len(places) < len(x):
+            of_value = [shares[x == place].ravel() for place in places]
+            centre = np.array([_mean(each) for each in of_value])
+            spread = [np.sqrt(_mean((s - m) ** 2)) for s, m in zip(of_value, centre, strict=True)]
+            panel.plot(x, means, ".", color=_GREY, label="configuration (mean)", alpha=0.5)
+            style: dict[str, Any] = {"fmt": "o-", "color": _BLUE, "elinewidth": 0.8}
+            panel.errorbar(places, centre, spread, **style, label="all at this value (mean ± sd)")
+        else:
+            spread = np.sqrt(_mean((shares - means[:, None]) ** 2))
+            style = {"fmt": "o", "color": _BLUE, "elinewidth": 0.8}
+            panel.errorbar(x, means, spread, **style, label="configuration (mean ± sd)")
+        panel.set_xlabel(name.replace("_", " ").capitalize())
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        if name in kinds:
+            panel.set_xticks(range(len(kinds[name])), kinds[name])
+            panel.set_xlim(-0.5, len(kinds[name]) - 0.5)
+    for panel in panels[::3][:nrows]:
+        panel.set_ylabel(f"{label} (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    for panel in panels[len(columns) :]:
+        panel.set_axis_off()
+    return figure
+
+
+@_styled
+def pair(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    names: Sequence[str],
+    *,
+    label: str = "Accuracy",
+    log: Collection[str] = (),
+) -> Figure:
+    """A heat map of two hyperparameters: values x [C], y [C], names [2], scores [C], fractions.
+
+    A cell is the mean over all configurations of a pair of values, whatever the others; the best
+    is framed. Where most pairs of values are missing, as in random search, the configurations are
+    points instead, and names in `log` get a logarithmic axis.
+    """
+    shares = 100 * _array("scores", scores, "C")
+    columns, rows = _array("x", x, len(shares)), _array("y", y, len(shares))
+    xs, ys = np.unique(columns), np.unique(rows)
+    cells = np.full((len(ys), len(xs)), np.nan)
+    for i, j in np.ndindex(cells.shape):
+        here = shares[(columns == xs[j]) & (rows == ys[i])]
+        cells[i, j] = _mean(here) if here.size else np.nan
+    labels = [_names(names, range(2))[i].replace("_", " ").capitalize() for i in (0, 1)]
+    if np.isnan(cells).mean() > 0.5:
+        figure, (panel,) = _figure(_COLUMN, 2.8)
+        points = panel.scatter(columns, rows, c=shares, cmap="viridis", s=16)
+        for axis, name, values in zip("xy", names, (columns, rows), strict=True):
+            if name in log and values.min() > 0:
+                panel.set(**{f"{axis}scale": "log"})
+        bar = figure.colorbar(points, ax=panel, label=f"{label} (%)")
+        bar.ax.tick_params(**_TICKS)
+    else:
+        width = _COLUMN if len(xs) <= 5 else _PAGE
+        figure, (panel,) = _figure(width, 0.9 + max(0.28 * len(ys), 0.8))
+        low, high = np.nanmin(cells), np.nanmax(cells)
+        scale = {"vmin": low, "vmax": max(high, low + 0.02)}
+        panel.imshow(cells, cmap="viridis", origin="lower", aspect="auto", **scale)
+        _colorbar(panel, f"{label} (%)", format="{x:.2f}")
+        for (i, j), cell in np.ndenumerate(cells):
+            color = "white" if cell < (low + scale["vmax"]) / 2 else "black"
+            if not np.isnan(cell):
+                panel.text(j, i, f"{cell:.2f}", ha="center", va="center", color=color, size=6)
+        i, j = np.unravel_index(np.nanargmax(cells), cells.shape)
+        frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=1.5)
+        panel.add_patch(frame)
+        rotation = 90 if len(xs) > 8 else 0
+        panel.set_xticks(range(len(xs)), [f"{value:.3g}" for value in xs], rotation=rotation)
+        panel.set_yticks(range(len(ys)), [f"{value:.3g}" for value in ys])
+    panel.set(xlabel=labels[0], ylabel=labels[1])
+    return figure
+
+
 def save(
     figure: Figure, path: str | Path, formats: Iterable[str] = ("png",), dpi: float = 200
 ) -> tuple[Path, ...]:
@@ -407,8 +515,8 @@ def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
 def _colorbar(panel: Axes, label: str, **options: Any) -> None:
     """A colour bar for the panel's last image, by default marked at both ends and in the middle."""
     image = panel.images[-1]
-    options = {"ticks": np.linspace(*image.get_clim(), 3), "panchor": False, **options}
-    bar = panel.figure.colorbar(image, ax=panel, label=label, format="{x:.3g}", **options)
+    options = {"ticks": np.linspace(*image.get_clim(), 3), "format": "{x:.3g}", **options}
+    bar = panel.figure.colorbar(image, ax=panel, label=label, panchor=False, **options)
     bar.ax.tick_params(**_TICKS)
 
 
@@ -436,6 +544,17 @@ def _array(name: str, values: npt.ArrayLike, *shape: int | str) -> npt.NDArray[n
     if not fits or not array.size:
         raise ValueError(f"{name} must be [{', '.join(map(str, shape))}], got shape {array.shape}")
     return array
+
+
+def _is_text(values: npt.ArrayLike) -> bool:
+    return np.asarray(values).dtype.kind == "U"
+
+
+def _mean(values: npt.NDArray[np.float64]) -> Any:
+    """Over the last axis, without NaN; NaN where nothing else is."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=-1)
+    return np.where(count, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
 def _names(names: Sequence[str] | None, default: Sequence[object]) -> Sequence[str]:

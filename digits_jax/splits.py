@@ -126,6 +126,51 @@ def kfold_splits(
     )
 
 
+def inner_splits(
+    labels: npt.ArrayLike, outer: Split, folds: int = 5, *, seed: int = 0, stratified: bool = True
+) -> Split:
+    """K-fold splits of the training rows of each outer split, for nested cross-validation.
+
+    What is chosen by the inner test rows has not seen the outer ones. The rows of outer split o
+    are split as `kfold_splits` does it, with the seed `seed + o`.
+
+    Args:
+        labels: integers [N], the classes.
+        outer: stacked [R, ...]; each has at least `folds` training rows.
+        folds: number of inner folds k, at least 2.
+        seed: 0 or more.
+        stratified: see `kfold_splits`.
+
+    Returns:
+        A Split [R * k, ...], outer split by outer split, fold by fold.
+
+    Raises:
+        TypeError: see `kfold_splits`.
+        ValueError: `outer` is not stacked; else see `kfold_splits`.
+
+    >>> outer = kfold_splits([0, 1] * 9, folds=3)
+    >>> inner = inner_splits([0, 1] * 9, outer, folds=2)
+    >>> inner.train_rows.shape, inner.test_rows.shape
+    ((6, 6), (6, 6))
+    >>> set(outer.test_rows[0]) & set(inner.train_rows[:2].ravel())
+    set()
+    """
+    labels = _check_labels(labels)
+    if np.ndim(outer.train_rows) != 2:
+        raise ValueError(
+            f"outer must be stacked, train_rows [R, T]; its shape is {np.shape(outer.train_rows)}"
+        )
+    splits = []
+    for i, (padded, weights) in enumerate(zip(outer.train_rows, outer.train_weights, strict=True)):
+        rows = padded[weights > 0]
+        inner = kfold_splits(labels[rows], folds, seed=seed + i, stratified=stratified)
+        # Padding repeats a row, so it too becomes a number of the whole set.
+        splits.append(
+            inner._replace(train_rows=rows[inner.train_rows], test_rows=rows[inner.test_rows])
+        )
+    return stack_splits(*splits)
+
+
 def holdout_split(
     labels: npt.ArrayLike, *, test_size: float = 0.2, seed: int = 42, stratified: bool = False
 ) -> Split:

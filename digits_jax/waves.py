@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax.checkpoint import CheckpointError, _refuse_difference
 from digits_jax.cross_validation import Interrupted, Progress, _padded, cross_validate, describe
 from digits_jax.memory import fitting_wave_size
 from digits_jax.parts import DamagedPart, read_part, write_part
@@ -137,7 +136,7 @@ def train_in_waves(
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
         described = describe(data, wave_of(start, stop), experiment)
-        return {**_short(described), "epochs": epochs, **(identity or {})}
+        return {**described, "epochs": epochs, **(identity or {})}
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         real = stop - start
@@ -209,7 +208,7 @@ def in_waves(
     finished = set()
     for path, start in _files(folder):
         if not resume:
-            raise CheckpointError(f"{folder} holds waves already; resume, or choose another folder")
+            raise _refused(f"{folder} holds waves already; resume, or choose another folder")
         try:
             _, saved = read_part(path)
         except DamagedPart as damage:
@@ -217,10 +216,13 @@ def in_waves(
             continue
         wanted = {**shape, "start": start}
         if wanted.items() <= saved.items():
-            wanted |= identity_of(start, min(start + wave_size, count))
+            wanted |= _short(identity_of(start, min(start + wave_size, count)))
         else:  # cut otherwise: that is difference enough
             wanted = {**saved, **wanted}
-        _refuse_difference(path, "configuration", saved, wanted)
+        if saved != wanted:
+            from digits_jax.checkpoint import _refuse_difference
+
+            _refuse_difference(path, "configuration", saved, wanted)
         finished.add(start)
 
     def stop_if(asked: bool | None) -> None:
@@ -237,7 +239,7 @@ def in_waves(
             arrays = compute(start, stop)
         except Interrupted as interrupted:
             raise WavesInterrupted(done, count) from interrupted
-        identity = {**shape, "start": start, **identity_of(start, stop)}
+        identity = {**shape, "start": start, **_short(identity_of(start, stop))}
         write_part(folder / f"wave-{start:08d}.npz", arrays, identity)
         done += stop - start
         stop_if(on_wave is not None and on_wave(done))
@@ -278,11 +280,15 @@ def load_waves(
     """
     waves: list[dict[str, np.ndarray]] = []
     for path, start in _files(Path(folder)):
-        arrays = {name: array for name, array in read_part(path)[0].items() if wanted(name)}
+        try:
+            saved, _ = read_part(path)
+        except DamagedPart as damage:
+            raise _refused(f"{damage}; resume the job to compute it again") from damage
+        arrays = {name: array for name, array in saved.items() if wanted(name)}
         rows = len(next(iter(arrays.values())))
         waves.append({"runs": np.arange(start, start + rows), **arrays})
     if not waves:
-        raise CheckpointError(f"no finished wave in {os.fspath(folder)}")
+        raise _refused(f"no finished wave in {os.fspath(folder)}")
     return {name: np.concatenate([wave[name] for wave in waves]) for name in waves[0]}
 
 
@@ -292,6 +298,13 @@ def saved_wave_size(folder: str | os.PathLike[str]) -> int | None:
         with contextlib.suppress(DamagedPart):
             return int(read_part(path)[1]["wave_size"])
     return None
+
+
+def _refused(message: str) -> Exception:
+    """A CheckpointError, imported late: its module imports orbax, which nothing else here needs."""
+    from digits_jax.checkpoint import CheckpointError
+
+    return CheckpointError(message)
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

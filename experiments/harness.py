@@ -313,12 +313,14 @@ class Output:
         require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self.waves = folder / "waves"
         self._resume = resume
         self._lock: FolderLock | None = None
         self._refuse_another_run()
 
     def _refuse_another_run(self) -> None:
-        held = [name for name in ("results.json", "checkpoints") if (self.folder / name).exists()]
+        names = ("results.json", "checkpoints", "waves")
+        held = [name for name in names if (self.folder / name).exists()]
         if held and not self._resume:
             go_on = "" if self._resume is None else "add --resume to go on with it, or "
             raise UsageError(
@@ -482,14 +484,19 @@ def train(
                 on_epoch=watch.on_epoch,
             )
         except dj.Interrupted as stop:
-            words = [word for word in sys.argv if word != "--resume"]
-            if not any(word.startswith("--output-dir") for word in words):
-                words += ["--output-dir", str(output.folder)]
-            command = shlex.join(["python", *words, "--resume"])
-            message = f"{stop}; all of it is saved. Go on with: {command}"
             if not reports():
                 sys.exit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
-            raise Stopped(message, watch.signal or signal.SIGINT) from stop
+            raise stopped(stop, watch, output) from stop
+
+
+def stopped(stop: Exception, watch: Watch, output: Output) -> Stopped:
+    """What to raise when a signal has ended the run, with the command that goes on with it."""
+    words = [word for word in sys.argv if word != "--resume"]
+    if not any(word.startswith("--output-dir") for word in words):
+        words += ["--output-dir", str(output.folder)]
+    command = shlex.join(["python", *words, "--resume"])
+    message = f"{stop}; all of it is saved. Go on with: {command}"
+    return Stopped(message, watch.signal or signal.SIGINT)
 
 
 class Stop:
@@ -535,17 +542,21 @@ class Watch:
 
     Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
     process at once. On a terminal there is a bar; elsewhere ten plain lines; verbose, a line
-    an epoch. With several runs, the figures are their means.
+    an epoch. With several runs, the figures are their means. Where waves of runs are trained, the
+    unit of what it shows is a run instead of an epoch.
     """
 
-    def __init__(self, epochs: int, runs: int, *, verbose: bool = False) -> None:
+    def __init__(
+        self, epochs: int, runs: int, *, verbose: bool = False, unit: str = "epoch"
+    ) -> None:
         self._stop = Stop()
         self._verbose = verbose
-        self._lines = max(1, epochs // 10)
+        self._unit = unit
+        self._lines = self._next = max(1, epochs // 10)
         self._bar = Progress(
             TextColumn("{task.fields[runs]}"),
             BarColumn(),
-            TextColumn("epoch"),
+            TextColumn(unit),
             MofNCompleteColumn(),
             TextColumn("accuracy {task.fields[accuracy]}"),
             TimeRemainingColumn(),
@@ -586,6 +597,8 @@ class Watch:
                 highlight=False,
             )
             self._before_epoch = now
-        elif not console.is_terminal and progress.epoch % self._lines == 0:
-            console.print(f"epoch {progress.epoch}/{progress.epochs}: training accuracy {accuracy}")
+        elif not console.is_terminal and progress.epoch >= self._next:
+            self._next = (progress.epoch // self._lines + 1) * self._lines
+            done = f"{self._unit} {progress.epoch}/{progress.epochs}"
+            console.print(f"{done}: training accuracy {accuracy}")
         return self.signal is not None

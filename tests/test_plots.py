@@ -63,6 +63,18 @@ def _activations(values: float | None = None) -> dict[str, npt.NDArray[np.float6
     return {name: fill(size=shape) for name, shape in LAYERS.items()}
 
 
+def _swept() -> tuple[dict[str, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """A grid of 5 by 3 by 1, on 4 runs each."""
+    rates, dropout = np.meshgrid(np.geomspace(1e-4, 1e-2, 5), [0.0, 0.25, 0.5], indexing="ij")
+    values = {"learning_rate": rates.ravel(), "dropout_rate": dropout.ravel()}
+    return values, 0.9 + 0.001 * np.arange(60.0).reshape(15, 4)
+
+
+def _swept_pair() -> Figure:
+    values, scores = _swept()
+    return plots.pair(*values.values(), scores.mean(axis=1), [*values])
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "fold scores": lambda: plots.fold_scores(*FOLDS),
     "scores of 50 seeds": lambda: plots.fold_scores(*np.full((2, 50), 0.5), name="Seed"),
@@ -109,6 +121,37 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "differences": lambda: plots.differences(EFFECTS),
     "one difference": lambda: plots.differences({"base": {"method": (0.0, 0.0, 0.0)}}),
     "saliency of nothing": lambda: plots.saliency(IMAGES[0], np.zeros((8, 8))),
+    "effects of a grid": lambda: plots.effects(*_swept(), log=["learning_rate"]),
+    "effects of random search": lambda: plots.effects(
+        {
+            "learning_rate": np.geomspace(1e-4, 1e-1, 40),
+            "dropout_rate": RANDOM.uniform(size=40),
+            "weight_decay": np.geomspace(1e-6, 1e-2, 40),
+            "width": RANDOM.permutation(40),
+        },
+        RANDOM.uniform(0.9, 1, (40, 5)),
+        log=["learning_rate", "weight_decay"],
+    ),
+    "effects of one": lambda: plots.effects({"width": [1, 2]}, [[0.9, 0.8], [np.nan, np.nan]]),
+    "effects of words": lambda: plots.effects(
+        {"dense_activation": ["relu", "sigmoid", "gelu"] * 2}, RANDOM.uniform(size=(6, 3))
+    ),
+    "pair of a grid": lambda: _swept_pair(),
+    "pair, much of it": lambda: plots.pair(
+        np.repeat(np.geomspace(1e-4, 1e-1, 12), 12),
+        np.tile(np.linspace(0, 0.9, 12), 12),
+        RANDOM.uniform(size=144),
+        ["learning_rate", "dropout_rate"],
+    ),
+    "pair, little of it": lambda: plots.pair([1, 2], [1, 1], [0.9, np.nan], ["width", "epsilon"]),
+    "pair of random search": lambda: plots.pair(
+        np.geomspace(1e-4, 1e-1, 40),
+        RANDOM.uniform(size=40),
+        RANDOM.uniform(0.9, 1, 40),
+        ["learning_rate", "dropout_rate"],
+        label="Inner validation accuracy",
+        log=["learning_rate"],
+    ),
 }
 
 
@@ -437,9 +480,51 @@ def test_filters_and_saliency_are_white_at_zero() -> None:
         assert -low == high == max(np.abs(array).max() for array in _arrays(panel))
 
 
+def test_effects_are_means_and_spreads_over_a_value() -> None:
+    values, scores = _swept()
+    scores[4, 1] = np.nan
+    rates, dropout, empty = plots.effects(values, scores, log=["learning_rate"]).axes
+    assert (rates.get_xscale(), dropout.get_xscale()) == ("log", "linear")
+    assert not empty.axison
+    assert rates.get_ylabel() == "Accuracy (%)" and _labels(dropout)[0] == "Dropout rate"
+    means = 100 * np.nanmean(scores, axis=1)
+    np.testing.assert_allclose(rates.lines[0].get_ydata(), means)
+    for panel, x in zip((rates, dropout), values.values(), strict=True):
+        groups = [100 * scores[x == value].ravel() for value in np.unique(x)]
+        np.testing.assert_allclose(panel.lines[1].get_ydata(), [np.nanmean(g) for g in groups])
+        ends = np.array(panel.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
+        sds = [np.nanstd(group) for group in groups]
+        np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * np.array(sds))
+
+
+def test_effects_of_configurations_that_share_no_value_have_their_own_spreads() -> None:
+    scores = np.array([[0.9, 0.8], [0.7, 0.9], [0.5, 0.5]])
+    panel = plots.effects({"width": [1, 2, 3]}, scores).axes[0]
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), [85, 80, 50])
+    ends = np.array(panel.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(ends, [[80, 90], [70, 90], [50, 50]])
+
+
+def test_a_pair_shows_the_mean_of_each_cell_and_frames_the_best() -> None:
+    x, y = [1e-3, 1e-2, 1e-3, 1e-2, 1e-2], [0.0, 0.0, 0.5, 0.5, 0.5]
+    figure = plots.pair(x, y, [0.9, 0.8, 0.7, 0.96, 0.98], ["learning_rate", "dropout_rate"])
+    panel, bar = figure.axes
+    np.testing.assert_allclose(_arrays(panel)[0], [[90, 80], [70, 97]])
+    assert panel.get_ylim() == (-0.5, 1.5)  # the least value at the bottom
+    assert [text.get_text() for text in panel.texts] == ["90.00", "80.00", "70.00", "97.00"]
+    (frame,) = panel.patches
+    assert frame.get_xy() == (0.5, 0.5)  # type: ignore[attr-defined]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["0.001", "0.01"]
+    assert _labels(panel) == ("Learning rate", "Dropout rate")
+    assert bar.get_ylabel() == "Accuracy (%)"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: plots.effects({"a": [1]}, [0.1]), r"scores must be \[C, R\]"),
+        (lambda: plots.effects({"a": [1]}, [[0.1], [0.2]]), r"a must be \[2\]"),
+        (lambda: plots.pair([1], [1], [0.1], ["a"]), "2 names are needed, got 1"),
         (lambda: plots.fold_scores([], []), r"loss must be \[R\]"),
         (lambda: plots.fold_scores([0.1], [0.1, 0.2]), r"accuracy must be \[1\], got shape \(2,\)"),
         (lambda: plots.learning_curves([0.1], [0.1]), r"loss must be \[R, E\], got shape \(1,\)"),

@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from digits_jax.splits import (
     Split,
     holdout_split,
+    inner_splits,
     kfold_splits,
     refit_split,
     stack_splits,
@@ -211,3 +212,28 @@ def test_writer_disjoint_needs_the_full_set() -> None:
 def test_stacking_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="^stack_splits needs at least one split$"):
         stack_splits()
+
+
+def test_inner_splits_are_scikit_learns_on_the_outer_training_rows() -> None:
+    outer = kfold_splits(LABELS, 5, seed=3)
+    inner = real_rows(inner_splits(LABELS, outer, 3, seed=7))
+    assert len(inner) == 15
+    for o, (train_rows, test_rows) in enumerate(real_rows(outer)):
+        rows = np.array(train_rows)
+        splitter = StratifiedKFold(3, shuffle=True, random_state=7 + o)
+        expected = [
+            (rows[train].tolist(), rows[test].tolist())
+            for train, test in splitter.split(rows, LABELS[rows])
+        ]
+        assert inner[3 * o : 3 * o + 3] == expected
+        for train, test in inner[3 * o : 3 * o + 3]:
+            assert not set(test_rows) & {*train, *test}, "an outer test row was seen"
+        assert sorted(row for _, test in inner[3 * o : 3 * o + 3] for row in test) == sorted(rows)
+
+
+def test_inner_splits_need_stacked_splits_and_rows_enough() -> None:
+    outer = kfold_splits(LABELS, 5)
+    with pytest.raises(ValueError, match="outer must be stacked"):
+        inner_splits(LABELS, Split(*(leaf[0] for leaf in outer)))
+    with pytest.raises(ValueError, match="2000 folds need at least 2000 rows"):
+        inner_splits(LABELS, outer, 2000)

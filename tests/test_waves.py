@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from digits_jax.splits import kfold_splits
 from digits_jax.train import Examples, Experiment, Hyperparameters, Run
 from digits_jax.waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
 
-EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=(8,)), batch_size=32)
+EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
 COUNT = 10
 
 
@@ -288,6 +290,11 @@ def _longer(runs: Run, start: int) -> Run:
             train_rows=np.pad(rows, pad), train_weights=np.pad(weights, pad).astype(np.float32)
         )
     )
+
+
+def test_orbax_is_not_imported_for_waves() -> None:
+    code = "import sys, digits_jax; assert 'orbax' not in {m.split('.')[0] for m in sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_no_waves_no_results(tmp_path: Path) -> None:

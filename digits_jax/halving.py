@@ -1,0 +1,204 @@
+"""Successive halving on the runs axis: drop the worse half of the configurations on the way.
+
+Karnin, Koren and Somekh (2013), Almost Optimal Exploration in Multi-Armed Bandits, ICML; Jamieson
+and Talwalkar (2016), Non-stochastic Best Arm Identification and Hyperparameter Optimization,
+AISTATS, arXiv:1502.07943.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from digits_jax.cross_validation import Progress, cross_validate, describe
+from digits_jax.memory import fitting_wave_size
+from digits_jax.sweeps import rank
+from digits_jax.train import Examples, Experiment, Run, TrainState
+from digits_jax.waves import in_waves, load_waves, saved_wave_size
+
+
+class Halving(NamedTuple):
+    """What successive halving found, for G groups of C configurations on F splits each."""
+
+    winner: np.ndarray  # int64 [G]
+    epochs: np.ndarray  # int64 [G, C], that each configuration was trained for
+    accuracy: np.ndarray  # float64 [G, C, F], on the splits' test rows, when it was last scored
+    loss: np.ndarray  # float64 [G, C, F]
+
+
+def halving_rungs(epochs: int, configurations: int) -> list[int]:
+    """Epochs after which half of the configurations is dropped, and at last ``epochs`` itself.
+
+    Each rung is twice as long as the one before, for half as many: each costs the same.
+
+    >>> halving_rungs(10, 15)
+    [2, 3, 5, 10]
+    """
+    if epochs < 1 or configurations < 1:
+        raise ValueError("epochs and configurations must be at least 1")
+    halvings = math.ceil(math.log2(configurations))
+    longest = {math.ceil(epochs / 2**i) for i in range(halvings)}
+    return sorted(longest | {epochs})
+
+
+def successive_halving(
+    data: Examples,
+    runs: Run,
+    groups: int,
+    configurations: int,
+    rungs: Sequence[int],
+    *,
+    experiment: Experiment | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    at_once: int | None = None,
+    on_epoch: Callable[[Progress], bool | None] | None = None,
+) -> Halving:
+    """Trains all configurations for a rung, drops the worse half, and goes on with the others.
+
+    Their lanes are compacted, so that the next rung trains half as many, from the states that the
+    last one left: a survivor's training is the same as without the dropping. Each group, say an
+    outer split of nested cross-validation, decides for itself.
+
+    Args:
+        data: see ``cross_validate``.
+        runs: [G * C * F], by group, configuration and split. The test rows decide: they must be
+            validation rows, not those on which a figure is reported.
+        groups: G.
+        configurations: C.
+        rungs: ascending numbers of epochs, as from ``halving_rungs``.
+        experiment: see ``cross_validate``, as the three below.
+        devices: likewise.
+        at_once: likewise.
+        on_epoch: likewise; ``Progress`` is of one rung.
+
+    Raises:
+        ValueError: the number of runs or the rungs don't fit.
+        Interrupted: ``on_epoch`` asked to stop.
+    """
+    splits, rest = divmod(runs.key.shape[0], groups * configurations)
+    if rest or not splits:
+        raise ValueError(
+            f"{runs.key.shape[0]} runs are not {groups} groups of {configurations} configurations"
+        )
+    if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
+        raise ValueError(f"rungs must be ascending numbers of epochs, not {list(rungs)}")
+    numbers = np.arange(runs.key.shape[0]).reshape(groups, configurations, splits)
+    accuracy, loss = np.full((2, *numbers.shape), np.nan)
+    epochs = np.zeros((groups, configurations), np.int64)
+    group = np.arange(groups)[:, None]
+    alive = np.tile(np.arange(configurations), (groups, 1))
+    states: TrainState | None = None
+    trained = 0
+    for rung in rungs:
+        here = numbers[group, alive].ravel()
+        result = cross_validate(
+            data,
+            jax.tree.map(lambda leaf, here=here: leaf[here], runs),
+            experiment=experiment,
+            epochs=rung - trained,
+            states=states,
+            devices=devices,
+            at_once=at_once,
+            on_epoch=on_epoch,
+        )
+        trained = rung
+        shape = (*alive.shape, splits)
+        scores = result.accuracy.reshape(shape), result.loss.reshape(shape)
+        accuracy[group, alive], loss[group, alive] = scores
+        epochs[group, alive] = rung
+        kept = rank(*scores)[:, : 1 if rung == rungs[-1] else math.ceil(alive.shape[1] / 2)]
+        lanes = np.arange(alive.size * splits).reshape(shape)[group, kept].ravel()
+        states = jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes], result.states)
+        alive = np.take_along_axis(alive, kept, axis=1)
+    return Halving(alive[:, 0], epochs, accuracy, loss)
+
+
+def halve_in_waves(
+    data: Examples,
+    make_groups: Callable[[int, int], Run],
+    groups: int,
+    configurations: int,
+    rungs: Sequence[int],
+    *,
+    folder: str | os.PathLike[str],
+    wave_size: int | None = None,
+    experiment: Experiment | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    at_once: int | None = None,
+    identity: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[Progress], bool | None] | None = None,
+    on_wave: Callable[[int], bool | None] | None = None,
+) -> Halving:
+    """``successive_halving`` of as many groups at once as fit in memory, saved as they end.
+
+    Args:
+        data: see ``cross_validate``.
+        make_groups: ``make_groups(start, stop)`` gives the runs of those groups, by group,
+            configuration and split; see ``make_wave`` of ``train_in_waves``.
+        groups: number of groups in all.
+        configurations: see ``successive_halving``, as the next.
+        rungs: likewise.
+        folder: see ``train_in_waves``.
+        wave_size: runs that train at once in the first rung, rounded down to whole groups, of
+            which there is at least one. Default: see ``train_in_waves``.
+        experiment: see ``train_in_waves``, as all that follow; ``on_wave`` counts groups.
+        devices: likewise.
+        at_once: likewise.
+        identity: likewise.
+        resume: likewise.
+        on_epoch: likewise.
+        on_wave: likewise.
+
+    Raises:
+        ValueError: the number of runs or the rungs don't fit.
+        CheckpointError: see ``train_in_waves``.
+        WavesInterrupted: likewise.
+    """
+    experiment = Experiment() if experiment is None else experiment
+    devices = jax.devices() if devices is None else devices
+    first = make_groups(0, 1)
+    size = saved_wave_size(folder) if resume and wave_size is None else None
+    if size is None:
+        lanes = len(first.key)
+        fitting = wave_size or fitting_wave_size(
+            groups * lanes, first, data, experiment=experiment, devices=devices, at_once=at_once
+        )
+        size = min(max(fitting // lanes, 1), groups)
+    groups_of = functools.lru_cache(maxsize=1)(make_groups)
+
+    def compute(start: int, stop: int) -> dict[str, np.ndarray]:
+        halved = successive_halving(
+            data,
+            groups_of(start, stop),
+            stop - start,
+            configurations,
+            rungs,
+            experiment=experiment,
+            devices=devices,
+            at_once=at_once,
+            on_epoch=on_epoch,
+        )
+        return halved._asdict()
+
+    def identity_of(start: int, stop: int) -> dict[str, Any]:
+        described = describe(data, groups_of(start, stop), experiment)
+        return {**described, "rungs": list(rungs), **(identity or {})}
+
+    in_waves(
+        compute,
+        groups,
+        size,
+        folder=folder,
+        identity_of=identity_of,
+        resume=resume,
+        on_wave=on_wave,
+    )
+    arrays = load_waves(folder)
+    return Halving(**{name: arrays[name] for name in Halving._fields})

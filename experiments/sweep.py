@@ -1,0 +1,578 @@
+"""Grid or random search over the numbers of a run; each configuration on the same folds.
+
+    python experiments/sweep.py --learning-rate 3e-4 1e-3 3e-3 --dropout-rate 0 0.25 0.5
+    python experiments/sweep.py --random 20 --learning-rate 1e-4 1e-2 --dropout-rate 0 0.5
+    python experiments/sweep.py --learning-rate 3e-4 1e-3 3e-3 --nested --halving
+
+All combinations of the numbers train as one vmapped program, in waves that fit in memory; network
+and batch size are a loop around it. Without ``--nested`` the best score is optimistic: it was
+chosen on the rows that it is computed from. With it, inner folds of each outer training set choose,
+and the outer test rows score "tune, then train" without bias.
+
+It writes ``results.json`` (last, and whole), ``configurations.csv``, ``scores.npz``, figures and
+the waves to the output folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+import harness
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from digits_jax import Dataset, Hyperparameters, Split
+
+STARTED = time.perf_counter()
+NUMBERS = (
+    "learning_rate",
+    "beta_1",
+    "beta_2",
+    "epsilon",
+    "weight_decay",
+    "label_smoothing",
+    "dropout_rate",
+)
+STRUCTURE = ("width", "conv_activation", "dense_activation", "batch_size")
+LOGARITHMIC = ("learning_rate", "epsilon", "weight_decay")
+SHOWN = 10  # configurations in the table on the console
+Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line. Numbers that take several values are searched."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+    learning_rate: tuple[float, ...] = (1e-3,)
+    """Of Adam, a step. With --random: low and high, log-uniform."""
+    beta_1: tuple[float, ...] = (0.9,)
+    """Decay of Adam's first moment. With --random: low and high, 1 - beta log-uniform."""
+    beta_2: tuple[float, ...] = (0.999,)
+    """Decay of Adam's second moment. With --random: likewise."""
+    epsilon: tuple[float, ...] = (1e-7,)
+    """Added to the root of Adam's second moment. With --random: low and high, log-uniform."""
+    weight_decay: tuple[float, ...] = (0.0,)
+    """Decoupled, as in AdamW. With --random: low and high, log-uniform."""
+    label_smoothing: tuple[float, ...] = (0.0,)
+    """Share of a label that is spread over all classes. With --random: low and high, uniform."""
+    dropout_rate: tuple[float, ...] = (0.25,)
+    """Share of units that dropout sets to zero. With --random: low and high, uniform."""
+    random: int | None = None
+    """Draw so many configurations from the ranges, instead of a grid of the values."""
+    width: tuple[float, ...] = (1.0,)
+    """Multiplies the features of every layer. This and the next three compile anew for each value,
+    and all their combinations are tried."""
+    conv_activation: tuple[Activation, ...] = ("relu",)
+    """After the convolutions."""
+    dense_activation: tuple[Activation, ...] = ("sigmoid",)
+    """After the dense layers."""
+    batch_size: tuple[int, ...] = (128,)
+    """Rows of an optimizer step."""
+    folds: int = 5
+    """Parts of the rows; each is the test set of one run of each configuration."""
+    repeats: int = 1
+    """Times that the rows are split anew."""
+    seeds: int = 1
+    """Networks for each configuration and split; their scores are averaged."""
+    epochs: int = 100
+    """Passes over the training rows."""
+    seed: int = 0
+    """Of the splits, initial weights, shuffles, dropout, and of --random."""
+    nested: bool = False
+    """Choose by inner folds of each training set, and score the choice on the outer test rows."""
+    inner_folds: int = 5
+    """Parts of an outer training set, with --nested."""
+    halving: bool = False
+    """With --nested: drop the worse half of the configurations, by inner validation, again and
+    again on the way. Each combination of network and batch size is halved by itself."""
+    verify_halving: bool = False
+    """Also train what --halving dropped, to tell whether it would have been chosen."""
+    wave_size: int | None = None
+    """Runs that train at once; their results are saved before the next. Default: what fits in
+    half of the free memory; on a CPU at most 64 runs for each core."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/sweep/<date>-<time>."""
+    resume: bool = False
+    """Go on after the last finished wave in --output-dir."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figures as SVG."""
+
+
+def main(config: Config) -> None:
+    """Searches, shows and writes."""
+    check(config)
+    output = harness.Output(config.output_dir, script="sweep", resume=config.resume)
+    harness.start_jax(compilation_cache=config.compilation_cache)
+    import digits_jax as dj
+
+    try:
+        numbers = make_numbers(config)
+    except ValueError as error:
+        raise harness.UsageError(str(error)) from error
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    try:
+        outer = dj.kfold_splits(
+            dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
+        )
+        inner = None
+        if config.nested:
+            inner = dj.inner_splits(dataset.labels, outer, config.inner_folds, seed=config.seed)
+    except ValueError as error:
+        raise harness.UsageError(str(error)) from error
+    output.claim()
+    job = Job(config, dataset, numbers, output)
+    if inner is None:
+        plain(config, job, outer)
+    else:
+        nested(config, job, outer, inner)
+
+
+def check(config: Config) -> None:
+    """The arguments, before JAX starts."""
+    harness.positive(
+        epochs=config.epochs,
+        folds=config.folds - 1,
+        repeats=config.repeats,
+        seeds=config.seeds,
+        inner_folds=config.inner_folds - 1,
+        random=config.random,
+        wave_size=config.wave_size,
+    )
+    harness.seed(seed=config.seed)
+    for name in (*NUMBERS, *STRUCTURE):
+        flag, values = "--" + name.replace("_", "-"), getattr(config, name)
+        harness.require(len(values) > 0, f"{flag} needs at least one value")
+        harness.require(len(set(values)) == len(values), f"{flag} names a value twice: {values}")
+        if name in NUMBERS and config.random is not None:
+            harness.require(
+                len(values) <= 2, f"{flag} with --random takes one value, or two: low and high"
+            )
+        high = 1 if name in ("beta_1", "beta_2", "label_smoothing", "dropout_rate") else 1e9
+        low_is_in = name in ("weight_decay", "label_smoothing", "dropout_rate", "beta_1", "beta_2")
+        for value in values:
+            if not isinstance(value, str):
+                inside = (0 <= value if low_is_in else 0 < value) and value < high
+                bounds = f"{'at least' if low_is_in else 'above'} 0 and below {high:g}"
+                harness.require(inside, f"{flag} must be {bounds}, not {value}")
+    harness.require(
+        config.nested or not config.halving,
+        "--halving drops configurations by inner validation rows: add --nested",
+    )
+    harness.require(config.halving or not config.verify_halving, "--verify-halving needs --halving")
+
+
+def make_numbers(config: Config) -> Hyperparameters:
+    """The configurations of the traced numbers, each number [C]."""
+    from digits_jax import sweeps
+
+    values = {name: getattr(config, name) for name in NUMBERS}
+    if config.random is None:
+        return sweeps.grid(**values)
+    ranges = {name: (each[0], each[-1]) for name, each in values.items()}
+    return sweeps.random_search(config.random, seed=config.seed, **ranges)
+
+
+class Scores(NamedTuple):
+    """Of each configuration (K of them, by structure and numbers) on each split; means of seeds."""
+
+    accuracy: np.ndarray  # [K, F]
+    loss: np.ndarray  # [K, F], NaN where a run diverged
+    epochs: np.ndarray  # int [K, F], that they were trained for
+
+
+class Job:
+    """What the stages of a sweep share: configurations, data, folder, signals, and the tally."""
+
+    def __init__(
+        self, config: Config, dataset: Dataset, numbers: Hyperparameters, output: harness.Output
+    ) -> None:
+        import numpy as np
+
+        import digits_jax as dj
+
+        self.config, self.dataset, self.numbers, self.output = config, dataset, numbers, output
+        self.data = dj.Examples(dataset.images, dataset.labels)
+        self.count = np.size(numbers.learning_rate)
+        self.waves: list[dict[str, Any]] = []
+        self.structures = [
+            dict(zip(STRUCTURE, values, strict=True))
+            for values in itertools.product(*(getattr(config, name) for name in STRUCTURE))
+        ]
+        self.table: list[dict[str, Any]] = [
+            structure | {name: float(getattr(numbers, name)[c]) for name in NUMBERS}
+            for structure in self.structures
+            for c in range(self.count)
+        ]
+
+    def score(self, stage: str, splits: Split) -> Scores:
+        """All configurations on all splits [F]."""
+        import numpy as np
+
+        seeds, folds = self.config.seeds, len(splits.train_rows)
+        pick = self.picker(splits, self.config.seed)
+        scores = np.empty((3, len(self.structures), self.count, folds))
+        for s in range(len(self.structures)):
+            result = self.train(
+                f"{stage}-{s}",
+                s,
+                lambda start, stop: pick(*divmod(np.arange(start, stop), seeds * folds)),
+                self.count * seeds * folds,
+            )
+            for i, each in enumerate((result.accuracy, result.loss)):
+                scores[i, s] = each.reshape(self.count, seeds, folds).mean(axis=1)
+        scores[2] = self.config.epochs
+        return Scores(*scores.reshape(3, -1, folds))
+
+    def halve(self, stage: str, inner: Split, outer: int) -> Scores:
+        """All configurations on the inner splits [O * I], with successive halving for each of O."""
+        import numpy as np
+
+        from digits_jax import halving
+
+        seeds, folds = self.config.seeds, len(inner.train_rows) // outer
+        pick = self.picker(inner, self.config.seed)
+        shape = (outer, self.count, seeds, folds)
+        rungs = halving.halving_rungs(self.config.epochs, self.count)
+        scores = np.empty((3, len(self.structures), self.count, outer, folds))
+
+        def make_groups(start: int, stop: int) -> Any:
+            numbers = np.arange(start, stop)[:, None] * (self.count * seeds * folds)
+            numbers = (numbers + np.arange(self.count * seeds * folds)).ravel()
+            o, c, seed, fold = np.unravel_index(numbers, shape)
+            return pick(c, (seed * outer + o) * folds + fold)
+
+        for s in range(len(self.structures)):
+            halved = self._watched(
+                f"{stage}-{s}",
+                s,
+                outer,
+                lambda options: halving.halve_in_waves(
+                    self.data, make_groups, outer, self.count, rungs, **options
+                ),
+                unit="outer split",
+            )
+            for i, each in enumerate((halved.accuracy, halved.loss)):
+                scores[i, s] = each.reshape(shape).mean(axis=2).swapaxes(0, 1)
+            scores[2, s] = halved.epochs.T[:, :, None]
+        return Scores(*scores.reshape(3, -1, outer * folds))
+
+    def final(self, stage: str, outer: Split, chosen: np.ndarray) -> Scores:
+        """Configuration chosen[o] on outer split o; the scores are [1, O]."""
+        import numpy as np
+
+        seeds, folds = self.config.seeds, len(outer.train_rows)
+        # Draws of their own: the numbers were not chosen for these initial weights.
+        pick = self.picker(outer, (self.config.seed + 2**31) % 2**32)
+        scores = np.full((3, 1, folds), float(self.config.epochs))
+        for s in np.unique(chosen // self.count):
+            at = np.flatnonzero(chosen // self.count == s)
+
+            def make_wave(start: int, stop: int, at: np.ndarray = at) -> Any:
+                seed, i = np.divmod(np.arange(start, stop), len(at))
+                return pick(chosen[at[i]] % self.count, seed * folds + at[i])
+
+            result = self.train(f"{stage}-{s}", s, make_wave, seeds * len(at))
+            for i, each in enumerate((result.accuracy, result.loss)):
+                scores[i, 0, at] = each.reshape(seeds, len(at)).mean(axis=0)
+        return Scores(*scores)
+
+    def picker(self, splits: Split, seed: int) -> Any:
+        """Runs by configuration and split; the splits of the second seed follow the first's."""
+        import digits_jax as dj
+        from digits_jax import sweeps
+
+        tiled = dj.stack_splits(*[splits] * self.config.seeds)
+        return sweeps.run_picker(tiled, self.numbers, seed=seed)
+
+    def train(self, stage: str, s: int, make_wave: Any, count: int) -> Any:
+        """``train_in_waves`` with structure s."""
+        from digits_jax import waves
+
+        epochs = self.config.epochs
+        return self._watched(
+            stage,
+            s,
+            count,
+            lambda options: waves.train_in_waves(
+                self.data, make_wave, count, epochs=epochs, **options
+            ),
+        )
+
+    def _watched(
+        self,
+        stage: str,
+        s: int,
+        count: int,
+        work: Callable[[dict[str, Any]], Any],
+        unit: str = "run",
+    ) -> Any:
+        """Work in waves, with progress, a tally of time and memory, and a stop at a signal."""
+        import flax.linen as nn
+        import psutil
+
+        import digits_jax as dj
+        from digits_jax.cross_validation import Progress
+        from digits_jax.waves import WavesInterrupted
+
+        done, structure = 0, self.structures[s]
+
+        def on_wave(now: int) -> bool:
+            nonlocal done
+            done = now
+            self.waves.append(
+                {
+                    "stage": stage,
+                    "done": now,
+                    "seconds": time.perf_counter() - STARTED,
+                    "resident_bytes": psutil.Process().memory_info().rss,
+                }
+            )
+            return watch.signal is not None
+
+        def on_epoch(progress: Progress) -> bool:
+            part = len(progress.history.loss) * progress.epoch // progress.epochs
+            within = part if unit == "run" else 0
+            return watch.on_epoch(Progress(done + within, count, progress.history))
+
+        network = dj.DigitsCNN(
+            width=structure["width"],
+            conv_activation=getattr(nn, structure["conv_activation"]),
+            dense_activation=getattr(nn, structure["dense_activation"]),
+        )
+        with harness.Watch(count, count, unit=unit) as watch:
+            try:
+                return work(
+                    {
+                        "folder": self.output.waves / stage,
+                        "wave_size": self.config.wave_size,
+                        "experiment": dj.Experiment(
+                            network=network, batch_size=structure["batch_size"]
+                        ),
+                        "identity": {"seed": self.config.seed, "stage": stage},
+                        "resume": self.config.resume,
+                        "on_epoch": on_epoch,
+                        "on_wave": on_wave,
+                    }
+                )
+            except WavesInterrupted as stop:
+                raise harness.stopped(stop, watch, self.output) from stop
+
+
+def plain(config: Config, job: Job, splits: Split) -> None:
+    """All configurations on the same folds; the best is chosen on the rows that score it."""
+    from digits_jax import summarize, sweeps
+
+    scores = job.score("folds", splits)
+    order = sweeps.rank(scores.accuracy, scores.loss)
+    best = int(order[0])
+    summary = summarize(scores.accuracy[best], **sizes(splits))
+    warning = (
+        f"The best of {len(job.table)} was chosen on the rows that it is scored on, so its score "
+        "is optimistic; --nested scores the choice without bias."
+    )
+    show(job, scores, order, f"{config.folds}-fold cross-validation, {config.epochs} epochs")
+    if len(job.table) > 1:
+        harness.errors.print(f"[yellow]{warning}[/]", soft_wrap=True)
+    write(
+        config,
+        job,
+        scores,
+        order,
+        "Accuracy",
+        {
+            "best": job.table[best] | {"accuracy": harness.summary_json("accuracy", summary)},
+            "warning": warning if len(job.table) > 1 else None,
+        },
+    )
+
+
+def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
+    """Inner folds choose for each outer split; its test rows score "tune, then train"."""
+    import numpy as np
+    from rich.table import Table
+
+    from digits_jax import summarize, sweeps
+
+    splits = len(outer.train_rows)
+    halved: dict[str, Any] | None = None
+    scores = job.halve("halving", inner, splits) if config.halving else job.score("inner", inner)
+    chosen = choose(scores, splits, config.epochs)
+    if config.halving:
+        spent = float(scores.epochs.sum() / (scores.epochs.size * config.epochs))
+        halved = {"share_of_epochs_trained": spent, "same_winner": None}
+        words = f"halving trained {100 * spent:.0f} % of the runs' epochs"
+        if config.verify_halving:
+            whole = choose(job.score("inner", inner), splits, config.epochs)
+            halved["same_winner"] = (whole == chosen).tolist()
+            words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
+        harness.console.print(words, highlight=False)
+    final = job.final("outer", outer, chosen)
+    by_split = scores.accuracy.reshape(len(job.table), splits, -1).mean(axis=2)
+    order = sweeps.rank(scores.accuracy, masked(scores, config.epochs))
+    show(job, scores, order, f"Inner validation over all outer splits, {config.epochs} epochs")
+
+    diverged = ~np.isfinite(final.loss[0])
+    summary = summarize(final.accuracy[0], **sizes(outer))
+    names = varied(job)
+    table = Table(title="Nested cross-validation: tune, then train")
+    for column in ("outer split", *names, "validation (%)", "test (%)"):
+        table.add_column(column.replace("_", " "), justify="right")
+    rows = []
+    for o, k in enumerate(chosen.tolist()):
+        row = {"outer_split": o + 1, **job.table[k], "validation_accuracy": by_split[k, o]}
+        rows.append(row | {"accuracy": final.accuracy[0, o], "diverged": bool(diverged[o])})
+        cells = [text(row[name]) for name in names]
+        accuracy = f"{100 * final.accuracy[0, o]:.2f}{' diverged' if diverged[o] else ''}"
+        table.add_row(str(o + 1), *cells, f"{100 * by_split[k, o]:.2f}", accuracy)
+    table.add_section()
+    middle = [""] * (len(names) + 1)
+    table.add_row("mean ± sd", *middle, f"{100 * summary.mean:.2f} ± {100 * summary.std:.2f}")
+    unbiased = harness.summary_json("accuracy", summary)
+    low, high = unbiased["ci95"]
+    table.add_row("95 % interval", *middle, f"{100 * low:.2f} to {100 * high:.2f}")
+    harness.console.print(table)
+    write(
+        config,
+        job,
+        scores,
+        order,
+        "Inner validation accuracy",
+        {"outer_splits": rows, "accuracy": unbiased, "halving": halved},
+    )
+
+
+def masked(scores: Scores, epochs: int) -> np.ndarray:
+    """The losses, NaN for a configuration that was dropped before the last epoch."""
+    import numpy as np
+
+    return np.where(scores.epochs < epochs, np.nan, scores.loss)
+
+
+def choose(scores: Scores, splits: int, epochs: int) -> np.ndarray:
+    """The best configuration [O] for each outer split, by its inner scores [K, O * I] alone."""
+    from digits_jax import sweeps
+
+    shape = (len(scores.accuracy), splits, -1)
+    accuracy, loss = (
+        each.reshape(shape).swapaxes(0, 1) for each in (scores.accuracy, masked(scores, epochs))
+    )
+    return sweeps.rank(accuracy, loss)[:, 0]
+
+
+def sizes(splits: Split) -> dict[str, Any]:
+    """Rows of a split, for the corrected interval."""
+    return {
+        "train_rows": float(splits.train_weights.sum(1).mean()),
+        "test_rows": float(splits.test_weights.sum(1).mean()),
+    }
+
+
+def varied(job: Job) -> list[str]:
+    """The names that take more than one value."""
+    return [name for name in job.table[0] if len({row[name] for row in job.table}) > 1]
+
+
+def text(value: Any) -> str:
+    """A cell of a table."""
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def show(job: Job, scores: Scores, order: np.ndarray, title: str) -> None:
+    """The best configurations on the console."""
+    import numpy as np
+    from rich.table import Table
+
+    names = varied(job)
+    table = Table(title=title)
+    for column in ("rank", *names, "loss (nats)", "accuracy (%)", "diverged"):
+        table.add_column(column.replace("_", " "), justify="right")
+    diverged = (~np.isfinite(scores.loss)).sum(axis=1)
+    for i, k in enumerate(order[:SHOWN].tolist()):
+        accuracy, loss = 100 * scores.accuracy[k], scores.loss[k]
+        table.add_row(
+            str(i + 1),
+            *(text(job.table[k][name]) for name in names),
+            f"{loss.mean():.4f}",
+            f"{accuracy.mean():.2f} ± {accuracy.std():.2f}",
+            f"{diverged[k]} of {len(loss)}" if diverged[k] else "",
+        )
+    harness.console.print(table)
+    if len(order) > SHOWN:
+        harness.console.print(f"({len(order) - SHOWN} more in configurations.csv)")
+
+
+def write(
+    config: Config,
+    job: Job,
+    scores: Scores,
+    order: np.ndarray,
+    label: str,
+    content: dict[str, Any],
+) -> None:
+    """The table, the arrays and the figures; ``results.json`` last."""
+    import numpy as np
+
+    from digits_jax import plots
+
+    rows = []
+    for i, k in enumerate(order.tolist()):
+        row = {"rank": i + 1, **job.table[k]}
+        row |= {"accuracy": scores.accuracy[k].mean(), "accuracy_sd": scores.accuracy[k].std()}
+        row |= {"loss": scores.loss[k].mean(), "epochs": scores.epochs[k].mean()}
+        rows.append(row | {"diverged": int((~np.isfinite(scores.loss[k])).sum())})
+    job.output.table("configurations.csv", rows)
+    job.output.arrays(
+        "scores.npz",
+        **scores._asdict(),
+        **{name: [row[name] for row in job.table] for name in job.table[0]},
+    )
+    sound = np.where(np.isfinite(scores.loss), scores.accuracy, np.nan)
+    columns = {name: [row[name] for row in job.table] for name in varied(job)}
+    figures = {}
+    if columns and not np.isnan(sound).all():
+        figures["effects"] = plots.effects(columns, sound, label=label, log=LOGARITHMIC)
+    for pair in itertools.combinations([n for n in columns if not n.endswith("activation")], 2):
+        means = np.array([row.mean() for row in sound])
+        x, y = (columns[name] for name in pair)
+        if not np.isnan(means).all():
+            figure = plots.pair(x, y, means, pair, label=label, log=LOGARITHMIC)
+            figures["_".join(pair)] = figure
+    for name, figure in figures.items():
+        formats = ("png", "svg") if config.svg else ("png",)
+        plots.save(figure, job.output.folder / name, formats)
+    total = time.perf_counter() - STARTED
+    job.output.json(
+        "results.json",
+        {
+            "experiment": "sweep",
+            **harness.describe(config, job.dataset.provenance),
+            "configurations": rows,
+            **content,
+            "waves": job.waves,
+            "seconds": {"total": total},
+        },
+    )
+    harness.console.print(
+        f"{total:.1f} s. Written to {job.output.folder}/: results.json, configurations.csv, "
+        "scores.npz, figures, waves/",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)
