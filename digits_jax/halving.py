@@ -18,8 +18,9 @@ import numpy as np
 
 from digits_jax.cross_validation import Progress, cross_validate, describe
 from digits_jax.memory import fitting_wave_size
-from digits_jax.sweeps import rank
-from digits_jax.train import Examples, Experiment, Run, TrainState
+from digits_jax.splits import Split
+from digits_jax.sweeps import Scores, _count, _for_each, rank, run_picker
+from digits_jax.train import Examples, Experiment, Hyperparameters, Run, TrainState
 from digits_jax.waves import in_waves, load_waves, saved_wave_size
 
 
@@ -202,3 +203,46 @@ def halve_in_waves(
     )
     arrays = load_waves(folder)
     return Halving(**{name: arrays[name] for name in Halving._fields})
+
+
+def halve_grid(
+    data: Examples,
+    numbers: Hyperparameters,
+    inner: Split,
+    groups: int,
+    *,
+    folder: str | os.PathLike[str],
+    epochs: int = 100,
+    seeds: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> Scores:
+    """``train_grid`` with successive halving, for each group of splits by itself.
+
+    Args:
+        data: see ``train_grid``.
+        numbers: likewise.
+        inner: splits [G * F], as from ``inner_splits`` of G outer splits: their test rows decide.
+        groups: G.
+        folder: see ``train_in_waves``.
+        epochs: of those that are not dropped; see ``halving_rungs``.
+        seeds: see ``train_grid``.
+        seed: likewise.
+        **options: of ``halve_in_waves``, to which they go.
+    """
+    count, folds = _count(numbers), len(inner.train_rows) // groups
+    pick = run_picker(_for_each(seeds, inner), numbers, seed=seed)
+    shape = (groups, count, seeds, folds)
+    lanes = count * seeds * folds
+
+    def make_groups(start: int, stop: int) -> Run:
+        g, c, repeat, fold = np.unravel_index(np.arange(start * lanes, stop * lanes), shape)
+        return pick(c, (repeat * groups + g) * folds + fold)
+
+    rungs = halving_rungs(epochs, count)
+    halved = halve_in_waves(data, make_groups, groups, count, rungs, folder=folder, **options)
+    accuracy, loss = (
+        each.reshape(shape).mean(axis=2).swapaxes(0, 1).reshape(count, -1)
+        for each in (halved.accuracy, halved.loss)
+    )
+    return Scores(accuracy, loss, np.repeat(halved.epochs.T, folds, axis=1))

@@ -8,16 +8,18 @@ alone. What changes shapes or code (width, batch size) is an ``Experiment`` each
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
 from digits_jax.cross_validation import make_runs
-from digits_jax.splits import Split
-from digits_jax.train import Hyperparameters, Run
+from digits_jax.splits import Split, stack_splits
+from digits_jax.train import Examples, Hyperparameters, Run
+from digits_jax.waves import train_in_waves
 
 # How a number spreads in random search; the others are uniform.
 LOG_UNIFORM = ("learning_rate", "epsilon", "weight_decay")
@@ -118,6 +120,102 @@ def run_picker(
         )
 
     return pick
+
+
+class Scores(NamedTuple):
+    """Of C configurations on F splits, on the test rows; means over seeds."""
+
+    accuracy: np.ndarray  # float64 [C, F]
+    loss: np.ndarray  # float64 [C, F], nats; not finite where a run diverged
+    epochs: np.ndarray  # int64 [C, F], that they were trained for
+
+
+def train_grid(
+    data: Examples,
+    numbers: Hyperparameters,
+    splits: Split,
+    *,
+    folder: str | os.PathLike[str],
+    epochs: int = 100,
+    seeds: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> Scores:
+    """Trains every configuration on every split, in waves.
+
+    Args:
+        data: see ``cross_validate``.
+        numbers: each [C], as from ``grid`` or ``random_search``.
+        splits: leading axis F.
+        folder: see ``train_in_waves``.
+        epochs: likewise.
+        seeds: networks for each configuration and split, whose scores are averaged.
+        seed: of their draws; all configurations of a split share them.
+        **options: of ``train_in_waves``, to which they go.
+    """
+    count, folds = _count(numbers), len(splits.train_rows)
+    pick = run_picker(_for_each(seeds, splits), numbers, seed=seed)
+
+    def make_wave(start: int, stop: int) -> Run:
+        return pick(*np.divmod(np.arange(start, stop), seeds * folds))
+
+    result = train_in_waves(
+        data, make_wave, count * seeds * folds, folder=folder, epochs=epochs, **options
+    )
+    accuracy, loss = (
+        each.reshape(count, seeds, folds).mean(axis=1) for each in (result.accuracy, result.loss)
+    )
+    return Scores(accuracy, loss, np.full((count, folds), epochs))
+
+
+def train_chosen(
+    data: Examples,
+    numbers: Hyperparameters,
+    splits: Split,
+    chosen: npt.ArrayLike,
+    *,
+    folder: str | os.PathLike[str],
+    seeds: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trains on each split the configuration that was chosen for it; see ``train_grid``.
+
+    Args:
+        data: see ``train_grid``.
+        numbers: likewise.
+        splits: likewise.
+        chosen: int [F], a configuration each; -1 leaves out a split.
+        folder: see ``train_grid``.
+        seeds: likewise.
+        seed: likewise.
+        **options: likewise.
+
+    Returns:
+        Accuracy and loss, float64 [F]; NaN for what was left out.
+    """
+    configurations = np.asarray(chosen)
+    folds, at = len(configurations), np.flatnonzero(configurations >= 0)
+    pick = run_picker(_for_each(seeds, splits), numbers, seed=seed)
+
+    def make_wave(start: int, stop: int) -> Run:
+        repeat, i = np.divmod(np.arange(start, stop), len(at))
+        return pick(configurations[at[i]], repeat * folds + at[i])
+
+    result = train_in_waves(data, make_wave, seeds * len(at), folder=folder, **options)
+    accuracy, loss = np.full((2, folds), np.nan)
+    accuracy[at] = result.accuracy.reshape(seeds, -1).mean(axis=0)
+    loss[at] = result.loss.reshape(seeds, -1).mean(axis=0)
+    return accuracy, loss
+
+
+def _for_each(seeds: int, splits: Split) -> Split:
+    """The splits [seeds * F], once for each seed, so that each time they get other keys."""
+    return stack_splits(*[splits] * seeds)
+
+
+def _count(numbers: Hyperparameters) -> int:
+    return int(np.size(numbers.learning_rate))
 
 
 def rank(accuracy: npt.ArrayLike, loss: npt.ArrayLike) -> np.ndarray:

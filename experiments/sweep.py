@@ -16,11 +16,12 @@ the waves to the output folder.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from digits_jax import Dataset, Hyperparameters, Split
+    from digits_jax.sweeps import Scores
 
 STARTED = time.perf_counter()
 NUMBERS = (
@@ -145,13 +147,14 @@ def check(config: Config) -> None:
     """The arguments, before JAX starts."""
     harness.positive(
         epochs=config.epochs,
-        folds=config.folds - 1,
         repeats=config.repeats,
         seeds=config.seeds,
-        inner_folds=config.inner_folds - 1,
         random=config.random,
         wave_size=config.wave_size,
     )
+    for name in ("folds", "inner_folds"):
+        flag, value = "--" + name.replace("_", "-"), getattr(config, name)
+        harness.require(value >= 2, f"{flag} must be at least 2, not {value}")
     harness.seed(seed=config.seed)
     for name in (*NUMBERS, *STRUCTURE):
         flag, values = "--" + name.replace("_", "-"), getattr(config, name)
@@ -186,14 +189,6 @@ def make_numbers(config: Config) -> Hyperparameters:
     return sweeps.random_search(config.random, seed=config.seed, **ranges)
 
 
-class Scores(NamedTuple):
-    """Of each configuration (K of them, by structure and numbers) on each split; means of seeds."""
-
-    accuracy: np.ndarray  # [K, F]
-    loss: np.ndarray  # [K, F], NaN where a run diverged
-    epochs: np.ndarray  # int [K, F], that they were trained for
-
-
 class Job:
     """What the stages of a sweep share: configurations, data, folder, signals, and the tally."""
 
@@ -218,106 +213,54 @@ class Job:
             for c in range(self.count)
         ]
 
-    def score(self, stage: str, splits: Split) -> Scores:
-        """All configurations on all splits [F]."""
+    def score(self, stage: str, splits: Split, groups: int | None = None) -> Scores:
+        """All configurations on all splits: [K, F], structure by structure.
+
+        With ``groups``, the splits are the inner ones of so many outer splits, and are halved.
+        """
         import numpy as np
 
-        seeds, folds = self.config.seeds, len(splits.train_rows)
-        pick = self.picker(splits, self.config.seed)
-        scores = np.empty((3, len(self.structures), self.count, folds))
+        from digits_jax import halving, sweeps
+
+        parts = []
         for s in range(len(self.structures)):
-            result = self.train(
-                f"{stage}-{s}",
-                s,
-                lambda start, stop: pick(*divmod(np.arange(start, stop), seeds * folds)),
-                self.count * seeds * folds,
-            )
-            for i, each in enumerate((result.accuracy, result.loss)):
-                scores[i, s] = each.reshape(self.count, seeds, folds).mean(axis=1)
-        scores[2] = self.config.epochs
-        return Scores(*scores.reshape(3, -1, folds))
+            if groups is None:
+                count = self.count * self.config.seeds * len(splits.train_rows)
+                search: Any = functools.partial(sweeps.train_grid, self.data, self.numbers, splits)
+                parts.append(self.watched(search, f"{stage}-{s}", s, count))
+            else:
+                search = functools.partial(
+                    halving.halve_grid, self.data, self.numbers, splits, groups
+                )
+                parts.append(self.watched(search, f"{stage}-{s}", s, groups, unit="outer split"))
+        return sweeps.Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def halve(self, stage: str, inner: Split, outer: int) -> Scores:
-        """All configurations on the inner splits [O * I], with successive halving for each of O."""
+    def final(self, stage: str, outer: Split, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy and loss [O] of configuration chosen[o] on outer split o."""
         import numpy as np
 
-        from digits_jax import halving
-
-        seeds, folds = self.config.seeds, len(inner.train_rows) // outer
-        pick = self.picker(inner, self.config.seed)
-        shape = (outer, self.count, seeds, folds)
-        rungs = halving.halving_rungs(self.config.epochs, self.count)
-        scores = np.empty((3, len(self.structures), self.count, outer, folds))
-
-        def make_groups(start: int, stop: int) -> Any:
-            numbers = np.arange(start, stop)[:, None] * (self.count * seeds * folds)
-            numbers = (numbers + np.arange(self.count * seeds * folds)).ravel()
-            o, c, seed, fold = np.unravel_index(numbers, shape)
-            return pick(c, (seed * outer + o) * folds + fold)
-
-        for s in range(len(self.structures)):
-            halved = self._watched(
-                f"{stage}-{s}",
-                s,
-                outer,
-                lambda options: halving.halve_in_waves(
-                    self.data, make_groups, outer, self.count, rungs, **options
-                ),
-                unit="outer split",
-            )
-            for i, each in enumerate((halved.accuracy, halved.loss)):
-                scores[i, s] = each.reshape(shape).mean(axis=2).swapaxes(0, 1)
-            scores[2, s] = halved.epochs.T[:, :, None]
-        return Scores(*scores.reshape(3, -1, outer * folds))
-
-    def final(self, stage: str, outer: Split, chosen: np.ndarray) -> Scores:
-        """Configuration chosen[o] on outer split o; the scores are [1, O]."""
-        import numpy as np
-
-        seeds, folds = self.config.seeds, len(outer.train_rows)
-        # Draws of their own: the numbers were not chosen for these initial weights.
-        pick = self.picker(outer, (self.config.seed + 2**31) % 2**32)
-        scores = np.full((3, 1, folds), float(self.config.epochs))
-        for s in np.unique(chosen // self.count):
-            at = np.flatnonzero(chosen // self.count == s)
-
-            def make_wave(start: int, stop: int, at: np.ndarray = at) -> Any:
-                seed, i = np.divmod(np.arange(start, stop), len(at))
-                return pick(chosen[at[i]] % self.count, seed * folds + at[i])
-
-            result = self.train(f"{stage}-{s}", s, make_wave, seeds * len(at))
-            for i, each in enumerate((result.accuracy, result.loss)):
-                scores[i, 0, at] = each.reshape(seeds, len(at)).mean(axis=0)
-        return Scores(*scores)
-
-    def picker(self, splits: Split, seed: int) -> Any:
-        """Runs by configuration and split; the splits of the second seed follow the first's."""
-        import digits_jax as dj
         from digits_jax import sweeps
 
-        tiled = dj.stack_splits(*[splits] * self.config.seeds)
-        return sweeps.run_picker(tiled, self.numbers, seed=seed)
+        accuracy, loss = np.full((2, len(chosen)), np.nan)
+        for s in np.unique(chosen // self.count).tolist():
+            here = chosen // self.count == s
+            numbers = np.where(here, chosen % self.count, -1)
+            train = functools.partial(sweeps.train_chosen, self.data, self.numbers, outer, numbers)
+            count = int(here.sum()) * self.config.seeds
+            # Draws of their own: the numbers were not chosen for these initial weights.
+            seed = (self.config.seed + 2**31) % 2**32
+            scores = self.watched(train, f"{stage}-{s}", s, count, seed=seed)
+            accuracy[here], loss[here] = (each[here] for each in scores)
+        return accuracy, loss
 
-    def train(self, stage: str, s: int, make_wave: Any, count: int) -> Any:
-        """``train_in_waves`` with structure s."""
-        from digits_jax import waves
-
-        epochs = self.config.epochs
-        return self._watched(
-            stage,
-            s,
-            count,
-            lambda options: waves.train_in_waves(
-                self.data, make_wave, count, epochs=epochs, **options
-            ),
-        )
-
-    def _watched(
+    def watched(
         self,
+        work: Callable[..., Any],
         stage: str,
         s: int,
         count: int,
-        work: Callable[[dict[str, Any]], Any],
+        *,
+        seed: int | None = None,
         unit: str = "run",
     ) -> Any:
         """Work in waves, with progress, a tally of time and memory, and a stop at a signal."""
@@ -328,25 +271,20 @@ class Job:
         from digits_jax.cross_validation import Progress
         from digits_jax.waves import WavesInterrupted
 
-        done, structure = 0, self.structures[s]
+        done, config, structure = 0, self.config, self.structures[s]
 
         def on_wave(now: int) -> bool:
             nonlocal done
             done = now
-            self.waves.append(
-                {
-                    "stage": stage,
-                    "done": now,
-                    "seconds": time.perf_counter() - STARTED,
-                    "resident_bytes": psutil.Process().memory_info().rss,
-                }
-            )
+            seconds, memory = time.perf_counter() - STARTED, psutil.Process().memory_info().rss
+            tally = {"stage": stage, "done": now, "seconds": seconds, "resident_bytes": memory}
+            self.waves.append(tally)
             return watch.signal is not None
 
         def on_epoch(progress: Progress) -> bool:
             part = len(progress.history.loss) * progress.epoch // progress.epochs
-            within = part if unit == "run" else 0
-            return watch.on_epoch(Progress(done + within, count, progress.history))
+            now = done + (part if unit == "run" else 0)
+            return watch.on_epoch(Progress(now, count, progress.history))
 
         network = dj.DigitsCNN(
             width=structure["width"],
@@ -356,17 +294,16 @@ class Job:
         with harness.Watch(count, count, unit=unit) as watch:
             try:
                 return work(
-                    {
-                        "folder": self.output.waves / stage,
-                        "wave_size": self.config.wave_size,
-                        "experiment": dj.Experiment(
-                            network=network, batch_size=structure["batch_size"]
-                        ),
-                        "identity": {"seed": self.config.seed, "stage": stage},
-                        "resume": self.config.resume,
-                        "on_epoch": on_epoch,
-                        "on_wave": on_wave,
-                    }
+                    folder=self.output.waves / stage,
+                    epochs=config.epochs,
+                    seeds=config.seeds,
+                    seed=config.seed if seed is None else seed,
+                    wave_size=config.wave_size,
+                    experiment=dj.Experiment(network=network, batch_size=structure["batch_size"]),
+                    identity={"seed": config.seed, "stage": stage},
+                    resume=config.resume,
+                    on_epoch=on_epoch,
+                    on_wave=on_wave,
                 )
             except WavesInterrupted as stop:
                 raise harness.stopped(stop, watch, self.output) from stop
@@ -409,7 +346,7 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
 
     splits = len(outer.train_rows)
     halved: dict[str, Any] | None = None
-    scores = job.halve("halving", inner, splits) if config.halving else job.score("inner", inner)
+    scores = job.score("halving", inner, splits) if config.halving else job.score("inner", inner)
     chosen = choose(scores, splits, config.epochs)
     if config.halving:
         spent = float(scores.epochs.sum() / (scores.epochs.size * config.epochs))
@@ -420,13 +357,13 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
             halved["same_winner"] = (whole == chosen).tolist()
             words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
         harness.console.print(words, highlight=False)
-    final = job.final("outer", outer, chosen)
+    accuracy, loss = job.final("outer", outer, chosen)
     by_split = scores.accuracy.reshape(len(job.table), splits, -1).mean(axis=2)
     order = sweeps.rank(scores.accuracy, masked(scores, config.epochs))
     show(job, scores, order, f"Inner validation over all outer splits, {config.epochs} epochs")
 
-    diverged = ~np.isfinite(final.loss[0])
-    summary = summarize(final.accuracy[0], **sizes(outer))
+    diverged = ~np.isfinite(loss)
+    summary = summarize(accuracy, **sizes(outer))
     names = varied(job)
     table = Table(title="Nested cross-validation: tune, then train")
     for column in ("outer split", *names, "validation (%)", "test (%)"):
@@ -434,10 +371,10 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
     rows = []
     for o, k in enumerate(chosen.tolist()):
         row = {"outer_split": o + 1, **job.table[k], "validation_accuracy": by_split[k, o]}
-        rows.append(row | {"accuracy": final.accuracy[0, o], "diverged": bool(diverged[o])})
+        rows.append(row | {"accuracy": accuracy[o], "diverged": bool(diverged[o])})
         cells = [text(row[name]) for name in names]
-        accuracy = f"{100 * final.accuracy[0, o]:.2f}{' diverged' if diverged[o] else ''}"
-        table.add_row(str(o + 1), *cells, f"{100 * by_split[k, o]:.2f}", accuracy)
+        test = f"{100 * accuracy[o]:.2f}{' diverged' if diverged[o] else ''}"
+        table.add_row(str(o + 1), *cells, f"{100 * by_split[k, o]:.2f}", test)
     table.add_section()
     middle = [""] * (len(names) + 1)
     table.add_row("mean ± sd", *middle, f"{100 * summary.mean:.2f} ± {100 * summary.std:.2f}")

@@ -14,8 +14,8 @@ from digits_jax import halving, sweeps
 from digits_jax.cross_validation import cross_validate, make_runs
 from digits_jax.data import load_digits
 from digits_jax.model import DigitsCNN
-from digits_jax.splits import inner_splits, kfold_splits
-from digits_jax.train import Examples, Experiment
+from digits_jax.splits import inner_splits, kfold_splits, stack_splits
+from digits_jax.train import Examples, Experiment, Hyperparameters
 from digits_jax.waves import WavesInterrupted
 
 EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
@@ -206,3 +206,47 @@ def test_a_diverged_configuration_is_dropped_first(data: Examples, groups: Any) 
     for rungs in ([], [0, 1], [2, 2], [2, 1]):
         with pytest.raises(ValueError, match="rungs must be ascending"):
             halve(1, 5, rungs)
+
+
+def test_scores_belong_to_their_configuration_split_and_seed(
+    data: Examples, tmp_path: Path
+) -> None:
+    """Each run made by hand, in loops; in one program, the waves of the others in two."""
+    splits = inner_splits(data.labels, kfold_splits(data.labels, 2), 2)
+    numbers = sweeps.grid(learning_rate=[1e-2, 1e-3])
+    options: dict[str, Any] = {
+        "epochs": 1,
+        "seeds": 2,
+        "seed": 9,
+        "experiment": EXPERIMENT,
+        "devices": jax.devices()[:2],
+        "wave_size": 10,
+    }
+    keys = make_runs(stack_splits(splits, splits), seed=9).key
+    accuracy, loss = np.zeros((2, 2, 4))
+    for c, rate in enumerate((1e-2, 1e-3)):
+        for repeat in range(2):
+            runs = make_runs(splits, hyperparameters=Hyperparameters(rate, dropout_rate=0.25))
+            runs = runs._replace(key=keys[4 * repeat : 4 * repeat + 4])
+            result = cross_validate(
+                data, runs, epochs=1, experiment=EXPERIMENT, devices=jax.devices()[:2]
+            )
+            accuracy[c] += result.accuracy / 2
+            loss[c] += result.loss / 2
+    scores = sweeps.train_grid(data, numbers, splits, folder=tmp_path / "grid", **options)
+    np.testing.assert_allclose(scores.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(scores.accuracy, accuracy)
+    assert len(np.unique(loss)) == 8 and scores.epochs.tolist() == [[1] * 4] * 2
+
+    # Of two configurations none is dropped.
+    halved = halving.halve_grid(data, numbers, splits, 2, folder=tmp_path / "halved", **options)
+    np.testing.assert_allclose(halved.loss, loss, rtol=1e-5)
+    np.testing.assert_array_equal(halved.epochs, scores.epochs)
+
+    chosen = [1, -1, 0, 1]
+    accuracy, loss_of_chosen = sweeps.train_chosen(
+        data, numbers, splits, chosen, folder=tmp_path / "chosen", **options
+    )
+    expected = [loss[1, 0], np.nan, loss[0, 2], loss[1, 3]]
+    np.testing.assert_allclose(loss_of_chosen, expected, rtol=1e-5)
+    assert np.isnan(accuracy).tolist() == [False, True, False, False]

@@ -1,0 +1,161 @@
+"""The sweep, as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "sweep.py"
+COMMON = ["--data", "bundled", "--folds", "2", "--width", "0.125"]
+PLAIN = [*COMMON, "--epochs", "30", "--wave-size", "2", "--output-dir", "out"]
+PLAIN += ["--learning-rate", "3e-4", "1e-2", "--dense-activation", "sigmoid", "relu"]
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), *arguments]
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(*arguments), cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted sweep without nesting."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = _run(folder, *PLAIN)
+    assert done.returncode == 0, done.stderr
+    assert "2-fold cross-validation, 30 epochs" in done.stdout and "run 4/4" in done.stdout
+    assert "chosen on the rows that it is scored on, so its score is optimistic" in done.stderr
+    return folder / "out"
+
+
+def test_it_writes_what_it_says(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "configurations.csv",
+        "effects.png",
+        "results.json",
+        "scores.npz",
+        "waves",
+    }
+    results = json.loads((finished / "results.json").read_text())
+    rows = results["configurations"]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+    assert "optimistic" in results["warning"]
+    means = [row["accuracy"] for row in rows]
+    assert means == sorted(means, reverse=True) and means[0] > means[-1] + 0.1
+    assert results["best"]["accuracy"]["mean"] == pytest.approx(means[0])
+    assert results["best"]["learning_rate"] == rows[0]["learning_rate"]
+    with (finished / "configurations.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in table] == pytest.approx(means)
+    assert [row["dense_activation"] for row in table] == [row["dense_activation"] for row in rows]
+    assert {(row["dense_activation"], row["learning_rate"]) for row in rows} == {
+        (activation, float(np.float32(rate)))
+        for activation in ("sigmoid", "relu")
+        for rate in (3e-4, 1e-2)
+    }
+    scores = np.load(finished / "scores.npz")
+    assert scores["accuracy"].shape == scores["loss"].shape == (4, 2)
+    for row in rows:
+        here = (scores["dense_activation"] == row["dense_activation"]) & (
+            scores["learning_rate"] == row["learning_rate"]
+        )
+        assert scores["accuracy"][here].mean() == pytest.approx(row["accuracy"])
+        assert scores["loss"][here].mean() == pytest.approx(row["loss"])
+    assert [wave["done"] for wave in results["waves"]] == [0, 2, 4] * 2
+    assert all(wave["resident_bytes"] > 1e7 for wave in results["waves"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_sweep_resumes_to_the_same_bits(
+    finished: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        _command(*PLAIN), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    waves = tmp_path / "out" / "waves" / "folds-0"
+    while not (waves / "wave-00000000.npz").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, stderr = process.communicate()
+    assert process.returncode == code, stderr
+    assert not (tmp_path / "out" / "results.json").exists()
+    if number == signal.SIGTERM:
+        assert "stopped after 2 of 4 runs; all of it is saved. Go on with: " in stderr
+        assert "--output-dir out" in stderr and stderr.strip().endswith(" --resume")
+        refused = _run(tmp_path, *PLAIN)
+        assert refused.returncode == 2 and "out holds a run already (waves)" in refused.stderr
+    done = _run(tmp_path, *PLAIN, "--resume")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [wave["done"] for wave in results["waves"]] == [2, 4, 0, 2, 4]
+    resumed, whole = (np.load(folder / "scores.npz") for folder in (tmp_path / "out", finished))
+    for name in whole.files:
+        np.testing.assert_array_equal(resumed[name], whole[name])
+
+
+def test_nested_with_halving(tmp_path: Path) -> None:
+    done = _run(
+        tmp_path,
+        *(*COMMON, "--epochs", "6", "--wave-size", "12", "--output-dir", "out", "--nested"),
+        *("--inner-folds", "2", "--halving", "--verify-halving"),
+        *("--random", "3", "--learning-rate", "1e-3", "3e-2", "--dropout-rate", "0", "0.5"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tune, then train" in done.stdout and "optimistic" not in done.stdout + done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    scores = np.load(tmp_path / "out" / "scores.npz")
+    assert scores["accuracy"].shape == (3, 4)
+    epochs = scores["epochs"].reshape(3, 2, 2)
+    np.testing.assert_array_equal(epochs[..., 0], epochs[..., 1])
+    np.testing.assert_array_equal(np.sort(epochs[..., 0], axis=0).T, [[3, 6, 6]] * 2)
+    assert results["halving"]["share_of_epochs_trained"] == pytest.approx(15 / 18)
+    inner = scores["accuracy"].reshape(3, 2, 2).mean(axis=2)
+    for o, row in enumerate(results["outer_splits"]):
+        trained = np.where(epochs[:, o, 0] == 6, inner[:, o], -1)
+        assert row["validation_accuracy"] == pytest.approx(trained.max())
+        k = int(np.flatnonzero(scores["learning_rate"] == row["learning_rate"])[0])
+        assert trained[k] == trained.max()
+    tested = [row["accuracy"] for row in results["outer_splits"]]
+    assert results["accuracy"]["mean"] == pytest.approx(np.mean(tested))
+    assert len(results["halving"]["same_winner"]) == 2
+    assert {path.name for path in (tmp_path / "out" / "waves").iterdir()} == {
+        "halving-0",
+        "inner-0",
+        "outer-0",
+    }
+    figures = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert figures == {"effects", "learning_rate_dropout_rate"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learning-rate", "0"], "--learning-rate must be above 0 and below 1e+09, not 0"),
+        (["--dropout-rate", "0.1", "1"], "--dropout-rate must be at least 0 and below 1, not 1"),
+        (["--batch-size", "0"], "--batch-size must be above 0"),
+        (["--width", "nan"], "--width must be above 0"),
+        (["--learning-rate", "1", "1"], "--learning-rate names a value twice"),
+        (["--folds", "1"], "--folds must be at least 2, not 1"),
+        (["--halving"], "--halving drops configurations by inner validation rows: add --nested"),
+        (["--verify-halving", "--nested"], "--verify-halving needs --halving"),
+        (["--random", "3", "--beta-1", "0.1", "0.2", "0.3"], "takes one value, or two"),
+        (["--random", "3", "--weight-decay", "0", "1"], "weight_decay needs 0 < low < high"),
+        (["--resume"], "--resume needs --output-dir"),
+    ],
+)
+def test_a_users_mistake_gets_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = _run(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
