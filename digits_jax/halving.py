@@ -200,6 +200,7 @@ def halve_in_waves(
         identity_of=identity_of,
         resume=resume,
         on_wave=on_wave,
+        unit="groups of runs",
     )
     arrays = load_waves(folder)
     return Halving(**{name: arrays[name] for name in Halving._fields})

@@ -42,8 +42,8 @@ class WaveResults(NamedTuple):
 class WavesInterrupted(Interrupted):
     """A callback asked to stop; the waves that had ended are saved."""
 
-    def __init__(self, done: int, count: int) -> None:
-        Exception.__init__(self, f"stopped after {done} of {count} runs")
+    def __init__(self, done: int, count: int, unit: str = "runs") -> None:
+        Exception.__init__(self, f"stopped after {done} of {count} {unit}")
         self.done = done
 
 
@@ -136,7 +136,7 @@ def train_in_waves(
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
         described = describe(data, wave_of(start, stop), experiment)
-        return {**described, "epochs": epochs, **(identity or {})}
+        return {**described, "epochs": epochs, "keep_logits": keep_logits, **(identity or {})}
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         real = stop - start
@@ -185,6 +185,7 @@ def in_waves(
     identity_of: Callable[[int, int], Mapping[str, Any]],
     resume: bool = False,
     on_wave: Callable[[int], bool | None] | None = None,
+    unit: str = "runs",
 ) -> None:
     """Calls ``compute(start, stop)`` for one wave after another, and saves what it gives.
 
@@ -197,6 +198,7 @@ def in_waves(
         resume: a wave that is saved and sound is not computed again; a damaged one is, and named
             in a warning to the logger "digits_jax".
         on_wave: see ``train_in_waves``.
+        unit: what is counted, for messages.
 
     Raises:
         CheckpointError: the folder holds waves that are not to be resumed, or are of other things.
@@ -227,7 +229,7 @@ def in_waves(
 
     def stop_if(asked: bool | None) -> None:
         if asked and done < count:
-            raise WavesInterrupted(done, count)
+            raise WavesInterrupted(done, count, unit)
 
     done = sum(min(start + wave_size, count) - start for start in finished)
     stop_if(on_wave is not None and on_wave(done))
@@ -238,7 +240,7 @@ def in_waves(
         try:
             arrays = compute(start, stop)
         except Interrupted as interrupted:
-            raise WavesInterrupted(done, count) from interrupted
+            raise WavesInterrupted(done, count, unit) from interrupted
         identity = {**shape, "start": start, **_short(identity_of(start, stop))}
         write_part(folder / f"wave-{start:08d}.npz", arrays, identity)
         done += stop - start

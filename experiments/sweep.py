@@ -207,8 +207,9 @@ class Job:
             dict(zip(STRUCTURE, values, strict=True))
             for values in itertools.product(*(getattr(config, name) for name in STRUCTURE))
         ]
+        # As decimal digits: a float32 of 0.0003 is 0.0003, not 0.0003000000142492354.
         self.table: list[dict[str, Any]] = [
-            structure | {name: float(getattr(numbers, name)[c]) for name in NUMBERS}
+            structure | {name: float(str(getattr(numbers, name)[c])) for name in NUMBERS}
             for structure in self.structures
             for c in range(self.count)
         ]
@@ -293,7 +294,7 @@ class Job:
         )
         with harness.Watch(count, count, unit=unit) as watch:
             try:
-                return work(
+                result = work(
                     folder=self.output.waves / stage,
                     epochs=config.epochs,
                     seeds=config.seeds,
@@ -307,6 +308,10 @@ class Job:
                 )
             except WavesInterrupted as stop:
                 raise harness.stopped(stop, watch, self.output) from stop
+        if watch.signal is not None:  # it came in the last wave: the next stage has not begun
+            done_all = WavesInterrupted(count, count, f"{unit}s")
+            raise harness.stopped(done_all, watch, self.output)
+        return result
 
 
 def plain(config: Config, job: Job, splits: Split) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from digits_jax.data import load_digits
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "sweep.py"
 COMMON = ["--data", "bundled", "--folds", "2", "--width", "0.125"]
@@ -59,9 +62,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert [float(row["accuracy"]) for row in table] == pytest.approx(means)
     assert [row["dense_activation"] for row in table] == [row["dense_activation"] for row in rows]
     assert {(row["dense_activation"], row["learning_rate"]) for row in rows} == {
-        (activation, float(np.float32(rate)))
-        for activation in ("sigmoid", "relu")
-        for rate in (3e-4, 1e-2)
+        (activation, rate) for activation in ("sigmoid", "relu") for rate in (3e-4, 1e-2)
     }
     scores = np.load(finished / "scores.npz")
     assert scores["accuracy"].shape == scores["loss"].shape == (4, 2)
@@ -101,6 +102,19 @@ def test_a_stopped_sweep_resumes_to_the_same_bits(
     resumed, whole = (np.load(folder / "scores.npz") for folder in (tmp_path / "out", finished))
     for name in whole.files:
         np.testing.assert_array_equal(resumed[name], whole[name])
+
+
+def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    harness, sweep = importlib.import_module("harness"), importlib.import_module("sweep")
+    config = sweep.Config(data="bundled", folds=2, output_dir=tmp_path / "out")
+    output = harness.Output(config.output_dir, script="sweep")
+    job = sweep.Job(config, load_digits("bundled"), sweep.make_numbers(config), output)
+    with pytest.raises(harness.Stopped, match="stopped after 4 of 4 runs; all of it") as stopped:
+        job.watched(lambda **options: signal.raise_signal(signal.SIGTERM), "folds-0", 0, 4)
+    assert stopped.value.exit_code == 143
 
 
 def test_nested_with_halving(tmp_path: Path) -> None:

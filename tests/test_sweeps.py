@@ -178,7 +178,7 @@ def test_states_to_go_on_from_are_left_as_they_are(data: Examples, groups: Any) 
 def test_halving_in_waves_resumes(
     data: Examples, groups: Any, halved: halving.Halving, tmp_path: Path
 ) -> None:
-    with pytest.raises(WavesInterrupted, match="stopped after 1 of 2 runs"):
+    with pytest.raises(WavesInterrupted, match="stopped after 1 of 2 groups of runs"):
         _halve(data, groups, tmp_path, on_wave=lambda done: done == 1)
     told: list[int] = []
     resumed = _halve(data, groups, tmp_path, resume=True, wave_size=None, on_wave=told.append)
