@@ -146,16 +146,16 @@ def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     shared = _array("counts", counts, "M", *np.shape(counts)[:1])
     names = _names(names, range(len(shared)))
     shares = 100 * shared / np.maximum(np.diag(shared)[:, None], 1e-9)
-    figure, (panel,) = _figure(_PAGE, 0.4 * len(names) + 1.2)
+    figure, (panel,) = _figure(_PAGE, 0.4 * len(names) + 1.8)
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for (line, column), count in np.ndenumerate(shared):
         ink = "white" if shares[line, column] > 55 else "black"
         text = f"{count:.{int(count < 100)}f}\n{shares[line, column]:.0f} %"
         panel.text(column, line, text, ha="center", va="center", size=6, color=ink)
-    panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    panel.set_xticks(range(len(names)), names, rotation=90)
     panel.set_yticks(range(len(names)), names)
     panel.set(xlabel="… that this method makes, too", ylabel="Of this method's errors …")
-    _colorbar(panel, "Share of the line's errors (%)", panchor=(0, 0.5))
+    _colorbar(panel, "Share of the line's errors (%)")
     return figure
 
 

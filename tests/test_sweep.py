@@ -112,8 +112,13 @@ def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
     config = sweep.Config(data="bundled", folds=2, output_dir=tmp_path / "out")
     output = harness.Output(config.output_dir, script="sweep")
     job = sweep.Job(config, load_digits("bundled"), sweep.make_numbers(config), output)
+
+    def last_wave(**options: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.5)  # a thread listens for it
+
     with pytest.raises(harness.Stopped, match="stopped after 4 of 4 runs; all of it") as stopped:
-        job.watched(lambda **options: signal.raise_signal(signal.SIGTERM), "folds-0", 0, 4)
+        job.watched(last_wave, "folds-0", 0, 4)
     assert stopped.value.exit_code == 143
 
 
