@@ -149,13 +149,13 @@ def cross_validate(
         Scores, logits, history and states of all runs, and the seconds that each part took.
 
     Raises:
-        ValueError: an argument is out of range, a split names a row that the data lack, or the
-            processes of a job have different arguments.
+        ValueError: an argument is out of range, or a split names a row that the data lack.
         CheckpointError: the checkpoints to resume are damaged or of another experiment, the folder
             holds some and ``resume`` is False, or they can't be written.
         FolderInUse: another process writes to the folder of the checkpoints.
         Interrupted: ``on_epoch`` asked to stop.
         ProcessLost: another process of the job ended.
+        ProcessesDiffer: the processes of the job were given different arguments.
 
     Example:
         >>> from digits_jax import kfold_splits, load_digits
@@ -359,7 +359,7 @@ def _text(value: Any, within: tuple[int, ...] = ()) -> str:
 
 
 def _agree(described: Mapping[str, Any]) -> None:
-    """Raises ValueError unless all processes of the job were given the same to train."""
+    """Raises ProcessesDiffer unless all processes of the job were given the same to train."""
     hashes = ("data.sha256", "splits.sha256", "keys.sha256")
     configuration = {name: value for name, value in described.items() if name not in hashes}
     texts = [*(described[name] for name in hashes), json.dumps(configuration, sort_keys=True)]
@@ -367,7 +367,7 @@ def _agree(described: Mapping[str, Any]) -> None:
     told = _devices.gather_values(np.array([list(digest) for digest in digests], np.uint8))
     for i, name in enumerate(("data", "splits", "keys", "configuration")):
         if (told[:, i] != told[0, i]).any():
-            raise ValueError(
+            raise _devices.ProcessesDiffer(
                 f"the processes of the job have different {name}; start all with the same "
                 "arguments and data"
             )

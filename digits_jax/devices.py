@@ -27,6 +27,10 @@ class ProcessLost(RuntimeError):
     """Another process of the job ended or can't be reached, so that this one can't go on."""
 
 
+class ProcessesDiffer(ValueError):
+    """The processes of a job were not given the same to do."""
+
+
 def use_all_cpu_cores() -> None:
     """Gives JAX one CPU device for each core, so that runs spread over cores as over any devices.
 

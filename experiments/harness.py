@@ -113,13 +113,13 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
         # Imported by main already, if it came that far; they are the user's to mend.
         from digits_jax.checkpoint import CheckpointError, SaveError
         from digits_jax.data import DataError
-        from digits_jax.devices import ProcessLost
+        from digits_jax.devices import ProcessesDiffer, ProcessLost
         from digits_jax.locks import FolderInUse
 
         if isinstance(error, ProcessLost):
             why = str(error).splitlines()[0]
             _fail(f"{why}; start all again, with --resume to go on from the last checkpoint", 1)
-        if not isinstance(error, CheckpointError | DataError | FolderInUse):
+        if not isinstance(error, CheckpointError | DataError | FolderInUse | ProcessesDiffer):
             raise
         _fail(error, 1 if isinstance(error, SaveError) else 2)
 

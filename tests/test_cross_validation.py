@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from digits_jax import cross_validation, load_digits, train
+from digits_jax import cross_validation, devices, load_digits, train
 from digits_jax.checkpoint import CheckpointError
 from digits_jax.cross_validation import (
     CrossValidation,
@@ -100,13 +101,32 @@ def test_devices_do_not_change_the_results(
     _assert_close(_cross_validate(data, runs, devices=jax.devices()[:devices]), reference)
 
 
+@pytest.mark.parametrize(("count", "devices"), [(5, 2), (5, 4), (1, 8)])
 def test_a_count_of_runs_that_the_devices_do_not_divide(
-    data: Examples, runs: Run, reference: CrossValidation
+    data: Examples, runs: Run, reference: CrossValidation, count: int, devices: int
 ) -> None:
-    five = jax.tree.map(lambda leaf: leaf[:5], runs)
-    got = _cross_validate(data, five, devices=jax.devices()[:2])
-    assert got.logits.shape == (5, 80, 10)
-    np.testing.assert_allclose(got.loss, reference.loss[:5], rtol=1e-3)
+    some = jax.tree.map(lambda leaf: leaf[:count], runs)
+    got = _cross_validate(data, some, devices=jax.devices()[:devices])
+    assert got.logits.shape == (count, 80, 10)
+    np.testing.assert_allclose(got.loss, reference.loss[:count], rtol=1e-3)
+    np.testing.assert_allclose(got.history.loss, reference.history.loss[:count], rtol=1e-3)
+
+
+def test_nothing_but_the_history_is_gathered_before_the_end(
+    data: Examples, runs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered: list[str] = []
+    gather = devices.gather
+
+    def recorded(tree: Any, mesh: Any) -> Any:
+        shapes = {leaf.shape for leaf in jax.tree.leaves(tree)} if len(tree) == 2 else ""
+        gathered.append(f"{type(tree).__name__} {shapes}".strip())
+        return gather(tree, mesh)
+
+    monkeypatch.setattr(devices, "gather", recorded)
+    _cross_validate(data, runs, epochs=4, epochs_per_call=2, devices=jax.devices()[:2])
+    assert gathered[:2] == ["History {(6, 2)}"] * 2
+    assert [each.split()[0] for each in gathered[2:]] == ["tuple", "TrainState"]
 
 
 def test_scores_are_those_of_the_logits(data: Examples, reference: CrossValidation) -> None:
@@ -155,22 +175,28 @@ def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run) -> 
     assert len(compiled) == first, "other epochs, the same programs"
 
 
-def test_no_communication_between_devices(data: Examples, runs: Run) -> None:
-    mesh = cross_validation._devices.runs_mesh(6, jax.devices()[:2])
-    shard = cross_validation._devices.runs_sharding(mesh)
-    replicate = cross_validation._devices.replicated(mesh)
+@pytest.mark.parametrize(("count", "at_once"), [(2, None), (4, 1)])
+def test_no_communication_between_devices(
+    data: Examples, runs: Run, count: int, at_once: int | None
+) -> None:
+    mesh = devices.runs_mesh(6, jax.devices()[:count])
+    padded = cross_validation._padded(runs, mesh.size)
     program = cross_validation._compile(
-        jax.device_put(runs, shard),
-        jax.device_put(data, replicate),
+        devices.place(padded, devices.runs_sharding(mesh)),
+        devices.place(data, devices.replicated(mesh)),
         experiment=EXPERIMENT,
         mesh=mesh,
-        at_once=None,
+        at_once=at_once,
         epochs_per_call=1,
     )
     text = program.train.as_text()  # type: ignore[attr-defined]
     assert "while" in text
-    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
-        assert collective not in text
+    collective = re.compile(
+        r"\b(all-reduce|all-gather|all-to-all|collective-\w+|reduce-scatter|send|recv)(-start)?\("
+    )
+    assert not collective.search(text)
+    whole = jax.jit(lambda runs: runs, out_shardings=devices.replicated(mesh))
+    assert collective.search(whole.lower(program.states).compile().as_text())
 
 
 def test_hyperparameters_may_differ_between_runs(data: Examples, runs: Run) -> None:
