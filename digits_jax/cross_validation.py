@@ -168,9 +168,9 @@ def cross_validate(
     """
     experiment = Experiment() if experiment is None else experiment
     data = _checked(data, runs)
-    every = max(1, epochs // 10) if checkpoint_every is None else checkpoint_every
-    if epochs < 1 or every < 1 or epochs_per_call < 1:
+    if epochs < 1 or epochs_per_call < 1 or (checkpoint_every is not None and checkpoint_every < 1):
         raise ValueError("epochs, checkpoint_every and epochs_per_call must be at least 1")
+    every = checkpoint_every or max(1, epochs // (10 * epochs_per_call)) * epochs_per_call
     if states is not None and checkpoints is not None:
         raise ValueError(
             "states and checkpoints exclude each other: a checkpoint starts at epoch 0"
