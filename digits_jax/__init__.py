@@ -1,6 +1,6 @@
 """Train many small networks at once, in one vmapped, jitted JAX program."""
 
-from digits_jax.augment import AffineJitter
+from digits_jax.augment import Jitter
 from digits_jax.cross_validation import (
     CrossValidation,
     Interrupted,
@@ -8,6 +8,7 @@ from digits_jax.cross_validation import (
     cross_validate,
     load_states,
     make_runs,
+    trained_experiment,
 )
 from digits_jax.data import DataError, Dataset, DataWarning, Provenance, load_digits
 from digits_jax.devices import runs_mesh, use_all_cpu_cores, use_compilation_cache
@@ -56,7 +57,6 @@ from digits_jax.waves import WaveResults, WavesInterrupted, read_waves, train_in
 __version__ = "0.1.0"
 
 __all__ = [
-    "AffineJitter",
     "Batch",
     "CrossValidation",
     "DataError",
@@ -68,6 +68,7 @@ __all__ = [
     "History",
     "Hyperparameters",
     "Interrupted",
+    "Jitter",
     "McNemarResult",
     "OneCycleAdam",
     "PRESETS",
@@ -108,6 +109,7 @@ __all__ = [
     "train_epochs",
     "train_in_waves",
     "train_step",
+    "trained_experiment",
     "use_all_cpu_cores",
     "use_compilation_cache",
     "wilson_interval",

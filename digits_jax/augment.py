@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AffineJitter:
-    """Turns, scales, shears and shifts each image at random about its centre, bilinearly.
+class Jitter:
+    """Turns, scales, shears, shifts, bends and inks each image anew, at random.
 
-    Each number is the largest change to either side; each image draws its own, uniformly. What
-    comes in from outside is 0, which is the paper's white.
+    Each number is the largest change to either side; each image draws its own, uniformly. Images
+    are turned and scaled about their centre and read bilinearly; what comes in from outside is 0,
+    the white of the paper.
 
     Attributes:
         rotation: degrees.
@@ -26,13 +27,16 @@ class AffineJitter:
         shift: pixels, down and across.
         elastic: pixels, down and across, that differ from place to place: drawn for 3x3 points
             spread over the image, linear between them.
+        ink: pixels below an image's darkest, as a share of it, are raised to the power exp(ink) at
+            most, exp(-ink) at least: thinner and bolder strokes.
     """
 
-    rotation: float = 10.0
-    scale: float = 0.1
+    rotation: float = 0.0
+    scale: float = 0.0
     shear: float = 0.0
-    shift: float = 0.7
+    shift: float = 0.0
     elastic: float = 0.0
+    ink: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -43,13 +47,13 @@ class AffineJitter:
             raise ValueError(f"scale must be below 1, not {self.scale}")
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Changed images, float32 [B, H, W]; pixels stay within the least and largest value and 0.
+        """Changed images, float32 [B, H, W]; pixels stay between 0 and the image's darkest.
 
         Args:
             key: typed PRNG key.
-            images: [B, H, W], any number type.
+            images: [B, H, W], any number type, not negative.
         """
-        draws = jax.random.uniform(key, (5 + 18, images.shape[0]), minval=-1.0)
+        draws = jax.random.uniform(key, (6 + 18, images.shape[0]), minval=-1.0)
         angle = draws[0] * math.radians(self.rotation)
         size = 1 + draws[1] * self.scale
         shear = draws[2] * self.shear
@@ -59,9 +63,14 @@ class AffineJitter:
         matrix = (matrix / size[:, None]).reshape(-1, 2, 2)
         shift = (draws[3:5].T * self.shift)[:, None, None]
         if self.elastic:
-            grid = draws[5:].T.reshape(-1, 3, 3, 2) * self.elastic
+            grid = draws[6:].T.reshape(-1, 3, 3, 2) * self.elastic
             shift = shift + jax.image.resize(grid, (*images.shape, 2), "linear")
-        return warp(images, matrix, shift)
+        warped = warp(images, matrix, shift)
+        if not self.ink:
+            return warped
+        darkest = jnp.maximum(jnp.max(warped, axis=(1, 2), keepdims=True), 1e-6)
+        power = jnp.exp(draws[5] * self.ink).reshape(-1, 1, 1)
+        return darkest * (warped / darkest) ** power
 
 
 def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:

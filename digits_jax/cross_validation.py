@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from digits_jax import devices as _devices
-from digits_jax import train
+from digits_jax import presets, train
 from digits_jax.splits import Split
 from digits_jax.train import Examples, Experiment, History, Hyperparameters, Run, Sums, TrainState
 
@@ -261,7 +261,7 @@ def load_states(
 
     Args:
         folder: its ``checkpoints``.
-        experiment: with the network that was trained. Default: the notebook's.
+        experiment: with the network that was trained. Default: see ``trained_experiment``.
 
     Returns:
         The states, every leaf a NumPy array [R, ...], and the identity of what was trained.
@@ -271,7 +271,6 @@ def load_states(
     """
     from digits_jax.checkpoint import CheckpointError, Checkpoints
 
-    experiment = Experiment() if experiment is None else experiment
     if not os.path.isdir(folder):
         raise CheckpointError(f"no folder of checkpoints at {os.fspath(folder)}")
 
@@ -286,12 +285,29 @@ def load_states(
         given = [n for n in Hyperparameters._fields if identity.get(f"hyperparameters.{n}")]
         numbers = Hyperparameters()._replace(**dict.fromkeys(given, 0.0))
         run = jax.eval_shape(lambda: Run(no_split, numbers, jax.random.key(0)))
-        init = functools.partial(train.init_state, experiment=experiment)
+        trained = trained_experiment(identity) if experiment is None else experiment
+        init = functools.partial(train.init_state, experiment=trained)
         one = jax.eval_shape(init, run, Examples(image, 0))
         return saved.restore(_saved_like(one, count, epochs), epoch)["states"], identity
 
     with Checkpoints(folder, {}, read_only=True) as saved:
         return saved.newest(read)
+
+
+def trained_experiment(identity: Mapping[str, Any]) -> Experiment:
+    """The experiment of the preset whose network and optimizer an identity tells of.
+
+    ``predict`` needs it. It is the notebook's where no preset fits.
+    """
+    for name in presets.PRESETS:
+        experiment = presets.preset(name, train_rows=1).experiment
+        described = {
+            **_flat(experiment.network, "network"),
+            **_flat(experiment.optimizer, "optimizer"),
+        }
+        if all(identity.get(f"experiment.{key}") == value for key, value in described.items()):
+            return experiment
+    return Experiment()
 
 
 def _saved_like(one: TrainState, count: int, epochs: int) -> dict[str, Any]:

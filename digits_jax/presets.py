@@ -8,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 from jax.typing import ArrayLike
 
-from digits_jax.augment import AffineJitter
+from digits_jax.augment import Jitter
 from digits_jax.model import DigitsCNN
 from digits_jax.optimizers import OneCycleAdam
 from digits_jax.train import Experiment, Hyperparameters
@@ -70,7 +70,7 @@ def preset(
     batch_size = 128 if batch_size is None else batch_size
     experiment = Experiment(
         network=DigitsCNN(
-            conv_features=((32, 32), (64, 64)),
+            conv_features=((16, 32), (64, 64)),
             batch_norm=True,
             dense_features=(),
             conv_activation=nn.gelu,
@@ -78,14 +78,14 @@ def preset(
             pixel_scale=1 / 16,
         ),
         optimizer=OneCycleAdam(),
-        augment=AffineJitter(),
+        augment=Jitter(rotation=10.0, scale=0.1, shift=0.7, elastic=0.4, ink=0.4),
         batch_size=batch_size,
     )
     steps = epochs * np.ceil(np.asarray(train_rows) / batch_size)
     numbers = Hyperparameters(
-        learning_rate=5e-3,
-        weight_decay=1e-2,
-        label_smoothing=0.05,
+        learning_rate=1.5e-2,
+        weight_decay=0.2,
+        label_smoothing=0.15,
         schedule_steps=steps.astype(np.float32),
         average_decay=0.99,
     )

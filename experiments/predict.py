@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.table import Table
 
-    from digits_jax import Dataset, TrainState
+    from digits_jax import Dataset, Experiment, TrainState
 
 BATCH = 128  # inputs that all models read at once
 REFIT = "refit"
@@ -106,7 +106,8 @@ def main(config: Config) -> None:
     names = run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)
-    shares, chosen = probabilities(states, inputs.images, names, chosen)
+    experiment = dj.trained_experiment(identity)
+    shares, chosen = probabilities(states, inputs.images, names, chosen, experiment)
     models = [names[i] for i in chosen]
     answers = [
         answer(inputs, i, shares[:, i], models, details=config.format == "json")
@@ -226,7 +227,11 @@ def load_rows(source: str) -> tuple[Dataset, bool]:
 
 
 def probabilities(
-    states: TrainState, images: npt.NDArray[np.uint8], names: Sequence[str], chosen: Sequence[int]
+    states: TrainState,
+    images: npt.NDArray[np.uint8],
+    names: Sequence[str],
+    chosen: Sequence[int],
+    experiment: Experiment,
 ) -> tuple[npt.NDArray[np.float64], list[int]]:
     """The probabilities [R, N, K] of the chosen models, without those that diverged.
 
@@ -239,7 +244,7 @@ def probabilities(
     from digits_jax.metrics import probabilities as softmax
 
     asked = jax.tree.map(lambda leaf: leaf[np.asarray(chosen)], states)
-    predict = all_models()
+    predict = all_models(experiment)
     count, size = len(images), min(BATCH, len(images))
     images = np.concatenate([images, np.repeat(images[-1:], -count % size, axis=0)])
     asked = jax.device_put(asked._replace(opt_state=()))
@@ -257,13 +262,13 @@ def probabilities(
 
 
 @functools.cache
-def all_models() -> Callable[..., jax.Array]:
+def all_models(experiment: Experiment) -> Callable[..., jax.Array]:
     """The compiled function (states [R, ...], images [B, 8, 8]) -> logits [R, B, K]."""
     import jax
 
     import digits_jax as dj
 
-    one = functools.partial(dj.predict, experiment=dj.Experiment())
+    one = functools.partial(dj.predict, experiment=experiment)
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 

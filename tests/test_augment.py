@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from digits_jax.augment import AffineJitter, warp
+from digits_jax.augment import Jitter, warp
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (6, 8, 8)).astype(np.uint8)
-STILL = AffineJitter(rotation=0, scale=0, shear=0, shift=0, elastic=0)
+STILL = Jitter()
 EYE = jnp.broadcast_to(jnp.eye(2), (6, 2, 2))
 
 
@@ -50,14 +50,15 @@ def test_a_warp_is_that_of_scipy() -> None:
 @pytest.mark.parametrize(
     "jitter",
     [
-        AffineJitter(rotation=30, scale=0, shear=0, shift=0),
-        AffineJitter(rotation=0, scale=0.3, shear=0, shift=0),
-        AffineJitter(rotation=0, scale=0, shear=0.3, shift=0),
-        AffineJitter(rotation=0, scale=0, shear=0, shift=1),
-        AffineJitter(rotation=0, scale=0, shear=0, shift=0, elastic=1),
+        Jitter(rotation=30),
+        Jitter(scale=0.3),
+        Jitter(shear=0.3),
+        Jitter(shift=1),
+        Jitter(elastic=1),
+        Jitter(ink=0.5),
     ],
 )
-def test_each_number_changes_each_image_its_own_way_within_the_range(jitter: AffineJitter) -> None:
+def test_each_number_changes_each_image_its_own_way_within_the_range(jitter: Jitter) -> None:
     same = jnp.asarray(np.repeat(IMAGES[:1], 50, axis=0))
     changed = np.asarray(jax.jit(jitter)(jax.random.key(0), same))
     assert len(np.unique(changed, axis=0)) == 50
@@ -68,17 +69,33 @@ def test_each_number_changes_each_image_its_own_way_within_the_range(jitter: Aff
 
 def test_numbers_are_the_largest_change_to_either_side() -> None:
     ramp = jnp.broadcast_to(jnp.arange(8.0).reshape(8, 1), (2000, 8, 8))
-    jitter = AffineJitter(rotation=0, scale=0, shear=0, shift=0.5)
+    jitter = Jitter(shift=0.5)
     moved = 3.0 - np.asarray(jitter(jax.random.key(0), ramp))[:, 3, 3]  # a ramp tells where from
     assert -0.5 <= moved.min() < -0.49 and 0.49 < moved.max() <= 0.5
     assert abs(moved.mean()) < 0.03
-    jitter = AffineJitter(rotation=0, scale=0.2, shear=0, shift=0)
+    jitter = Jitter(scale=0.2)
     size = 0.5 / (3.5 - np.asarray(jitter(jax.random.key(0), ramp))[:, 3, 3])
     assert 0.8 <= size.min() < 0.81 and 1.19 < size.max() <= 1.2001
 
 
+def test_ink_is_a_power_of_the_share_of_the_darkest() -> None:
+    same = jnp.asarray(np.repeat(IMAGES[:1], 500, axis=0))
+    inked = np.asarray(Jitter(ink=0.5)(jax.random.key(0), same))
+    share = IMAGES[0] / IMAGES[0].max()
+    some = (share > 0) & (share < 1)
+    powers = np.log(inked[:, some] / IMAGES[0].max()) / np.log(share[some])
+    np.testing.assert_allclose(powers, np.repeat(powers[:, :1], some.sum(), axis=1), rtol=1e-3)
+    assert np.exp(-0.5) <= powers.min() < 0.62 and 1.62 < powers.max() <= np.exp(0.5) + 1e-3
+    np.testing.assert_array_equal(inked[:, share == 0], 0)
+    blank = jnp.zeros((2, 8, 8))
+    np.testing.assert_array_equal(Jitter(ink=0.5)(jax.random.key(0), blank), 0)
+
+
 def test_lanes_under_vmap_equal_each_alone() -> None:
-    jitter, keys = AffineJitter(elastic=0.5), jax.random.split(jax.random.key(0), 3)
+    jitter, keys = (
+        Jitter(rotation=10, scale=0.1, shift=0.7, elastic=0.5, ink=0.3),
+        jax.random.split(jax.random.key(0), 3),
+    )
     together = jax.vmap(jitter, (0, None))(keys, jnp.asarray(IMAGES))
     for lane, key in zip(together, keys, strict=True):
         np.testing.assert_allclose(lane, jitter(key, jnp.asarray(IMAGES)), atol=1e-5)
@@ -94,4 +111,4 @@ def test_lanes_under_vmap_equal_each_alone() -> None:
 )
 def test_numbers_out_of_range_are_refused(numbers: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AffineJitter(**numbers)
+        Jitter(**numbers)

@@ -143,24 +143,20 @@ def test_gradient_equals_finite_differences_of_numpy_float64() -> None:
             assert abs(difference - expected) < 1e-3 * scale, (layer, name)
 
 
-def _normed(x: Any, mask: Any = None, train: bool = True) -> Any:
-    """BatchNorm's output, its new statistics, and the gradients of its inputs, from fixed numbers.
-
-    x and the gradient that comes in are [H, W, C, B].
-    """
+def _norm_variables(channels: int) -> Any:
+    """Parameters and running statistics of a BatchNorm."""
     rng = np.random.default_rng(1)
-    channels = x.shape[2]
     params = {"scale": rng.normal(size=channels), "bias": rng.normal(size=channels)}
     params = jax.tree.map(jnp.float32, params)
     stats = {"mean": jnp.full(channels, 0.5), "var": jnp.full(channels, 2.0)}
-    dy = _normal(2, *x.shape)
-    return params, stats, dy * (1 if mask is None else mask)
+    return params, stats
 
 
 def test_batch_norm_is_that_of_flax_with_its_mask() -> None:
     x = 3 * _normal(0, 4, 4, 3, 7) + 1
     mask = jnp.arange(7) < 5
-    params, stats, dy = _normed(x, mask.reshape(1, 1, 1, -1))
+    params, stats = _norm_variables(3)
+    dy = _normal(2, *x.shape) * mask.reshape(1, 1, 1, -1)
 
     def ours(params: Any, x: Any, train: bool) -> Any:
         variables = {"params": params, "batch_stats": stats}
@@ -171,13 +167,13 @@ def test_batch_norm_is_that_of_flax_with_its_mask() -> None:
         variables = {"params": params, "batch_stats": stats}
         return norm.apply(variables, x, mask=mask.reshape(1, 1, 1, -1), mutable=["batch_stats"])
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def both_ways(norm: Any, train: bool) -> Any:
+        y, backward, new = jax.vjp(functools.partial(norm, train=train), params, x, has_aux=True)
+        return y, new["batch_stats"], backward(dy)
+
     for train in (True, False):
-        results = []
-        for norm in (ours, flaxs):
-            y, backward, new = jax.vjp(
-                functools.partial(norm, train=train), params, x, has_aux=True
-            )
-            results.append((y, new["batch_stats"], backward(dy)))
+        results = [both_ways(norm, train) for norm in (ours, flaxs)]
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), *results)
         assert np.array_equal(results[0][1]["mean"], stats["mean"]) != train
 
@@ -185,8 +181,9 @@ def test_batch_norm_is_that_of_flax_with_its_mask() -> None:
 def test_batch_norm_leaves_padding_rows_out() -> None:
     x = _normal(0, 2, 2, 3, 6)
     mask = jnp.arange(6) < 4
-    params, stats, _ = _normed(x)
+    params, stats = _norm_variables(3)
 
+    @jax.jit
     def norm(x: Any, mask: Any) -> Any:
         variables = {"params": params, "batch_stats": stats}
         return BatchNorm().apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])
@@ -208,32 +205,36 @@ WIDE = DigitsCNN(
 
 
 def test_a_network_of_stages_equals_flax_layers() -> None:
-    images = jax.random.randint(jax.random.key(0), (5, 8, 8), 0, 17)
-    variables = WIDE.init(jax.random.key(1), images)
-    assert set(variables["params"]) == {"conv_1_1", "conv_1_2", "conv_2_1", "conv_2_2", "logits"}
-    logits, new = WIDE.clone(dropout_rate=0.0).apply(
-        variables, images, train=True, mutable=["batch_stats"]
-    )
-    x = images.astype(jnp.float32)[..., None]
-    for name in ("conv_1_1", "conv_1_2", "conv_2_1", "conv_2_2"):
-        kernel = variables["params"][name]["kernel"]
-        conv = nn.Conv(kernel.shape[-1], (3, 3), use_bias=False)
-        x = conv.apply({"params": {"kernel": kernel}}, x)
-        if name.endswith("_2"):
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        norm = nn.BatchNorm(use_running_average=False, momentum=0.9)
-        own = {"params": variables["params"][name]["norm"]}
-        own["batch_stats"] = variables["batch_stats"][name]["norm"]
-        x, stats = norm.apply(own, x, mutable=["batch_stats"])
-        x = nn.gelu(x)
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
-            new["batch_stats"][name]["norm"],
-            stats["batch_stats"],
-        )
-    dense = variables["params"]["logits"]
-    expected = x.reshape(5, -1) @ dense["kernel"] + dense["bias"]
-    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+    images = np.random.default_rng(0).integers(0, 17, (5, 8, 8)).astype(np.uint8)
+    variables = jax.jit(WIDE.init)(jax.random.key(1), images)
+    names = ("conv_1_1", "conv_1_2", "conv_2_1", "conv_2_2")
+    assert set(variables["params"]) == {*names, "logits"}
+
+    @jax.jit
+    def ours(variables: Any) -> Any:
+        network = WIDE.clone(dropout_rate=0.0)
+        return network.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    @jax.jit
+    def flaxs(variables: Any) -> Any:
+        x, new = jnp.asarray(images, jnp.float32)[..., None], {}
+        for name in names:
+            kernel = variables["params"][name]["kernel"]
+            conv = nn.Conv(kernel.shape[-1], (3, 3), use_bias=False)
+            x = conv.apply({"params": {"kernel": kernel}}, x)
+            if name.endswith("_2"):
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            norm = nn.BatchNorm(use_running_average=False, momentum=0.9)
+            own = {"params": variables["params"][name]["norm"]}
+            own["batch_stats"] = variables["batch_stats"][name]["norm"]
+            x, stats = norm.apply(own, x, mutable=["batch_stats"])
+            x, new[name] = nn.gelu(x), {"norm": stats["batch_stats"]}
+        dense = variables["params"]["logits"]
+        logits = x.reshape(5, -1) @ dense["kernel"] + dense["bias"].reshape(1, -1)
+        return logits, {"batch_stats": new}
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, ours(variables), flaxs(variables))
 
 
 def test_layer_table_counts_normalised_stages() -> None:
