@@ -108,5 +108,7 @@ def test_a_device_has_its_own_limit_or_a_share_of_the_host(monkeypatch: pytest.M
     assert memory.free_memory([Device(bytes_limit=5000)]) == 1000  # type: ignore[list-item]
 
 
-def test_this_host_has_memory() -> None:
+def test_this_host_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e6 < memory.free_memory(jax.devices()) < 1e15
+    monkeypatch.setattr(memory, "_left_by_control_groups", lambda: [4000, 1 << 60])
+    assert memory.free_memory(jax.devices()[:4]) == 1000
