@@ -384,10 +384,11 @@ def effects(
 ) -> Figure:
     """What each hyperparameter does: values [C] by name, against scores [C, R], fractions.
 
-    A point is a configuration's mean over its runs. Where configurations share values, as in a
-    grid, the line is the mean and the bar the sd over all runs of a value, whatever the other
-    hyperparameters; else the bars are sds over the runs of each configuration. Values may be words.
-    Names in `log` get a logarithmic axis, if their values allow; scores that are NaN are left out.
+    Where configurations share values, as in a grid, the line is the median and the bar goes from
+    the lower to the upper quartile of all runs of a value, whatever the other hyperparameters, and
+    a grey point is a configuration's mean; else median and quartiles are of each configuration's
+    runs. Values may be words. Names in `log` get a logarithmic axis, if their values allow; scores
+    that are NaN are left out.
     """
     shares = 100 * _array("scores", scores, "C", "R")
     kinds = {name: np.unique(each) for name, each in values.items() if _is_text(each)}
@@ -401,20 +402,20 @@ def effects(
     figure, panels = _figure(_PAGE, 0.3 + 2.0 * nrows, nrows=nrows, ncols=3, sharey=True)
     means = _mean(shares)
     for panel, (name, x) in zip(panels, columns.items(), strict=False):
+        places, which = np.unique(x, return_inverse=True)
+        groups = [shares[which == i].ravel() for i in range(len(places))]
+        ends = [_quartiles(group[~np.isnan(group)]) for group in groups]
+        low, middle, high = np.transpose(ends)
+        style: dict[str, Any] = {"fmt": "o", "color": _BLUE, "elinewidth": 0.8}
+        label_of = "runs of a configuration (median, quartiles)"
+        if len(places) < len(x):
+            panel.plot(x, means, ".", color=_GREY, label="configuration (mean)", alpha=0.5)
+            style["fmt"], label_of = "o-", "all runs at this value (median, quartiles)"
+        panel.errorbar(places, middle, (middle - low, high - middle), **style, label=label_of)
         if name in log and x.min() > 0:
             panel.set_xscale("log")
-        places = np.unique(x)
-        if len(places) < len(x):
-            of_value = [shares[x == place].ravel() for place in places]
-            centre = np.array([_mean(each) for each in of_value])
-            spread = [np.sqrt(_mean((s - m) ** 2)) for s, m in zip(of_value, centre, strict=True)]
-            panel.plot(x, means, ".", color=_GREY, label="configuration (mean)", alpha=0.5)
-            style: dict[str, Any] = {"fmt": "o-", "color": _BLUE, "elinewidth": 0.8}
-            panel.errorbar(places, centre, spread, **style, label="all at this value (mean ± sd)")
-        else:
-            spread = np.sqrt(_mean((shares - means[:, None]) ** 2))
-            style = {"fmt": "o", "color": _BLUE, "elinewidth": 0.8}
-            panel.errorbar(x, means, spread, **style, label="configuration (mean ± sd)")
+            if len(places) <= 5:  # too few to be read off powers of ten
+                panel.set_xticks(places, [f"{place:.3g}" for place in places])
         panel.set_xlabel(name.replace("_", " ").capitalize())
         panel.xaxis.set_minor_formatter(NullFormatter())
         if name in kinds:
@@ -548,6 +549,11 @@ def _array(name: str, values: npt.ArrayLike, *shape: int | str) -> npt.NDArray[n
 
 def _is_text(values: npt.ArrayLike) -> bool:
     return np.asarray(values).dtype.kind == "U"
+
+
+def _quartiles(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Lower quartile, median, upper quartile; NaN where there is no value."""
+    return np.quantile(values, [0.25, 0.5, 0.75]) if values.size else np.full(3, np.nan)
 
 
 def _mean(values: npt.NDArray[np.float64]) -> Any:

@@ -348,9 +348,13 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
     from rich.table import Table
 
     from digits_jax import summarize, sweeps
+    from digits_jax.halving import halving_rungs
 
     splits = len(outer.train_rows)
     halved: dict[str, Any] | None = None
+    if config.halving:
+        rungs = ", ".join(map(str, halving_rungs(config.epochs, job.count)[:-1])) or "no"
+        harness.console.print(f"halving after {rungs} epochs", highlight=False)
     scores = job.score("halving", inner, splits) if config.halving else job.score("inner", inner)
     chosen = choose(scores, splits, config.epochs)
     if config.halving:

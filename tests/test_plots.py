@@ -480,7 +480,7 @@ def test_filters_and_saliency_are_white_at_zero() -> None:
         assert -low == high == max(np.abs(array).max() for array in _arrays(panel))
 
 
-def test_effects_are_means_and_spreads_over_a_value() -> None:
+def test_effects_are_medians_and_quartiles_over_a_value() -> None:
     values, scores = _swept()
     scores[4, 1] = np.nan
     rates, dropout, empty = plots.effects(values, scores, log=["learning_rate"]).axes
@@ -491,10 +491,10 @@ def test_effects_are_means_and_spreads_over_a_value() -> None:
     np.testing.assert_allclose(rates.lines[0].get_ydata(), means)
     for panel, x in zip((rates, dropout), values.values(), strict=True):
         groups = [100 * scores[x == value].ravel() for value in np.unique(x)]
-        np.testing.assert_allclose(panel.lines[1].get_ydata(), [np.nanmean(g) for g in groups])
+        np.testing.assert_allclose(panel.lines[1].get_ydata(), [np.nanmedian(g) for g in groups])
         ends = np.array(panel.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
-        sds = [np.nanstd(group) for group in groups]
-        np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * np.array(sds))
+        quartiles = [np.nanquantile(group, [0.25, 0.75]) for group in groups]
+        np.testing.assert_allclose(ends, quartiles)
 
 
 def test_effects_of_configurations_that_share_no_value_have_their_own_spreads() -> None:
@@ -502,7 +502,7 @@ def test_effects_of_configurations_that_share_no_value_have_their_own_spreads() 
     panel = plots.effects({"width": [1, 2, 3]}, scores).axes[0]
     np.testing.assert_allclose(panel.lines[0].get_ydata(), [85, 80, 50])
     ends = np.array(panel.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
-    np.testing.assert_allclose(ends, [[80, 90], [70, 90], [50, 50]])
+    np.testing.assert_allclose(ends, [[82.5, 87.5], [75, 85], [50, 50]])
 
 
 def test_a_pair_shows_the_mean_of_each_cell_and_frames_the_best() -> None:
