@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from fault_runner import Tally
+from fault_runner import CROSS_VALIDATE, EPOCHS, Script, Tally, differences
 
 import digits_jax as dj
 from digits_jax.checkpoint import CheckpointError, Checkpoints, DamagedError, run_checksums
@@ -23,6 +23,9 @@ from digits_jax.cross_validation import CrossValidation
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 IDENTITY = {"data": "abc", "runs": ["fold 1", "fold 2", "refit"], "rate": 1e-3}
+
+
+EXPERIMENT = dj.Experiment(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
 
 
 def _tree(epoch: int) -> dict[str, Any]:
@@ -150,9 +153,8 @@ def _cross_validate(folder: Path) -> CrossValidation:
     digits = dj.load_digits("bundled")
     runs = dj.make_runs(dj.kfold_splits(digits.labels[:200], 2))
     data = dj.Examples(digits.images[:200], digits.labels[:200])
-    experiment = dj.Experiment(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
     options: dict[str, Any] = {"epochs": 3, "checkpoints": folder, "checkpoint_every": 1}
-    return dj.cross_validate(data, runs, experiment=experiment, resume=True, **options)
+    return dj.cross_validate(data, runs, experiment=EXPERIMENT, resume=True, **options)
 
 
 def test_training_goes_on_from_the_step_before(
@@ -166,12 +168,33 @@ def test_training_goes_on_from_the_step_before(
     content = bytearray(largest.read_bytes())
     content[len(content) // 3] ^= 1
     largest.write_bytes(content)
+    states, _ = dj.load_states(tmp_path, experiment=EXPERIMENT)
+    np.testing.assert_array_equal(states.step, 2)  # a step an epoch: 100 rows, batches of 128
+    assert f"{tmp_path / '3'} is damaged" in caplog.text
+    caplog.clear()
     resumed = _cross_validate(tmp_path)
     assert caplog.text.count(f"{tmp_path / '3'} is damaged") == 1
     assert _equal(resumed._replace(seconds={}), whole._replace(seconds={}))
     caplog.clear()
     assert _equal(_cross_validate(tmp_path).states, whole.states)
     assert not caplog.records, "the damaged one was replaced"
+
+
+def test_a_script_says_it_in_one_line(
+    tmp_path: Path, cache: Path, reference: Script, tally: Tally
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reference.folder, folder)
+    (folder / "checkpoints" / str(EPOCHS) / "state" / "manifest.ocdbt").write_bytes(b"")
+    code, errors = Script([*CROSS_VALIDATE.words, "--resume"], folder, cache).end()
+    assert code == 0
+    words = " ".join(errors.split())  # it breaks lines where the console ends
+    assert words.startswith(f"WARNING checkpoint {folder}/checkpoints/{EPOCHS} is damaged (")
+    assert words.endswith("); it is not used")
+    different = differences(folder, reference.folder, CROSS_VALIDATE.arrays)
+    if different:
+        tally.lose("damaged runs", f"{different} differ")
+    tally.survived("damaged runs")
 
 
 def test_other_checkpoints_are_not_written_over(trained: tuple[Path, CrossValidation]) -> None:
