@@ -66,7 +66,7 @@ def preset(
             Hyperparameters(),
             100 if epochs is None else epochs,
         )
-    epochs = 60 if epochs is None else epochs
+    epochs = 40 if epochs is None else epochs
     batch_size = 128 if batch_size is None else batch_size
     experiment = Experiment(
         network=DigitsCNN(
