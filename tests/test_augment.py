@@ -70,17 +70,19 @@ def test_each_number_changes_each_image_its_own_way_within_the_range(jitter: Jit
 def test_numbers_are_the_largest_change_to_either_side() -> None:
     ramp = jnp.broadcast_to(jnp.arange(8.0).reshape(8, 1), (2000, 8, 8))
     jitter = Jitter(shift=0.5)
-    moved = 3.0 - np.asarray(jitter(jax.random.key(0), ramp))[:, 3, 3]  # a ramp tells where from
+    moved = (
+        3.0 - np.asarray(jax.jit(jitter)(jax.random.key(0), ramp))[:, 3, 3]
+    )  # a ramp tells where from
     assert -0.5 <= moved.min() < -0.49 and 0.49 < moved.max() <= 0.5
     assert abs(moved.mean()) < 0.03
     jitter = Jitter(scale=0.2)
-    size = 0.5 / (3.5 - np.asarray(jitter(jax.random.key(0), ramp))[:, 3, 3])
+    size = 0.5 / (3.5 - np.asarray(jax.jit(jitter)(jax.random.key(0), ramp))[:, 3, 3])
     assert 0.8 <= size.min() < 0.81 and 1.19 < size.max() <= 1.2001
 
 
 def test_ink_is_a_power_of_the_share_of_the_darkest() -> None:
     same = jnp.asarray(np.repeat(IMAGES[:1], 500, axis=0))
-    inked = np.asarray(Jitter(ink=0.5)(jax.random.key(0), same))
+    inked = np.asarray(jax.jit(Jitter(ink=0.5))(jax.random.key(0), same))
     share = IMAGES[0] / IMAGES[0].max()
     some = (share > 0) & (share < 1)
     powers = np.log(inked[:, some] / IMAGES[0].max()) / np.log(share[some])
@@ -88,7 +90,7 @@ def test_ink_is_a_power_of_the_share_of_the_darkest() -> None:
     assert np.exp(-0.5) <= powers.min() < 0.62 and 1.62 < powers.max() <= np.exp(0.5) + 1e-3
     np.testing.assert_array_equal(inked[:, share == 0], 0)
     blank = jnp.zeros((2, 8, 8))
-    np.testing.assert_array_equal(Jitter(ink=0.5)(jax.random.key(0), blank), 0)
+    np.testing.assert_array_equal(jax.jit(Jitter(ink=0.5))(jax.random.key(0), blank), 0)
 
 
 def test_lanes_under_vmap_equal_each_alone() -> None:
@@ -96,9 +98,9 @@ def test_lanes_under_vmap_equal_each_alone() -> None:
         Jitter(rotation=10, scale=0.1, shift=0.7, elastic=0.5, ink=0.3),
         jax.random.split(jax.random.key(0), 3),
     )
-    together = jax.vmap(jitter, (0, None))(keys, jnp.asarray(IMAGES))
+    together = jax.jit(jax.vmap(jitter, (0, None)))(keys, jnp.asarray(IMAGES))
     for lane, key in zip(together, keys, strict=True):
-        np.testing.assert_allclose(lane, jitter(key, jnp.asarray(IMAGES)), atol=1e-5)
+        np.testing.assert_allclose(lane, jax.jit(jitter)(key, jnp.asarray(IMAGES)), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) 
             np.testing.assert_array_equal(resumed[array], whole[array])
 
 
+def test_the_strong_preset_brings_its_own_numbers(tmp_path: Path) -> None:
+    options = ["--preset", "strong", "--epochs", "2", "--learning-rate", "0.01", "--folds", "2"]
+    done = _run(tmp_path, "--data", "bundled", *options, "--no-refit", "--output-dir", "out")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    config = {name: results["config"][name] for name in ("preset", "epochs", "learning_rate")}
+    assert config == {"preset": "strong", "epochs": 2, "learning_rate": 0.01}
+
+
 def test_help_is_quick_and_names_defaults() -> None:
     started = time.perf_counter()
     done = subprocess.run(_command("--help"), capture_output=True, text=True, check=True)

@@ -14,6 +14,7 @@ from digits_jax.cross_validation import (
     describe,
     load_states,
     make_runs,
+    trained_experiment,
 )
 from digits_jax.data import load_digits
 from digits_jax.presets import PRESETS, preset
@@ -80,5 +81,6 @@ def test_the_strong_recipe_learns_and_resumes_bitwise(data: Examples, tmp_path: 
     resumed = cross_validate(data, runs, **saved)
     assert set(resumed.states.average) == {"params", "batch_stats"}
     jax.tree.map(np.testing.assert_array_equal, (resumed[:6]), (whole[:6]))
-    states, _ = load_states(tmp_path, experiment=experiment)
+    states, identity = load_states(tmp_path)  # it finds out that the network is the strong one
     jax.tree.map(np.testing.assert_array_equal, states, whole.states)
+    assert trained_experiment(identity).network == experiment.network
