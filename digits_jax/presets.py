@@ -1,4 +1,21 @@
-"""Recipes by name: what trains, with which numbers, for how long."""
+"""Recipes by name: what trains, with which numbers, for how long.
+
+``strong`` was chosen on rows 0 to 3822 alone: its scores on the other rows with training on these
+had no part in it. Each candidate was trained without, and scored on, each of four contiguous
+blocks of those rows (other writers, mostly) and each of five random folds, seed 1000. Errors of
+3823 rows on blocks and folds, one seed each, 30 epochs:
+
+| recipe | blocks | folds |
+|---|---|---|
+| ``strong`` | 22 | 20 |
+| weight decay 0.05 | 25 | 22 |
+| weight decay 0.05, no ink | 27 | 21 |
+| 32 and 32 features in the first stage | 29 | 18 |
+| elastic 0.7, shear 0.1, shift 0.5 | 23 | 26 |
+
+Differences of five errors are within chance. Its forward pass takes 2.4 MFLOP an image, five times
+the notebook's.
+"""
 
 from __future__ import annotations
 
