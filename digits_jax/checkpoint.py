@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from digits_jax.devices import ProcessLost, gather_values
+from digits_jax.devices import ProcessLost, gather_values, told_of_lost_processes
 from digits_jax.locks import FolderLock
 
 KEPT = 2  # the newest checkpoints that are kept
@@ -87,25 +87,24 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, ProcessLost):
-            return  # the last save would wait for the lost process
         failed = error if isinstance(error, SaveError) else None
-        for end in (self.wait, self._close):
-            try:
-                end()
-            except SaveError as later:
-                failed = failed or later  # the first one says why
+        lost = isinstance(error, ProcessLost)  # the last save would wait for it
+        try:
+            for end in () if lost else (self.wait, self._close):
+                try:
+                    end()
+                except SaveError as later:
+                    failed = failed or later  # the first one says why
+        finally:
+            if self._lock is not None:
+                self._lock.release()
         if failed is not None and failed is not error:
             raise failed
 
     def _close(self) -> None:
-        try:
-            with _saving(self.folder):
-                if self._writer is not None:
-                    self._writer.close()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        with _saving(self.folder):
+            if self._writer is not None:
+                self._writer.close()
 
     @property
     def epochs(self) -> list[int]:
@@ -385,10 +384,11 @@ def _reading(where: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _saving(where: Path) -> Iterator[None]:
-    """Whatever goes wrong here becomes a SaveError."""
+    """Whatever goes wrong here becomes a SaveError, if it is not another process."""
     try:
-        yield
-    except CheckpointError:
+        with told_of_lost_processes():
+            yield
+    except (CheckpointError, ProcessLost):
         raise
     except Exception as error:
         raise SaveError(

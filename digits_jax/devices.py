@@ -54,8 +54,8 @@ def initialize_distributed(
     """Joins this process with the others of a job; ``jax.devices()`` are then those of all.
 
     Call it in each process, before anything starts JAX's devices; it returns once all are there.
-    CPUs talk through Gloo. Where a process dies, JAX ends the others, after at most
-    ``HEARTBEAT_SECONDS``.
+    CPUs talk through Gloo. Where a process dies, the others get a ``ProcessLost``, or JAX ends them
+    after ``HEARTBEAT_SECONDS``.
 
     Args:
         coordinator_address: ``host:port`` of process 0, any free port of it.
@@ -177,7 +177,7 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     """
     if mesh.is_multi_process:
         jax.block_until_ready(tree)  # so that errors below are those of the communication
-        with _told_of_lost_processes():
+        with told_of_lost_processes():
             tree = jax.jit(_identity, out_shardings=replicated(mesh))(tree)
             return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
     return jax.tree.map(np.asarray, tree)
@@ -189,7 +189,7 @@ def gather_values(values: np.ndarray) -> np.ndarray:
     Raises:
         ProcessLost: another process ended.
     """
-    with _told_of_lost_processes():
+    with told_of_lost_processes():
         return np.asarray(multihost_utils.process_allgather(values))
 
 
@@ -198,10 +198,13 @@ def _identity(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _told_of_lost_processes() -> Iterator[None]:
+def told_of_lost_processes() -> Iterator[None]:
+    """What JAX raises while processes talk becomes a ProcessLost."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
         raise ProcessLost(
             f"process {jax.process_index()} of {jax.process_count()} lost another one: {error}"
         ) from error

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from digits_jax.checkpoint import CheckpointError, Checkpoints
+from digits_jax.checkpoint import CheckpointError, Checkpoints, run_checksums
+from digits_jax.devices import RUNS, place, runs_sharding
 
 
 class State(NamedTuple):
@@ -97,3 +99,36 @@ def test_another_identity_is_refused_by_name(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, {"data": "abc", "folds": 3}) as checkpoints:
         with pytest.raises(CheckpointError, match="folds is 5 there and 3 here"):
             checkpoints.restore(_like(_state(0)))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_sharded_arrays_are_saved_without_their_padding(tmp_path: Path, devices: int) -> None:
+    five = {"a": np.arange(15.0, dtype=np.float32).reshape(5, 3), "b": np.arange(5, dtype=np.int32)}
+    mesh = Mesh(np.asarray(jax.devices()[:4]), (RUNS,))
+    padded = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3] + 7]), five)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, place(padded, runs_sharding(mesh)), runs=5)
+        checkpoints.wait()
+        assert checkpoints.shapes() == {"a": "float32[5, 3]", "b": "int32[5]"}
+        on_host = checkpoints.restore(five)
+        other = runs_sharding(Mesh(np.asarray(jax.devices()[:devices]), (RUNS,)))
+        sharded = checkpoints.restore(five, sharding=other)
+    jax.tree.map(np.testing.assert_array_equal, on_host, five)
+    for name, expected in five.items():
+        assert sharded[name].sharding == other
+        np.testing.assert_array_equal(sharded[name][:5], expected)
+        np.testing.assert_array_equal(sharded[name][5:], 0)
+
+
+def test_a_checksum_does_not_depend_on_where_a_run_is() -> None:
+    tree = {
+        "a": np.arange(24.0).reshape(8, 3).astype(np.float32),
+        "b": np.arange(8, dtype=np.int32),
+    }
+    on_host = run_checksums(tree)
+    sharded = run_checksums(place(tree, runs_sharding(Mesh(np.asarray(jax.devices()), (RUNS,)))))
+    np.testing.assert_array_equal(sharded, on_host)
+    np.testing.assert_array_equal(
+        run_checksums({k: v[::-1] for k, v in tree.items()}), on_host[::-1]
+    )
+    assert len(set(on_host.tolist())) == 8

@@ -240,6 +240,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     _assert_equal(again, whole)
 
 
+def test_what_is_trained_after_a_save_does_not_touch_it(
+    tmp_path: Path, data: Examples, runs: Run
+) -> None:
+    """The compiled program may write over the states that it is given."""
+    devices = jax.devices()[:1]
+    options: dict[str, Any] = {"checkpoints": tmp_path, "checkpoint_every": 1, "devices": devices}
+    _cross_validate(data, runs, epochs=4, **options)
+    (tmp_path / "4").rename(tmp_path / "aside")
+    states, _ = load_states(tmp_path, experiment=EXPERIMENT)
+    expected = _cross_validate(data, runs, epochs=3, devices=devices).states
+    jax.tree.map(np.testing.assert_array_equal, states, expected)
+
+
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_a_checkpoint_resumes_on_another_number_of_devices(
     tmp_path: Path, data: Examples, runs: Run, devices: int

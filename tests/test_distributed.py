@@ -24,6 +24,7 @@ from digits_jax.devices import initialize_distributed
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "cross_validate.py"
 EPOCHS = 12
+HANGS = 1200  # seconds after which a job counts as hanging, however busy the machine is
 OPTIONS = ["--data", "bundled", "--folds", "2", "--epochs", str(EPOCHS), "--checkpoint-every", "2"]
 
 
@@ -65,12 +66,13 @@ class Processes:
             pytest.fail(f"process 0 never printed {text!r}: {self.end()}")
 
     def end(self) -> list[tuple[int, str, str]]:
-        """Exit code and what is left of both streams, of each process; all end within minutes."""
+        """Exit code and what is left of both streams, of each process, once all have ended."""
         try:
-            told = [process.communicate(timeout=300) for process in self.running]
+            told = [process.communicate(timeout=HANGS) for process in self.running]
         finally:
             for process in self.running:
-                process.kill()
+                with process:  # closes its pipes and waits
+                    process.kill()
         return [(p.returncode, *text) for p, text in zip(self.running, told, strict=True)]
 
 
