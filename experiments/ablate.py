@@ -62,6 +62,8 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figure as SVG."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
 
 
 class Variant(NamedTuple):
@@ -98,7 +100,7 @@ def main(config: Config) -> None:
         chosen = [recipes[name] for name in names]
         accuracies = train(dataset, chosen, splits, epochs=epochs, seed=config.seed)
         scores |= dict(zip(names, accuracies, strict=True))
-        harness.console.print(
+        harness.notes.print(
             f"{len(scores)}/{len(recipes)} {', '.join(names)}: "
             f"{time.perf_counter() - started:.1f} s",
             highlight=False,
@@ -201,6 +203,7 @@ def report(
     from rich.table import Table
 
     from digits_jax import corrected_resampled_ttest, plots, summarize
+    from report import overviews
 
     sizes: dict[str, Any] = {
         "train_rows": float(splits.train_weights.sum(1).mean()),
@@ -243,18 +246,17 @@ def report(
     figure = plots.differences(panels)
     plots.save(figure, output.folder / "ablation", ("png", "svg") if config.svg else ("png",))
     total = time.perf_counter() - STARTED
-    output.json(
-        "results.json",
-        {
-            "experiment": "ablate",
-            **harness.describe(config, dataset.provenance),
-            "epochs": epochs,
-            "recipes": rows,
-            "seconds": {"total": total},
-        },
-    )
+    results = {
+        "experiment": "ablate",
+        **harness.describe(config, dataset.provenance),
+        "epochs": epochs,
+        "recipes": rows,
+        "seconds": {"total": total},
+    }
+    output.text("report.html", overviews.ablation(results, folder=output.folder))
+    output.json("results.json", results)
     harness.console.print(
-        f"{total:.1f} s. Written to {output.folder}/: results.json, ablation.png",
+        f"{total:.1f} s. Written to {output.folder}/: report.html, results.json, ablation.png",
         highlight=False,
         soft_wrap=True,
     )

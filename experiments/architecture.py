@@ -4,8 +4,8 @@
     python experiments/architecture.py --preset strong
 
 It prints each layer's output shape, parameters and floating-point operations, as Keras's
-``summary`` does (without the operations), and writes them to ``results.json``. The notebook's
-network has 102,794 parameters.
+``summary`` does (without the operations), and writes them to ``report.html`` and ``results.json``.
+The notebook's network has 102,794 parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import dataclasses
 import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 import harness
 
@@ -37,6 +39,8 @@ class Config:
     """Of the initial weights whose standard deviation is shown."""
     output_dir: Path | None = None
     """Folder for all that is written. Default: runs/architecture/<date>-<time>."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
@@ -48,6 +52,7 @@ def main(config: Config) -> None:
     import jax
 
     import digits_jax as dj
+    from report import overviews
 
     network: Any = dj.preset(config.preset, train_rows=1).experiment.network
     network = network.clone(width=config.width)
@@ -80,20 +85,19 @@ def main(config: Config) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    output.json(
-        "results.json",
-        {
-            "experiment": "architecture",
-            **harness.describe(config, dataset.provenance),
-            "layers": [
-                {**layer._asdict(), "initial_sd": spreads.get(layer.name)} for layer in layers
-            ],
-            "parameters": {"total": trainable + others, "trainable": trainable, "others": others},
-            "bytes": bytes_,
-            "flops": flops,
-        },
+    results = {
+        "experiment": "architecture",
+        **harness.describe(config, dataset.provenance),
+        "layers": [{**layer._asdict(), "initial_sd": spreads.get(layer.name)} for layer in layers],
+        "parameters": {"total": trainable + others, "trainable": trainable, "others": others},
+        "bytes": bytes_,
+        "flops": flops,
+    }
+    output.text("report.html", overviews.architecture(results))
+    output.json("results.json", results)
+    harness.console.print(
+        f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
     )
-    harness.console.print(f"Written to {output.folder}/results.json", highlight=False)
 
 
 def show(layers: list[Layer], spreads: dict[str, float], title: str) -> None:

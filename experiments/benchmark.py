@@ -12,7 +12,7 @@ the rounds. The floor is the network's arithmetic at the rate of float32 matrix 
 same round measured.
 
 Peers that are not installed are left out, by name; ``pip install digits_jax[peers]`` brings them.
-Writes ``benchmark.json`` and ``benchmark.png``.
+Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
 
 Measured on 2 cores of a quiet AVX-512 x86-64 machine, ``--rounds 3 --epochs 5``, all 5620 rows, in
 9 minutes; seconds for an epoch of all folds, median (range over the rounds):
@@ -30,6 +30,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -138,11 +139,13 @@ class Config:
     peers: tuple[PeerName, ...] = ()
     """Programs to run beside this project; default: all but Keras on JAX and on PyTorch."""
     output_dir: Path | None = None
-    """Folder for benchmark.json and benchmark.png. Default: runs/benchmark/<date>-<time>."""
+    """Folder for all that is written. Default: runs/benchmark/<date>-<time>."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """A look within two minutes: one round of three epochs on 1500 rows, no torch.compile."""
     timeout: float = 900.0
     """Seconds after which a program is stopped, and left out."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
@@ -158,6 +161,7 @@ def main(config: Config) -> None:
         results, failed = run_rounds(config, peers, task)
     report = {
         "experiment": "benchmark",
+        "command": shlex.join(["python", *sys.argv]),
         "config": dataclasses.asdict(config),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine() | {"device": results[0][MATMUL]["device"]},
@@ -167,16 +171,21 @@ def main(config: Config) -> None:
         **summarize(results, about["flop_per_epoch"]),
         "rounds": results,
     }
+    from rich.text import Text
+
     harness.console.print(make_table(report))
     for line in footnotes(report):
         harness.console.print(line, highlight=False, soft_wrap=True)
 
     from digits_jax import plots
+    from report import overviews
 
     plots.save(make_figure(report), output.folder / "benchmark")
+    lines = [Text.from_markup(line).plain for line in footnotes(report)]
+    output.text("report.html", overviews.benchmark(report, lines=lines))
     output.json("benchmark.json", report)
     harness.console.print(
-        f"Written to {output.folder}/: benchmark.json, benchmark.png",
+        f"Written to {output.folder}/: report.html, benchmark.json, benchmark.png",
         highlight=False,
         soft_wrap=True,
     )
@@ -267,7 +276,7 @@ def run_rounds(
             if name in failed:
                 continue
             title = programs[name].title
-            with harness.console.status(f"round {number + 1} of {config.rounds}: {title}"):
+            with harness.notes.status(f"round {number + 1} of {config.rounds}: {title}"):
                 try:
                     results[name] = run_program(programs[name], task, config.timeout)
                 except RuntimeError as error:
@@ -277,7 +286,7 @@ def run_rounds(
                     harness.errors.print(f"[yellow]{title} failed:[/] {escape(str(error))}")
                     continue
             line = f"round {number + 1}  {title:25}{_in_words(results[name])}"
-            harness.console.print(line, highlight=False)
+            harness.notes.print(line, highlight=False)
         rounds.append(results)
     for results in rounds:  # a program without all of its rounds would have another median
         for name in failed:

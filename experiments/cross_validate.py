@@ -3,8 +3,8 @@
     python experiments/cross_validate.py
     python experiments/cross_validate.py --preset strong
 
-It writes ``results.json`` (last, and whole), ``history.npz``, ``predictions.npz``, figures and
-checkpoints to the output folder.
+It writes ``report.html``, ``results.json`` (last, and whole), ``history.npz``, ``predictions.npz``,
+figures and checkpoints to the output folder.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write what TensorBoard shows, to the folder tensorboard of the output."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
     job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
     """Several processes, on one host or many."""
 
@@ -126,6 +130,7 @@ def main(config: Config) -> None:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
+        tensorboard=config.tensorboard,
     )
     if harness.reports():
         report(config, dataset, splits, result, tested, output)
@@ -153,7 +158,9 @@ def report(
     import numpy as np
     from rich.table import Table
 
+    import tracking
     from digits_jax import metrics, plots, summarize
+    from report import pages
 
     loss, accuracy = result.loss[:tested], result.accuracy[:tested]
     folds = [
@@ -230,22 +237,30 @@ def report(
         "history.npz", loss=result.history.loss, accuracy=result.history.accuracy, runs=names
     )
     output.arrays("predictions.npz", rows=result.test_rows[:tested], logits=result.logits[:tested])
-    total = time.perf_counter() - STARTED
-    output.json(
-        "results.json",
-        {
-            "experiment": "cross_validate",
-            **harness.describe(config, dataset.provenance),
-            "folds": folds,
-            **summaries,
-            "missed_rows": missed,
-            "seconds": {**result.seconds, "total": total},
-        },
+    results = {
+        "experiment": "cross_validate",
+        **harness.describe(config, dataset.provenance),
+        "folds": folds,
+        **summaries,
+        "missed_rows": missed,
+        "seconds": result.seconds,
+    }
+    page = pages.cross_validation(
+        results, dataset=dataset, history=result.history, names=names, rows=rows, shares=shares
     )
+    output.text("report.html", page)
+    if config.tensorboard:
+        tested_scores = {
+            name: {"loss": fold["loss"], "accuracy": fold["accuracy"]}
+            for name, fold in zip(names, folds, strict=False)
+        }
+        tracking.finish(output.folder, config=vars(config), scores=tested_scores, figures=figures)
+    total = time.perf_counter() - STARTED
+    output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})
     harness.console.print(
         f"{total:.1f} s: compiling {result.seconds['compile']:.1f}, training "
-        f"{result.seconds['train']:.1f}. Written to {output.folder}/: results.json, history.npz, "
-        "predictions.npz, figures, checkpoints/",
+        f"{result.seconds['train']:.1f}. Written to {output.folder}/: report.html, results.json, "
+        "history.npz, predictions.npz, figures, checkpoints/",
         highlight=False,
         soft_wrap=True,
     )

@@ -3,8 +3,8 @@
     python experiments/explore.py
 
 It prints UCI's description (where the source has one), shapes, rows of each class and the range of
-the pixels. It writes ``results.json`` (last, and whole), ``embedding.npz`` and the figures
-``samples``, ``class_means``, ``pixel_statistics`` and ``embedding`` to the output folder.
+the pixels. It writes ``report.html``, ``results.json`` (last, and whole), ``embedding.npz`` and the
+figures ``samples``, ``class_means``, ``pixel_statistics`` and ``embedding`` to the output folder.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Config:
     """Folder for all that is written. Default: runs/explore/<date>-<time>."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
@@ -59,6 +61,7 @@ def main(config: Config) -> None:
 
     import digits_jax as dj
     from digits_jax import plots
+    from report import overviews
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
@@ -76,7 +79,7 @@ def main(config: Config) -> None:
     began = time.perf_counter()
     points, name, how = embed(pixels, config.embedding, config.seed)
     seconds = time.perf_counter() - began
-    harness.console.print(
+    harness.notes.print(
         f"[bold]embedding[/] {how}, {seconds:.1f} s", highlight=False, soft_wrap=True
     )
 
@@ -90,34 +93,36 @@ def main(config: Config) -> None:
     for stem, figure in figures.items():
         plots.save(figure, output.folder / stem, ("png", "svg") if config.svg else ("png",))
     output.arrays("embedding.npz", points=points, labels=labels)
-    output.json(
-        "results.json",
-        {
-            "experiment": "explore",
-            **harness.describe(config, dataset.provenance),
-            "metadata": dataset.metadata,
-            "variables": dataset.variables,
-            "shapes": {
-                "images": images.shape,
-                "labels": labels.shape,
-                "train": images[train].shape,
-                "test": images[test].shape,
-            },
-            "rows_per_class": dict(zip(dataset.class_names, counts(labels), strict=True)),
-            "distinct_images": distinct,
-            "pixels": {
-                "min": images.min(),
-                "max": images.max(),
-                "mean": images.mean(axis=0),
-                "variance": images.var(axis=0),
-            },
-            "samples": rows,
-            "embedding": {"method": config.embedding, "how": how, "seconds": seconds},
+    results = {
+        "experiment": "explore",
+        **harness.describe(config, dataset.provenance),
+        "metadata": dataset.metadata,
+        "variables": dataset.variables,
+        "shapes": {
+            "images": images.shape,
+            "labels": labels.shape,
+            "train": images[train].shape,
+            "test": images[test].shape,
         },
+        "rows_per_class": dict(zip(dataset.class_names, counts(labels), strict=True)),
+        "distinct_images": distinct,
+        "pixels": {
+            "min": images.min(),
+            "max": images.max(),
+            "mean": images.mean(axis=0),
+            "variance": images.var(axis=0),
+        },
+        "samples": rows,
+        "embedding": {"method": config.embedding, "how": how, "seconds": seconds},
+    }
+    page = overviews.explore(
+        results, dataset=dataset, points=points, axis=name, folder=output.folder
     )
+    output.text("report.html", page)
+    output.json("results.json", results)
     harness.console.print(
-        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: results.json, "
-        f"embedding.npz, figures {', '.join(figures)}",
+        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: report.html, "
+        f"results.json, embedding.npz, figures {', '.join(figures)}",
         highlight=False,
         soft_wrap=True,
     )

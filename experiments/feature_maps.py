@@ -3,9 +3,10 @@
     python experiments/feature_maps.py --checkpoint runs/cross_validate/<date>-<time>/checkpoints
 
 Without ``--checkpoint`` it first trains a network for 20 epochs on all rows. It writes
-``results.json`` (last, and whole), ``feature_maps.npz`` (all the arrays that are drawn) and the
-figures ``feature_maps``, ``filters`` and ``saliency`` to the output folder; with ``--untrained``
-also ``feature_maps_untrained``, the maps of the initial weights, and ``feature_maps_compared``.
+``report.html``, ``results.json`` (last, and whole), ``feature_maps.npz`` (all the arrays that are
+drawn) and the figures ``feature_maps``, ``filters`` and ``saliency`` to the output folder; with
+``--untrained`` also ``feature_maps_untrained``, the maps of the initial weights, and
+``feature_maps_compared``.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
@@ -73,6 +76,7 @@ def main(config: Config) -> None:
 
     import digits_jax as dj
     from digits_jax import plots
+    from report import overviews
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
@@ -89,7 +93,7 @@ def main(config: Config) -> None:
     else:
         state, run, model = load(config, dataset, experiment)
         output.claim()
-    harness.console.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
+    harness.notes.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
 
     image, label = dataset.images[config.index], int(dataset.labels[config.index])
     logits, maps = look_inside(network, state, image)
@@ -128,23 +132,22 @@ def main(config: Config) -> None:
     for stem, figure in figures.items():
         plots.save(figure, output.folder / stem, ("png", "svg") if config.svg else ("png",))
     output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
-    output.json(
-        "results.json",
-        {
-            "experiment": "feature_maps",
-            **harness.describe(config, dataset.provenance),
-            "network": model,
-            "index": config.index,
-            "class": label,
-            "predicted": predicted,
-            "probability": probabilities[predicted],
-            "probabilities": probabilities,
-            "layers": {name: each.shape for name, each in maps.items()},
-        },
-    )
+    results = {
+        "experiment": "feature_maps",
+        **harness.describe(config, dataset.provenance),
+        "network": model,
+        "index": config.index,
+        "class": label,
+        "predicted": predicted,
+        "probability": probabilities[predicted],
+        "probabilities": probabilities,
+        "layers": {name: each.shape for name, each in maps.items()},
+    }
+    output.text("report.html", overviews.feature_maps(results, names=figures, folder=output.folder))
+    output.json("results.json", results)
     harness.console.print(
-        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: results.json, "
-        f"feature_maps.npz, figures {', '.join(figures)}",
+        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: report.html, "
+        f"results.json, feature_maps.npz, figures {', '.join(figures)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -157,14 +160,14 @@ def train(
     import digits_jax as dj
 
     note = f"trained now on all {len(dataset.labels)} rows, epochs: {config.epochs}"
-    harness.console.print(
+    harness.notes.print(
         "no --checkpoint given: training a network quickly; cross_validate.py and train.py make "
         "better ones",
         highlight=False,
         soft_wrap=True,
     )
     runs = dj.make_runs(dj.refit_split(dataset.labels), seed=config.seed)
-    with harness.Watch(config.epochs, 1) as watch:
+    with harness.Watch(config.epochs, 1, rows=len(dataset.labels)) as watch:
         try:
             result = dj.cross_validate(
                 dj.Examples(dataset.images, dataset.labels),

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import errno
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import math
@@ -19,7 +20,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -30,22 +30,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from terminal import Stop as Stop
+from terminal import Watch as Watch
+from terminal import console as console
+from terminal import errors as errors
+from terminal import notes as notes
+from terminal import say_in_plain_words
 
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run
-    from digits_jax.cross_validation import Progress as Epochs
+    from digits_jax.cross_validation import Progress
     from digits_jax.locks import FolderLock
     from digits_jax.statistics import Summary
 
 Config = TypeVar("Config")
 
-console = Console()
-errors = Console(stderr=True)
 LEAVE_SECONDS = 10  # that a process which fails waits for the others of its job
+# Options that every script may have, and that change nothing of what is computed.
+ASIDE = (
+    "output_dir checkpoint_every resume verbose compilation_cache svg tensorboard quiet job".split()
+)
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
@@ -83,6 +89,7 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
     Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
     """
     parsed = tyro.cli(config, description=description)
+    notes.quiet = getattr(parsed, "quiet", False)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         _run(main, parsed)
@@ -97,6 +104,9 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
 
 def _run(main: Callable[[Config], None], parsed: Config) -> None:
     try:
+        if getattr(parsed, "tensorboard", False):
+            found = importlib.util.find_spec("tensorboardX") is not None
+            require(found, "--tensorboard needs a package: pip install 'digits_jax[tensorboard]'")
         main(parsed)
     except UsageError as error:
         _fail(error, 2)
@@ -189,14 +199,10 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
         given = {job.coordinator_address, job.num_processes, job.process_id} != {None}
         flags = "--coordinator-address, --num-processes and --process-id"
         require(job.distributed or not given, f"{flags} need --distributed")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of XLA: its errors raise exceptions
     from digits_jax import use_all_cpu_cores, use_compilation_cache
 
-    handler = RichHandler(console=errors, show_time=False, show_path=False)
-    handler.addFilter(lambda record: not record.getMessage().startswith("bundled:"))  # show_data
-    library = logging.getLogger("digits_jax")
-    library.addHandler(handler)
-    library.setLevel(logging.WARNING)
-    library.propagate = False
+    say_in_plain_words()
     _quiet_orbax()
     flags = os.environ.get("XLA_FLAGS", "")
     with contextlib.suppress(OSError):  # /proc is Linux's
@@ -231,8 +237,8 @@ def _join(job: Job) -> None:
         raise UsageError(text) from error
     finally:
         patience.cancel()
-    console.quiet = not reports()
     if not reports():
+        console.quiet = notes.quiet = True
         logging.getLogger("digits_jax").setLevel(logging.ERROR)
 
 
@@ -276,9 +282,10 @@ def _mend_compilation_cache() -> None:
 def show_data(provenance: Provenance) -> None:
     """One line: which rows these are and why."""
     note = escape(provenance.note)
-    if "because" in note:  # not the rows that one would wish for
+    fallback = "because" in note  # not the rows that one would wish for
+    if fallback:
         note = f"[yellow]{note}[/]"
-    console.print(
+    (errors if fallback and notes.quiet else notes).print(
         f"[bold]data[/] {note} ({provenance.rows} rows, sha256 {provenance.sha256[:12]}…)",
         highlight=False,
         soft_wrap=True,
@@ -386,9 +393,14 @@ class Output:
             writer.writeheader()
             writer.writerows(rows)
 
+    def text(self, name: str, content: str) -> None:
+        """Writes text as UTF-8."""
+        with self._whole(name) as path:
+            path.write_text(content, encoding="utf-8")
+
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes JSON; NaN and infinity become null."""
-        text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
         with self._whole(name) as path, path.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -409,14 +421,14 @@ def _umask() -> int:
     return mask
 
 
-def _plain(value: Any) -> Any:
-    """JSON's own types."""
+def plain(value: Any) -> Any:
+    """The value in JSON's own types."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return os.fspath(value) if isinstance(value, Path) else value
@@ -463,16 +475,33 @@ def train(
     resume: bool,
     verbose: bool = False,
     part: str = "",
+    tensorboard: bool = False,
 ) -> CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
     ``part`` is the checkpoints' own folder, where a script trains more than once.
     """
+    import numpy as np
+
     import digits_jax as dj
 
-    with Watch(epochs, len(names), verbose=verbose) as watch:
+    rows = float(np.sum(runs.split.train_weights))
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(Watch(epochs, len(names), rows=rows, verbose=verbose))
+        tracker = None
+        if tensorboard and reports():
+            from tracking import Tracker, learning_rates
+
+            rates = learning_rates(runs, experiment, epochs)
+            tracker = stack.enter_context(Tracker(output.folder, names, rates))
+
+        def on_epoch(progress: Progress) -> bool:
+            if tracker is not None:
+                tracker.write(progress.history)
+            return watch.on_epoch(progress)
+
         try:
-            return dj.cross_validate(
+            result = dj.cross_validate(
                 dj.Examples(dataset.images, dataset.labels),
                 runs,
                 experiment=experiment,
@@ -481,12 +510,15 @@ def train(
                 checkpoint_every=checkpoint_every,
                 identity={"runs": names, "seed": seed},
                 resume=resume,
-                on_epoch=watch.on_epoch,
+                on_epoch=on_epoch,
             )
         except dj.Interrupted as stop:
             if not reports():
                 sys.exit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
             raise stopped(stop, watch, output) from stop
+        if tracker is not None:
+            tracker.write(result.history)  # a resumed run may have had no epoch left to train
+        return result
 
 
 def stopped(stop: Exception, watch: Watch, output: Output) -> Stopped:
@@ -497,108 +529,3 @@ def stopped(stop: Exception, watch: Watch, output: Output) -> Stopped:
     command = shlex.join(["python", *words, "--resume"])
     message = f"{stop}; all of it is saved. Go on with: {command}"
     return Stopped(message, watch.signal or signal.SIGINT)
-
-
-class Stop:
-    """Keeps the first Ctrl-C or SIGTERM for whoever asks; a second one ends the process at once.
-
-    Use it in a ``with`` block of the main thread. A thread of its own listens, because Python's
-    handlers wait until XLA has compiled or trained, which may take a minute.
-    """
-
-    signal: int | None = None
-
-    def __enter__(self) -> Stop:
-        ours, self._systems = socket.socketpair()
-        self._systems.setblocking(False)
-        self._wakeup = signal.set_wakeup_fd(self._systems.fileno(), warn_on_full_buffer=False)
-        self._handlers = {
-            number: signal.signal(number, lambda *_: None)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        threading.Thread(target=self._listen, args=[ours], daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        self._systems.close()  # ends the thread
-
-    def _listen(self, ours: socket.socket) -> None:
-        with ours:
-            while number := ours.recv(1):
-                if number[0] not in self._handlers:
-                    continue
-                if self.signal is not None:
-                    console.show_cursor()
-                    os._exit(128 + number[0])
-                self.signal = number[0]
-                errors.print("stopping after this epoch; once more to end at once")
-
-
-class Watch:
-    """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
-
-    Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
-    process at once. On a terminal there is a bar; elsewhere ten plain lines; verbose, a line
-    an epoch. With several runs, the figures are their means. Where waves of runs are trained, the
-    unit of what it shows is a run instead of an epoch.
-    """
-
-    def __init__(
-        self, epochs: int, runs: int, *, verbose: bool = False, unit: str = "epoch"
-    ) -> None:
-        self._stop = Stop()
-        self._verbose = verbose
-        self._unit = unit
-        self._lines = self._next = max(1, epochs // 10)
-        self._bar = Progress(
-            TextColumn("{task.fields[runs]}"),
-            BarColumn(),
-            TextColumn(unit),
-            MofNCompleteColumn(),
-            TextColumn("accuracy {task.fields[accuracy]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-            disable=verbose or console.quiet or not console.is_terminal,
-        )
-        self._task = self._bar.add_task(
-            "", total=epochs, runs=f"training {runs} run{'s' * (runs > 1)}", accuracy="–"
-        )
-
-    @property
-    def signal(self) -> int | None:
-        """The signal that came, if one did."""
-        return self._stop.signal
-
-    def __enter__(self) -> Watch:
-        self._stop.__enter__()
-        self._bar.start()
-        self._before_epoch = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-        self._stop.__exit__()
-
-    def on_epoch(self, progress: Epochs) -> bool:
-        """Shows an epoch; True once a signal came."""
-        loss, share = (float(values[:, -1].mean()) for values in progress.history)
-        accuracy = f"{100 * share:.2f} %"
-        self._bar.update(self._task, completed=progress.epoch, accuracy=accuracy)
-        if self._verbose:
-            now = time.perf_counter()
-            console.print(
-                f"Epoch {progress.epoch}/{progress.epochs} - {now - self._before_epoch:.2f}s - "
-                f"loss: {loss:.4f} - accuracy: {share:.4f}",
-                highlight=False,
-            )
-            self._before_epoch = now
-        elif not console.is_terminal and progress.epoch >= self._next:
-            self._next = (progress.epoch // self._lines + 1) * self._lines
-            done = f"{self._unit} {progress.epoch}/{progress.epochs}"
-            console.print(f"{done}: training accuracy {accuracy}")
-        return self.signal is not None

@@ -15,7 +15,9 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 import harness
 
@@ -51,6 +53,8 @@ class Config:
     """Folder for all that is written. Default: runs/speedrun/<date>-<time>."""
     compilation_cache: bool = False
     """Keep compiled programs in the user's cache folder; off, so that compiling is measured."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
@@ -70,6 +74,7 @@ def main(config: Config) -> None:
     import optax
 
     import digits_jax as dj
+    from report import overviews
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
@@ -116,22 +121,21 @@ def main(config: Config) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    output.json(
-        "results.json",
-        {
-            "experiment": "speedrun",
-            **harness.describe(config, dataset.provenance),
-            "accuracies": accuracies,
-            "accuracy": {"mean": scores.mean, "std": scores.std, "ci95": scores.ci95},
-            "reached": low >= NOTEBOOK,
-            "seconds": {
-                "with_compilation": seconds[0],
-                "each": seconds,
-                "median_without_compilation": fast,
-                "total": time.perf_counter() - STARTED,
-            },
+    results = {
+        "experiment": "speedrun",
+        **harness.describe(config, dataset.provenance),
+        "accuracies": accuracies,
+        "accuracy": {"mean": scores.mean, "std": scores.std, "ci95": scores.ci95},
+        "reached": low >= NOTEBOOK,
+        "seconds": {
+            "with_compilation": seconds[0],
+            "each": seconds,
+            "median_without_compilation": fast,
+            "total": time.perf_counter() - STARTED,
         },
-    )
+    }
+    output.text("report.html", overviews.speedrun(results, target=NOTEBOOK))
+    output.json("results.json", results)
 
 
 def one_cycle(

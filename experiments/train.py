@@ -4,13 +4,14 @@
     python experiments/train.py --seeds 10
 
 With ``--seeds`` above 1, as many networks train at once on the same split, and every score gets
-a mean and a spread. It writes ``results.json`` (last, and whole), ``history.npz``,
-``predictions.npz``, figures and checkpoints to the output folder.
+a mean and a spread. It writes ``report.html``, ``results.json`` (last, and whole),
+``history.npz``, ``predictions.npz``, figures and checkpoints to the output folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,6 +59,10 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write what TensorBoard shows, to the folder tensorboard of the output."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
     job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
     """Several processes, on one host or many."""
 
@@ -99,6 +104,7 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
         verbose=config.verbose,
+        tensorboard=config.tensorboard,
     )
     if harness.reports():
         report(config, dataset, result, output)
@@ -112,7 +118,9 @@ def report(
     from rich.table import Table
     from sklearn.metrics import classification_report
 
+    import tracking
     from digits_jax import metrics, plots, summarize, wilson_interval
+    from report import pages
 
     harness.require(
         bool(np.isfinite(result.history.loss).all() and np.isfinite(result.logits).all()),
@@ -153,12 +161,15 @@ def report(
     harness.console.print(table)
     predicted = shares[0].argmax(1)
     names = dataset.class_names
-    harness.console.print(
-        classification_report(
-            labels, predicted, labels=range(10), target_names=names, digits=4, zero_division=0
-        ),
-        highlight=False,
+    by_class = functools.partial(
+        classification_report,
+        labels,
+        predicted,
+        labels=range(10),
+        target_names=names,
+        zero_division=0,
     )
+    harness.console.print(by_class(digits=4), highlight=False)
 
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(shares[0][wrong, labels[wrong]])]  # the surest mistakes first
@@ -168,12 +179,13 @@ def report(
         for i in shown
     ]
     run_names = [f"run {i + 1}" for i in range(config.seeds)]
+    curves = metrics.roc_curves(labels, shares[0])
     figures = {
         "training_curves": plots.learning_curves(
             result.history.loss, result.history.accuracy, run_names
         ),
         "confusion": plots.confusion_matrix(metrics.confusion(labels, predicted), names),
-        "roc": plots.roc_curves(metrics.roc_curves(labels, shares[0]), names),
+        "roc": plots.roc_curves(curves, names),
         "reliability": plots.reliability_diagram(reliability),
         "misclassified": plots.digit_sheet(
             dataset.images[rows[shown]],
@@ -186,28 +198,38 @@ def report(
         plots.save(figure, output.folder / name, ("png", "svg") if config.svg else ("png",))
     output.arrays("history.npz", loss=result.history.loss, accuracy=result.history.accuracy)
     output.arrays("predictions.npz", rows=rows, logits=result.logits)
-    total = time.perf_counter() - STARTED
-    output.json(
-        "results.json",
-        {
-            "experiment": "train",
-            **harness.describe(config, dataset.provenance),
-            "runs": [
-                {"run": i + 1, **{name: each[i] for name, each in values.items()}}
-                for i in range(config.seeds)
-            ],
-            **{name: harness.summary_json(name, each) for name, each in summaries.items()},
-            "test_rows": len(labels),
-            "accuracy_wilson95": wilson,
-            "expected_calibration_error": reliability.expected_calibration_error,
-            "misclassified_rows": np.sort(rows[wrong]),
-            "seconds": {**result.seconds, "total": total},
-        },
+    runs = [{name: each[i] for name, each in values.items()} for i in range(config.seeds)]
+    results = {
+        "experiment": "train",
+        **harness.describe(config, dataset.provenance),
+        "runs": [{"run": i + 1, **run} for i, run in enumerate(runs)],
+        **{name: harness.summary_json(name, each) for name, each in summaries.items()},
+        "test_rows": len(labels),
+        "accuracy_wilson95": wilson,
+        "expected_calibration_error": reliability.expected_calibration_error,
+        "misclassified_rows": np.sort(rows[wrong]),
+        "seconds": result.seconds,
+    }
+    page = pages.train(
+        results,
+        dataset=dataset,
+        history=result.history,
+        rows=rows,
+        shares=shares,
+        curves=curves,
+        reliability=reliability,
+        classes=by_class(output_dict=True),
     )
+    output.text("report.html", page)
+    if config.tensorboard:
+        scores_of = dict(zip(run_names, runs, strict=True))
+        tracking.finish(output.folder, config=vars(config), scores=scores_of, figures=figures)
+    total = time.perf_counter() - STARTED
+    output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})
     harness.console.print(
         f"{total:.1f} s: compiling {result.seconds['compile']:.1f}, training "
-        f"{result.seconds['train']:.1f}. Written to {output.folder}/: results.json, history.npz, "
-        "predictions.npz, figures, checkpoints/",
+        f"{result.seconds['train']:.1f}. Written to {output.folder}/: report.html, results.json, "
+        "history.npz, predictions.npz, figures, checkpoints/",
         highlight=False,
         soft_wrap=True,
     )

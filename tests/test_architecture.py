@@ -37,7 +37,8 @@ def test_it_prints_and_writes_the_layer_table(tmp_path: Path) -> None:
     assert len(lines) == 16
     assert "parameters 102,794 (401.54 KiB): trainable 102,794, others 0" in done.stdout
 
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"report.html", "results.json"}
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["data"]["source"] == "bundled"
     assert results["parameters"] == {"total": 102_794, "trainable": 102_794, "others": 0}

@@ -51,7 +51,8 @@ def _missing(script: ModuleType, name: str) -> list[str]:
 
 def test_it_reports_what_it_says(finished: tuple[Path, str]) -> None:
     folder, shown = finished
-    assert {path.name for path in folder.iterdir()} == {"benchmark.json", "benchmark.png"}
+    written = {path.name for path in folder.iterdir()}
+    assert written == {"benchmark.json", "benchmark.png", "report.html"}
     report = json.loads((folder / "benchmark.json").read_text())
     assert report["peers"]["digits-jax"]["ratio"] == [1, 1, 1]
     assert report["rows"] == ROWS and report["fold_rows"] == 4 * ROWS

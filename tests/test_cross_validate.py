@@ -50,6 +50,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
         "missed.png",
         "missed.svg",
         "predictions.npz",
+        "report.html",
         "results.json",
     }
     results = json.loads((finished / "results.json").read_text())

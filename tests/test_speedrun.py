@@ -15,10 +15,13 @@ SCRIPT = Path(__file__).parents[1] / "experiments" / "speedrun.py"
 
 def test_it_reports_each_repeat(tmp_path: Path) -> None:
     options = ["--data", "bundled", "--repeats", "2", "--epochs", "3", "--output-dir", "out"]
+    options += ["--quiet"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *options], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "seconds a cross-validation" in done.stdout and "scikit-learn" not in done.stdout
+    assert "Five-fold cross-validation" in (tmp_path / "out" / "report.html").read_text()
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(results["accuracies"]) == len(results["seconds"]["each"]) == 2
     assert results["accuracies"][0] != results["accuracies"][1]

@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The output folder of two seeds at once on the bundled rows, and what was printed."""
     folder = tmp_path_factory.mktemp("train")
     options = ["--data", "bundled", "--epochs", "8", "--learning-rate", "3e-3", "--seeds", "2"]
-    done = _run(folder, *options, "--verbose", "--output-dir", "out")
+    done = _run(folder, *options, "--verbose", "--output-dir", "out", "--tensorboard")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return folder / "out", done.stdout
@@ -72,6 +72,10 @@ def test_it_writes_history_figures_and_a_checkpoint(finished: tuple[Path, str]) 
     for name in names:
         assert (out / f"{name}.png").stat().st_size > 5000
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["7", "8"]
+    page = (out / "report.html").read_text()
+    assert page.count('class="plot"') == 4 and "Scores by class, run 1" in page
+    tracked = {path.name for path in (out / "tensorboard").iterdir()}
+    assert tracked == {"run 1", "run 2", "figures"}
 
 
 def test_a_users_mistake_gets_one_line(tmp_path: Path) -> None:

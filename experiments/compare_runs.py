@@ -1,0 +1,297 @@
+"""Several runs side by side on one page: scores, learning curves, and what was set differently.
+
+    python experiments/compare_runs.py runs/cross_validate/DATE runs/cross_validate/ANOTHER
+
+Each argument is the output folder of a finished run. Where two cross-validations trained and tested
+on the very same folds, their accuracies are compared fold by fold, by the corrected resampled
+t-test. It writes ``report.html`` and ``results.json`` (last, and whole) to the output folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+import harness
+
+if TYPE_CHECKING:
+    from report import Report
+
+SPLIT = ("folds", "repeats", "seed", "stratified")  # what gives the folds of cross_validate.py
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Output folders of finished runs, two or more."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/compare_runs/<date>-<time>."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that has ended, as its folder tells it."""
+
+    name: str
+    results: Mapping[str, Any]
+    history: Mapping[str, Any] | None  # loss and accuracy [R, E]; None for a run that trains none
+
+
+def main(config: Config) -> None:
+    """Reads, compares, shows and writes."""
+    harness.require(len(config.runs) > 1, "give two folders of runs, or more")
+    found = [
+        read(folder, name) for folder, name in zip(config.runs, short(config.runs), strict=True)
+    ]
+    output = harness.Output(config.output_dir, script="compare_runs")
+    output.claim()
+    rows = [score_row(run) for run in found]
+    differences = differing(found)
+    tests = paired(found)
+    results = {
+        "experiment": "compare_runs",
+        "command": shlex.join(["python", *sys.argv]),
+        "config": dataclasses.asdict(config),
+        "runs": [
+            {
+                "folder": folder,
+                "experiment": run.results["experiment"],
+                **{name: run.results.get(name) for name in ("accuracy", "loss")},
+            }
+            for folder, run in zip(config.runs, found, strict=True)
+        ],
+        "differences": differences,
+        "tests": tests,
+    }
+
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{len(found)} runs")
+    narrow = [
+        COLUMNS.index(name) for name in ("run", "accuracy (%)", "95 % interval", "loss (nats)")
+    ]
+    for i in narrow:
+        table.add_column(COLUMNS[i], justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in narrow))
+    harness.console.print(table)
+    for test in tests:
+        harness.console.print(Text(in_words(test)), soft_wrap=True)
+    output.text("report.html", page(found, rows, differences, tests).html(results))
+    output.json("results.json", results)
+    harness.console.print(
+        f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
+    )
+
+
+def short(folders: Sequence[Path]) -> list[str]:
+    """The folders without what they all begin with; whole where they would be the same."""
+    parts = [folder.absolute().parts for folder in folders]
+    shared = 0
+    while all(len(each) > shared + 1 for each in parts):
+        if len({each[shared] for each in parts}) > 1:
+            break
+        shared += 1
+    names = [str(Path(*each[shared:])) for each in parts]
+    harness.require(len(set(names)) == len(names), "a folder is given twice")
+    return names
+
+
+def read(folder: Path, name: str) -> Finished:
+    """A finished run.
+
+    Raises:
+        harness.UsageError: the folder is no run's, or what it holds is damaged; says which file.
+    """
+    harness.require(folder.is_dir(), f"{folder} is not a folder")
+    file = folder / "results.json"
+    harness.require(
+        file.is_file(),
+        f"{folder} holds no results.json: it is not the output folder of a finished run",
+    )
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON and of UTF-8
+        raise harness.UsageError(f"{file} is damaged: {error}") from error
+    known = isinstance(results, dict) and isinstance(results.get("experiment"), str)
+    harness.require(known, f"{file} is not the results of one of these scripts")
+    for key in ("config", "data", "versions"):
+        fits = isinstance(results.get(key, {}), dict)
+        harness.require(fits, f"{file} is damaged: its {key} is not an object")
+    for key in ("accuracy", "loss"):
+        if key in results:
+            harness.require(_is_summary(results[key]), f"{file} is damaged: its {key} is no score")
+    if results["experiment"] == "cross_validate":
+        folds = results.get("folds")
+        fits = isinstance(folds, list) and all(
+            isinstance(fold, dict) and isinstance(fold.get("accuracy"), int | float | None)
+            for fold in folds
+        )
+        harness.require(fits, f"{file} is damaged: its folds have no accuracy")
+    return Finished(name=name, results=results, history=_history(folder / "history.npz"))
+
+
+def _is_summary(value: Any) -> bool:
+    """Whether it is what ``harness.summary_json`` gives."""
+    if not isinstance(value, dict) or not isinstance(value.get("ci95"), list):
+        return False
+    numbers = [value.get("mean"), value.get("std")]
+    ends = value["ci95"]
+    return (
+        all(isinstance(each, int | float) for each in numbers)
+        and len(ends) == 2
+        and all(isinstance(each, int | float | None) for each in ends)
+    )
+
+
+def _history(file: Path) -> dict[str, Any] | None:
+    import numpy as np
+
+    if not file.is_file():
+        return None
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            history = {name: np.asarray(arrays[name], np.float64) for name in ("loss", "accuracy")}
+        if any(each.ndim != 2 or not each.size for each in history.values()):
+            raise ValueError("loss and accuracy must be [R, E]")
+    except Exception as error:  # damage shows as any of a dozen exceptions of zipfile and numpy
+        raise harness.UsageError(f"{file} is damaged ({type(error).__name__})") from error
+    return history
+
+
+COLUMNS = ("run", "experiment", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
+
+
+def score_row(run: Finished) -> list[str]:
+    """The cells of a run; a dash for what its experiment doesn't measure."""
+    from report.pages import interval
+
+    results, data = run.results, run.results.get("data", {})
+    accuracy, loss = results.get("accuracy"), results.get("loss")
+    seconds = results.get("seconds")
+    total = seconds.get("total") if isinstance(seconds, dict) else None
+    return [
+        run.name,
+        results["experiment"],
+        str(data.get("rows", "–")),
+        f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f}" if accuracy else "–",
+        interval(accuracy, 100, 2) if accuracy else "–",
+        f"{loss['mean']:.4f} ± {loss['std']:.4f}" if loss else "–",
+        f"{total:.1f}" if isinstance(total, int | float) else "–",
+    ]
+
+
+def differing(runs: Sequence[Finished]) -> dict[str, list[Any]]:
+    """Values [runs] of what isn't the same in all: data, options that matter, devices, versions."""
+    table: dict[str, list[Any]] = {}
+    for part in ("data", "config", "devices", "versions"):
+        dicts = [run.results.get(part) for run in runs]
+        each = [values if isinstance(values, dict) else {} for values in dicts]
+        names = dict.fromkeys(name for values in each for name in values)
+        for name in names:
+            values = [harness.plain(run.get(name)) for run in each]
+            aside = part == "config" and name in harness.ASIDE
+            if not aside and any(value != values[0] for value in values):
+                table[f"{part}.{name}"] = values
+    return table
+
+
+def paired(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+    """The first run against each other one that was tested on the very same folds."""
+    from digits_jax import corrected_resampled_ttest
+
+    first, tests = runs[0], []
+    for other in runs[1:]:
+        if _folds(first) is None or _folds(first) != _folds(other):
+            continue
+        pair = [run.results["folds"] for run in (first, other)]
+        scores = [[fold["accuracy"] for fold in folds] for folds in pair]
+        if any(score is None for each in scores for score in each):
+            continue  # a fold diverged
+        count = first.results["config"]["folds"]
+        rows = first.results["data"]["rows"]
+        result = corrected_resampled_ttest(
+            *scores, train_rows=rows * (count - 1) / count, test_rows=rows / count
+        )
+        tests.append({"a": first.name, "b": other.name, **result._asdict()})
+    return tests
+
+
+def _folds(run: Finished) -> tuple[Any, ...] | None:
+    """What two runs must share to have the same folds; None for another experiment."""
+    results = run.results
+    if results["experiment"] != "cross_validate":
+        return None
+    config, data = results.get("config", {}), results.get("data", {})
+    return data.get("sha256"), data.get("rows"), *(config.get(name) for name in SPLIT)
+
+
+def in_words(test: Mapping[str, Any]) -> str:
+    """A paired test in a sentence."""
+    low, high = (100 * end for end in test["ci95"])
+    return (
+        f"{test['a']} is {100 * test['mean_difference']:+.2f} percentage points from {test['b']} "
+        f"on the same folds, 95 % interval {low:+.2f} to {high:+.2f}, p = {test['p_value']:.3g} "
+        "(corrected resampled t-test)"
+    )
+
+
+def page(
+    runs: Sequence[Finished],
+    rows: Sequence[Sequence[str]],
+    differences: Mapping[str, Sequence[Any]],
+    tests: Sequence[Mapping[str, Any]],
+) -> Report:
+    """The page, without the description at its end."""
+    from report import Report, figures
+
+    report = Report(f"{len(runs)} runs side by side", "")
+    for run, row in zip(runs, rows, strict=True):
+        ends = f"95 % interval of the mean: {row[4]} %" if row[4] != "–" else ""
+        if row[3] != "–":
+            report.headline(run.name, f"{row[3]} %", f"test accuracy, mean ± sd. {ends}")
+    notes = [in_words(test) + "." for test in tests]
+    if "data.sha256" in differences:
+        notes.append("These runs saw different rows: their scores are not of the same test.")
+    report.table("Scores", COLUMNS, rows, " ".join(notes))
+    names = [run.name for run in runs]
+    report.table(
+        "What differs",
+        ("setting", *names),
+        [(name, *("–" if v is None else v for v in values)) for name, values in differences.items()]
+        or [("nothing that matters", *[""] * len(runs))],
+    )
+    trained = [run for run in runs if run.history is not None]
+    if trained:
+        means = {
+            name: [run.history[name].mean(axis=0) for run in trained if run.history is not None]
+            for name in ("loss", "accuracy")
+        }
+        report.figure(
+            "Learning curves, means over the runs of each",
+            figures.learning_curves(means["loss"], means["accuracy"], [r.name for r in trained]),
+            "Mean training loss and accuracy by epoch: "
+            + ", ".join(
+                f"{run.name} ends at {100 * curve[-1]:.2f} %"
+                for run, curve in zip(trained, means["accuracy"], strict=True)
+                if math.isfinite(curve[-1])
+            ),
+        )
+    return report
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)

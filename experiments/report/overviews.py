@@ -1,0 +1,220 @@
+"""The reports of the experiments around training: data, network, feature maps, speed.
+
+``results`` is what goes to the results file; beside it come the arrays that are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from report import Report, figures
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from digits_jax import Dataset
+
+Results = Mapping[str, Any]
+
+
+def explore(
+    results: Results, *, dataset: Dataset, points: npt.NDArray[Any], axis: str, folder: Path
+) -> str:
+    """The report of ``explore.py``; its other figures are in the folder already."""
+    pixels = results["pixels"]
+    page = Report(
+        "The data before any training",
+        f"Images {results['shapes']['images']}, pixels {pixels['min']} to {pixels['max']} (ink "
+        f"counts); {results['distinct_images']} distinct.",
+    )
+    page.headline("Rows", f"{results['data']['rows']}", f"of {len(dataset.class_names)} classes")
+    page.table("Rows of each class", ("class", "rows"), results["rows_per_class"].items())
+    page.image("A random row of each class", folder / "samples.png", "One image of each class.")
+    page.image(
+        "Mean and spread of each class",
+        folder / "class_means.png",
+        "For each class, the mean of each pixel, and below it the standard deviation.",
+    )
+    page.image(
+        "Mean and variance of each pixel",
+        folder / "pixel_statistics.png",
+        "Mean and variance of each pixel over all rows.",
+    )
+    page.figure(
+        "All rows in two dimensions",
+        figures.embedding(points, dataset.labels, axis),
+        "A point for each row, coloured by its class.",
+        f"{results['embedding']['how']}. Point at one to see its row.",
+    )
+    return page.html(results)
+
+
+def architecture(results: Results) -> str:
+    """The report of ``architecture.py``."""
+    page = Report("The network, layer by layer")
+    parameters = results["parameters"]
+    page.headline(
+        "Parameters", f"{parameters['total']:,}", f"{parameters['trainable']:,} are trainable"
+    )
+    page.headline("FLOPs of an image", f"{results['flops']:,}", "forward; of kernels alone")
+    page.headline("Memory", f"{results['bytes'] / 1024:.2f} KiB", "of the parameters")
+    page.table(
+        "Layers",
+        ("layer", "kind", "output shape", "parameters", "FLOPs", "initial sd"),
+        [
+            (
+                layer["name"],
+                layer["kind"],
+                (None, *layer["output_shape"]),
+                f"{layer['parameters']:,}",
+                f"{layer['flops']:,}",
+                "" if layer["initial_sd"] is None else f"{layer['initial_sd']:.3f}",
+            )
+            for layer in results["layers"]
+        ],
+        "None in a shape is the batch, as in Keras.",
+    )
+    return page.html(results)
+
+
+def feature_maps(results: Results, *, names: Iterable[str], folder: Path) -> str:
+    """The report of ``feature_maps.py``; its figures, of these names, are in the folder already."""
+    page = Report(f"Row {results['index']} inside the network", results["network"]["note"])
+    page.headline("Class", str(results["class"]))
+    page.headline("Predicted", str(results["predicted"]), f"with {results['probability']:.4f}")
+    alts = {
+        "feature_maps": "Each map of each layer for this image.",
+        "filters": "The first layer's filters.",
+        "saliency": "The image, and the gradient of the predicted class's logit by its pixels.",
+        "feature_maps_untrained": "Each map of each layer, of the untrained network.",
+        "feature_maps_compared": "The first maps of each layer, trained above untrained.",
+    }
+    for name in names:
+        page.image(name.replace("_", " ").capitalize(), folder / f"{name}.png", alts[name])
+    page.table(
+        "Probabilities",
+        ("class", "probability"),
+        [(k, f"{share:.6f}") for k, share in enumerate(results["probabilities"])],
+    )
+    return page.html(results)
+
+
+def ablation(results: Results, *, folder: Path) -> str:
+    """The report of ``ablate.py``; its figure is in the folder already."""
+    config = results["config"]
+    page = Report(
+        "One change at a time",
+        f"{config['repeats']} repeats of {config['folds']} folds, {results['epochs']} epochs; all "
+        "recipes on the same folds.",
+    )
+    cells = []
+    for row in results["recipes"]:
+        accuracy, against = row["accuracy"], row.get("against")
+        if against is None:
+            page.headline(row["recipe"], f"{100 * accuracy['mean']:.2f} %", "test accuracy, mean")
+        low, high = (100 * end for end in accuracy["ci95"])
+        cell = [row["recipe"], f"{100 * accuracy['mean']:.2f}", f"{low:.2f} to {high:.2f}"]
+        if against is not None:
+            ends = "{:+.2f} to {:+.2f}".format(*(100 * end for end in against["ci95"]))
+            cell += [f"{100 * against['difference']:+.2f}", ends, f"{against['p_value']:.3f}"]
+        cells.append(cell + [""] * (6 - len(cell)))
+    columns = (
+        "recipe",
+        "accuracy (%)",
+        "95 % interval",
+        "difference (points)",
+        "its interval",
+        "p",
+    )
+    note = "Intervals and p by the corrected resampled t-test (Nadeau and Bengio, 2003)."
+    page.table("Recipes", columns, cells, note)
+    page.image(
+        "Differences",
+        folder / "ablation.png",
+        "The difference of each change in accuracy, with its 95 % interval.",
+    )
+    return page.html(results)
+
+
+def speedrun(results: Results, *, target: float) -> str:
+    """The report of ``speedrun.py``; ``target`` is the accuracy to reach, a fraction."""
+    seconds, config = results["seconds"], results["config"]
+    page = Report(
+        f"Five-fold cross-validation to {100 * target:.2f} %",
+        f"{config['repeats']} repeats of {config['epochs']} epochs, each with folds and weights "
+        "of its own.",
+    )
+    low, high = results["accuracy"]["ci95"]
+    page.headline(
+        "Mean accuracy",
+        f"{100 * results['accuracy']['mean']:.3f} %",
+        f"95 % interval {100 * low:.3f} to {100 * high:.3f} %; the goal is "
+        + ("reached" if results["reached"] else "not reached"),
+    )
+    page.headline(
+        "Seconds of a cross-validation",
+        f"{seconds['median_without_compilation']:.2f}",
+        f"median; the first, with compiling: {seconds['with_compilation']:.2f}",
+    )
+    names = [str(config["seed"] + i) for i in range(len(results["accuracies"]))]
+    each = {
+        "Accuracy (%)": [100 * accuracy for accuracy in results["accuracies"]],
+        # The first one compiles: it would hide the others.
+        "Seconds": [math.nan, *seconds["each"][1:]],
+    }
+    page.figure(
+        "Each repeat",
+        figures.scores(each, names, "Seed"),
+        "Accuracy and seconds of each repeat, with mean and standard deviation.",
+        "The seconds of the first repeat, which compiles, are left out.",
+    )
+    return page.html(results)
+
+
+def benchmark(results: Results, *, lines: Iterable[str]) -> str:
+    """The report of ``benchmark.py``; ``lines`` are its table's footnotes."""
+    peers = sorted(results["peers"].values(), key=lambda peer: peer["epoch_seconds"][0])
+    config, machine = results["config"], results["machine"]
+    page = Report(
+        "Seconds for an epoch of all folds",
+        f"{results['folds']} folds, {results['fold_rows']} rows an epoch; medians (and ranges) over"
+        f" {config['rounds']} rounds of {config['epochs']} epochs. {machine['processor']}, "
+        f"{machine['cores']} cores.",
+    )
+    own = results["peers"]["digits-jax"]
+    page.headline("digits_jax", f"{own['epoch_seconds'][0]:.3f} s", "an epoch, all devices")
+    floor = results["floor_seconds"][0]
+    page.headline(
+        "The floor", f"{floor:.3f} s", "the arithmetic at the machine's rate of matrix products"
+    )
+    page.figure(
+        "Beside its peers",
+        figures.bars(
+            {peer["title"]: peer["epoch_seconds"] for peer in peers},
+            "Seconds for an epoch of all folds (less is better)",
+            mark=("floor", floor),
+        ),
+        "Seconds of each program: "
+        + ", ".join(f"{peer['title']} {peer['epoch_seconds'][0]:.3f}" for peer in peers),
+    )
+    columns = ("program", "seconds", "range", "ratio", "share of the floor", "first epoch (s)")
+    page.table(
+        "Programs",
+        columns,
+        [
+            (
+                peer["title"],
+                f"{peer['epoch_seconds'][0]:.3f}",
+                "{1:.3f} to {2:.3f}".format(*peer["epoch_seconds"]),
+                f"{peer['ratio'][0]:.2f}",
+                f"{100 * peer['share_of_floor'][0]:.0f} %",
+                f"{peer['first_epoch_seconds'][0]:.1f}",
+            )
+            for peer in peers
+        ],
+        " ".join(lines),
+    )
+    return page.html(results)

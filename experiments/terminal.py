@@ -1,0 +1,210 @@
+"""What appears on the terminal: consoles, the progress of training, and warnings in plain words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from digits_jax.cross_validation import Progress as Epochs
+
+# All three go without colours where NO_COLOR is set, and without control codes in a file or pipe.
+console = Console()  # results
+notes = Console()  # what is going on; --quiet keeps it back
+errors = Console(stderr=True)
+
+# What JAX says of an accelerator that it can't use, and what the user can do about it.
+JAX_SAYS = {
+    "NVIDIA GPU may be present": "there is an NVIDIA GPU, but this JAX can't use it and takes the "
+    "CPU; for the GPU: pip install 'digits_jax[cuda]'",
+    "Google TPU may be present": "there is a TPU, but this JAX can't use it and takes the CPU; for "
+    "the TPU: pip install 'digits_jax[tpu]'",
+    "CUDA backend failed to initialize": "the GPU could not be started, and JAX takes the CPU; "
+    "JAX_LOGGING_LEVEL=WARNING shows why. Often another program holds the GPU's memory: nvidia-smi",
+}
+
+
+def say_in_plain_words() -> None:
+    """Warnings that a user can act on get one plain line, once; those of libraries are dropped.
+
+    Libraries' warnings come back with Python's ``-W`` and JAX's ``JAX_LOGGING_LEVEL``.
+    """
+    said: set[str] = set()
+
+    def once(message: str) -> bool:
+        new = message not in said
+        said.add(message)
+        return new
+
+    def in_our_words(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        ours = [words for theirs, words in JAX_SAYS.items() if theirs in message]
+        if ours:
+            record.msg, record.args = ours[0], None
+        return (bool(ours) or record.levelno >= logging.ERROR) and once(record.getMessage())
+
+    def not_shown_yet(record: logging.LogRecord) -> bool:  # show_data shows the bundled rows
+        message = record.getMessage()
+        return not message.startswith("bundled:") and once(message)
+
+    listened = {"digits_jax": not_shown_yet}
+    if "JAX_LOGGING_LEVEL" not in os.environ:
+        listened["jax"] = in_our_words
+    for name, wanted in listened.items():
+        handler = RichHandler(console=errors, show_time=False, show_path=False)
+        handler.addFilter(wanted)
+        library = logging.getLogger(name)
+        library.handlers = [handler]
+        library.setLevel(logging.WARNING)
+        library.propagate = False
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if category.__module__.startswith("digits_jax") and once(str(message)):
+            errors.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+
+    if not sys.warnoptions:
+        warnings.showwarning = show
+
+
+class Stop:
+    """Keeps the first Ctrl-C or SIGTERM for whoever asks; a second one ends the process at once.
+
+    Use it in a ``with`` block. A thread of its own listens, because Python's handlers wait until
+    XLA has compiled or trained, which may take a minute. Outside the main thread, where Python
+    hears no signals, it does nothing.
+    """
+
+    signal: int | None = None
+
+    def __enter__(self) -> Stop:
+        self._hears = threading.current_thread() is threading.main_thread()
+        if not self._hears:
+            return self
+        ours, self._systems = socket.socketpair()
+        self._systems.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._systems.fileno(), warn_on_full_buffer=False)
+        self._handlers = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        threading.Thread(target=self._listen, args=[ours], daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._hears:
+            return
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._systems.close()  # ends the thread
+
+    def _listen(self, ours: socket.socket) -> None:
+        with ours:
+            while number := ours.recv(1):
+                if number[0] not in self._handlers:
+                    continue
+                if self.signal is not None:
+                    console.show_cursor()
+                    os._exit(128 + number[0])
+                self.signal = number[0]
+                errors.print("stopping after this epoch; once more to end at once")
+
+
+class Watch:
+    """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
+
+    Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
+    process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, ten plain
+    lines; verbose, a line an epoch. With several runs, the accuracy is their mean ± sd.
+
+    Args:
+        epochs: in all.
+        runs: trained at once.
+        rows: training rows of an epoch of all runs together; without it, no images a second.
+        verbose: a line an epoch.
+        unit: what is counted, where that is not epochs but, in waves, runs.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        runs: int,
+        *,
+        rows: float | None = None,
+        verbose: bool = False,
+        unit: str = "epoch",
+    ) -> None:
+        self._stop = Stop()
+        self._rows = rows
+        self._verbose = verbose
+        self._unit = unit
+        self._lines = self._next = max(1, epochs // 10)
+        self._first: tuple[int, float] | None = None  # epoch and time
+        self._bar = Progress(
+            TextColumn("{task.fields[runs]}"),
+            BarColumn(bar_width=None),
+            TextColumn(f"{{task.completed}}/{{task.total}} {unit}s  {{task.fields[now]}}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=notes,
+            transient=True,
+            expand=True,
+            disable=verbose or notes.quiet or not notes.is_interactive,
+        )
+        words = f"{runs} run{'s' * (runs > 1)}"
+        self._task = self._bar.add_task("", total=epochs, runs=words, now="compiling")
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that came, if one did."""
+        return self._stop.signal
+
+    def __enter__(self) -> Watch:
+        self._stop.__enter__()
+        self._bar.start()
+        self._before_epoch = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        self._stop.__exit__()
+
+    def on_epoch(self, progress: Epochs) -> bool:
+        """Shows an epoch; True once a signal came."""
+        now = time.perf_counter()
+        if self._first is None:  # its time includes compiling
+            self._first = progress.epoch, now
+        done, passed = progress.epoch - self._first[0], now - self._first[1]
+        rate = done / passed if done else None  # epochs a second
+        losses, shares = (values[:, -1] for values in progress.history)
+        accuracy = f"{100 * shares.mean():.2f}"
+        accuracy += f" ± {100 * shares.std():.2f} %" if len(shares) > 1 else " %"
+        speed = f"{rate * self._rows:,.0f} images/s" if rate and self._rows else ""
+        self._bar.update(self._task, completed=progress.epoch, now=f"{accuracy}  {speed}")
+        if self._verbose:
+            notes.print(
+                f"Epoch {progress.epoch}/{progress.epochs} - {now - self._before_epoch:.2f}s - "
+                f"loss: {losses.mean():.4f} - accuracy: {shares.mean():.4f}",
+                highlight=False,
+            )
+            self._before_epoch = now
+        elif not notes.is_interactive and progress.epoch >= self._next:
+            self._next = (progress.epoch // self._lines + 1) * self._lines
+            line = f"{self._unit} {progress.epoch}/{progress.epochs}: training accuracy {accuracy}"
+            if rate:
+                left = (progress.epochs - progress.epoch) / rate
+                line += f", {speed}" * bool(speed) + f", {left:.0f} s left" * (left > 0)
+            notes.print(line, highlight=False, soft_wrap=True)
+        return self.signal is not None

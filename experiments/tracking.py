@@ -1,0 +1,115 @@
+"""What ``--tensorboard`` writes: TensorBoard's own files, in the folder ``tensorboard`` of a run.
+
+    tensorboard --logdir runs/cross_validate/<date>-<time>/tensorboard
+
+Every run (fold, seed, refit) is a run of TensorBoard's. Its scalars are there while it trains; the
+figures, and the hyperparameters with the final scores (of TensorBoard's HParams page), at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from digits_jax import Experiment, Run
+    from digits_jax.train import History
+
+FOLDER = "tensorboard"
+FIGURES = "figures"  # the run that holds them
+
+
+def learning_rates(runs: Run, experiment: Experiment, epochs: int) -> npt.NDArray[Any]:
+    """The learning rate [R, E] of the last step of each epoch.
+
+    An optimizer with a schedule tells it by a method ``share``, as ``OneCycleAdam`` does; without
+    one, the rate stays as it is.
+    """
+    import numpy as np
+
+    peaks = np.asarray(runs.hyperparameters.learning_rate)[:, np.newaxis]
+    share = getattr(experiment.optimizer, "share", None)
+    if share is None:
+        return np.repeat(peaks, epochs, axis=1)
+    steps = np.asarray(runs.hyperparameters.schedule_steps)[:, np.newaxis]
+    done = steps * np.arange(1, epochs + 1) / epochs - 1  # before that step
+    return np.asarray(peaks * share(done, steps))
+
+
+class Tracker:
+    """Writes training loss, accuracy and learning rate of each run, epoch by epoch.
+
+    Args:
+        folder: the output folder. What an earlier attempt tracked is replaced: a resumed run knows
+            all of its history.
+        names: of the runs [R].
+        learning_rates: [R, E], see ``learning_rates``.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], learning_rates: npt.ArrayLike) -> None:
+        import numpy as np
+        from tensorboardX import SummaryWriter
+
+        root = folder / FOLDER
+        shutil.rmtree(root, ignore_errors=True)
+        self._writers = [SummaryWriter(str(root / name)) for name in names]
+        self._rates = np.asarray(learning_rates)
+        self._written = 0
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def write(self, history: History) -> None:
+        """Writes the epochs of a history [R, E] that are new."""
+        epochs = history.loss.shape[1]
+        for r, writer in enumerate(self._writers):
+            for epoch in range(self._written, epochs):
+                for name, values in history._asdict().items():
+                    writer.add_scalar(f"train/{name}", float(values[r, epoch]), epoch + 1)
+                writer.add_scalar("learning_rate", float(self._rates[r, epoch]), epoch + 1)
+        self._written = epochs
+
+
+def finish(
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, float]],
+    figures: Iterable[str],
+) -> None:
+    """Adds the figures, and for each tested run its hyperparameters and final scores.
+
+    Args:
+        folder: the output folder.
+        config: options by name; of them, those that change what is trained.
+        scores: of the test rows, by the name of the run and of the score.
+        figures: names of PNG files in the folder, without suffix.
+    """
+    import numpy as np
+    from PIL import Image
+    from tensorboardX import SummaryWriter
+
+    root = folder / FOLDER
+    numbers = {
+        name: value
+        for name, value in config.items()
+        if isinstance(value, bool | int | float | str) and name not in harness.ASIDE
+    }
+    for run, values in scores.items():
+        metrics = {f"test/{name}": float(value) for name, value in values.items()}
+        with SummaryWriter(str(root / run)) as writer:
+            writer.add_hparams(numbers, metrics, name=".")  # in the run's own folder
+    with SummaryWriter(str(root / FIGURES)) as writer:
+        for name in figures:
+            image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
+            writer.add_image(name, image, dataformats="HWC")

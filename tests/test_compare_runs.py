@@ -1,0 +1,146 @@
+"""Several runs side by side, from folders as the scripts leave them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compare_runs
+import harness
+from digits_jax import corrected_resampled_ttest
+
+ACCURACIES = {"a": [0.99, 0.98, 0.99, 0.97, 0.98], "b": [0.97, 0.96, 0.97, 0.97, 0.965]}
+
+
+def _write(folder: Path, accuracies: list[float], epochs: int, **config: Any) -> Path:
+    folder.mkdir()
+    mean, sd = float(np.mean(accuracies)), float(np.std(accuracies))
+    summary = {"mean": mean, "std": sd, "ci95": [mean - sd, mean + sd]}
+    options = {"folds": 5, "repeats": 1, "seed": 0, "stratified": True, "epochs": epochs}
+    results = {
+        "experiment": "cross_validate",
+        "data": {"rows": 100, "sha256": "a" * 64},
+        "config": {**options, "quiet": folder.name == "a", **config},
+        "versions": {"jax": "1"},
+        "folds": [{"fold": i + 1, "accuracy": each} for i, each in enumerate(accuracies)],
+        "accuracy": summary,
+        "loss": summary,
+        "seconds": {"total": 12.5},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    shares = np.linspace(0.1, 0.9, epochs) * np.ones((6, 1))
+    np.savez(folder / "history.npz", loss=1 - shares, accuracy=shares, runs=["x"] * 6)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    return _write(tmp_path / "a", ACCURACIES["a"], 4), _write(tmp_path / "b", ACCURACIES["b"], 6)
+
+
+def _compare(*folders: Path) -> tuple[dict[str, Any], str]:
+    output = folders[0].parent / "out"
+    compare_runs.main(compare_runs.Config(runs=folders, output_dir=output))
+    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return results, (output / "report.html").read_text()
+
+
+def test_scores_differences_curves_and_a_paired_test(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, page = _compare(*runs)
+    assert [run["accuracy"]["mean"] for run in results["runs"]] == pytest.approx([0.982, 0.967])
+    assert results["differences"] == {"config.epochs": [4, 6]}  # quiet changes nothing
+    (test,) = results["tests"]
+    expected = corrected_resampled_ttest(*ACCURACIES.values(), train_rows=80, test_rows=20)
+    assert (test["a"], test["b"]) == ("a", "b")
+    assert test["p_value"] == pytest.approx(expected.p_value)
+    assert test["mean_difference"] == pytest.approx(0.015)
+    shown = capsys.readouterr().out
+    for text in ("98.20 ± 0.75", "96.70 ± 0.40", "a is +1.50 percentage points from b"):
+        assert text in page and text in shown
+    start = page.index('id="figures">') + len('id="figures">')
+    (figure,) = json.loads(page[start : page.index("</script>", start)])
+    curves = [trace["y"] for trace in figure["data"] if trace["yaxis"] == "y2"]
+    assert [len(curve) for curve in curves] == [4, 6]
+    assert curves[0] == pytest.approx([10, 36.6667, 63.3333, 90])
+
+
+def test_other_folds_and_other_rows_are_not_paired(tmp_path: Path) -> None:
+    first = _write(tmp_path / "a", ACCURACIES["a"], 4)
+    seeded = _write(tmp_path / "b", ACCURACIES["b"], 4, seed=1)
+    other = _write(tmp_path / "c", ACCURACIES["b"], 4)
+    text = (other / "results.json").read_text()
+    (other / "results.json").write_text(text.replace("a" * 64, "b" * 64))
+    results, page = _compare(first, seeded, other)
+    assert results["tests"] == []
+    assert set(results["differences"]) == {"config.seed", "data.sha256"}
+    assert "saw different rows" in page
+
+
+def test_an_experiment_without_scores_or_curves(runs: tuple[Path, Path]) -> None:
+    explored = runs[0].parent / "<b>"
+    explored.mkdir()
+    (explored / "results.json").write_text('{"experiment": "explore"}')
+    results, page = _compare(runs[0], explored)
+    assert results["runs"][1]["accuracy"] is None
+    assert "&lt;b&gt;" in page and "<b>" not in page.split("<script")[0]
+
+
+def test_names_are_what_the_folders_do_not_share(tmp_path: Path) -> None:
+    folders = [tmp_path / "x" / "1" / "run", tmp_path / "x" / "2" / "run"]
+    assert compare_runs.short(folders) == ["1/run", "2/run"]
+    assert compare_runs.short([tmp_path, tmp_path / "x"]) == [tmp_path.name, f"{tmp_path.name}/x"]
+
+
+DAMAGE = {
+    "": "is damaged: Expecting value",
+    '{"experiment": "cross_validate", ': "is damaged: ",
+    "[]": "is not the results of one of these scripts",
+    '{"experiment": "train", "accuracy": {"mean": "x"}}': "its accuracy is no score",
+    '{"experiment": "train", "config": 3}': "its config is not an object",
+    '{"experiment": "cross_validate", "folds": [3]}': "its folds have no accuracy",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), DAMAGE.items())
+def test_damaged_results_are_named(runs: tuple[Path, Path], text: str, message: str) -> None:
+    (runs[1] / "results.json").write_text(text)
+    with pytest.raises(harness.UsageError, match=r"b.results\.json") as error:
+        _compare(*runs)
+    assert message in str(error.value)
+    assert not (runs[0].parent / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", None])
+def test_a_damaged_history_is_named(runs: tuple[Path, Path], content: bytes | None) -> None:
+    file = runs[1] / "history.npz"
+    if content is None:
+        np.savez(file, loss=np.ones(3), accuracy=np.ones(3))
+    else:
+        file.write_bytes(content)
+    with pytest.raises(harness.UsageError, match=r"history\.npz is damaged"):
+        _compare(*runs)
+
+
+def test_a_users_mistake_gets_one_line(runs: tuple[Path, Path]) -> None:
+    (runs[0].parent / "empty").mkdir()
+    for folders, message in (
+        (["a"], "give two folders of runs, or more"),
+        (["a", "none"], "none is not a folder"),
+        (["a", "empty"], "empty holds no results.json"),
+        (["a", "a"], "a folder is given twice"),
+    ):
+        with pytest.raises(harness.UsageError, match=message):
+            _compare(*(runs[0].parent / folder for folder in folders))
+    script = str(Path(compare_runs.__file__))
+    done = subprocess.run(
+        [sys.executable, script, "a", "none"], cwd=runs[0].parent, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.strip() == "error: none is not a folder"

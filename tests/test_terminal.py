@@ -1,0 +1,193 @@
+"""Progress on a terminal, in a log and in a notebook; warnings in plain words."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import harness
+import terminal
+from digits_jax.cross_validation import Progress
+from digits_jax.data import DataWarning, Provenance
+from digits_jax.train import History
+
+
+def _console(**options: object) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    settings: dict[str, object] = {"file": file, "width": 100, **options}
+    return Console(**settings), file  # type: ignore[arg-type]
+
+
+def _watch(epochs: int, runs: int, **options: object) -> bool:
+    """Watches made-up epochs, in which the runs' accuracies are 0.5 and 0.7: 60 ± 10 %."""
+    shares = np.resize([0.5, 0.7], (runs, 1))
+    stopped = False
+    with terminal.Watch(epochs, runs, rows=1000, **options) as watch:  # type: ignore[arg-type]
+        for epoch in range(1, epochs + 1):
+            history = History(np.full((runs, epoch), 0.25), np.repeat(shares, epoch, axis=1))
+            stopped = watch.on_epoch(Progress(epoch, epochs, history))
+    return stopped
+
+
+def test_plain_lines_where_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, file = _console()
+    monkeypatch.setattr(terminal, "notes", notes)
+    assert not _watch(40, 2)
+    lines = file.getvalue().splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        f"epoch {epoch}/40" for epoch in range(4, 41, 4)
+    ]
+    form = r"training accuracy 60\.00 ± 10\.00 %, [\d,]+ images/s(, \d+ s left)?$"
+    assert all(re.search(form, line) for line in lines)
+    assert "left" in lines[0] and "left" not in lines[-1]
+    assert "\x1b" not in file.getvalue()
+
+
+def test_one_run_has_no_spread_and_the_first_epoch_no_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes, file = _console()
+    monkeypatch.setattr(terminal, "notes", notes)
+    _watch(2, 1)
+    first, second = file.getvalue().splitlines()
+    assert first == "epoch 1/2: training accuracy 50.00 %"  # its time includes compiling
+    assert second.startswith("epoch 2/2: training accuracy 50.00 %, ")
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, file = _console(force_terminal=True, no_color=True, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(terminal, "notes", notes)
+    _watch(3, 2)
+    text = file.getvalue()
+    for words in ("2 runs", "3/3 epochs", "60.00 ± 10.00 %", "images/s", "left"):
+        assert words in text
+    assert not re.search(r"\x1b\[[\d;]*3[0-7]m", text)  # NO_COLOR: no colours
+
+
+def test_quiet_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    for options in ({}, {"force_terminal": True}):
+        notes, file = _console(quiet=True, **options)
+        monkeypatch.setattr(terminal, "notes", notes)
+        _watch(3, 2)
+        _watch(3, 2, verbose=True)
+        assert file.getvalue() == ""
+
+
+def test_a_signal_stops_and_handlers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, _ = _console()
+    errors, said = _console()
+    monkeypatch.setattr(terminal, "notes", notes)
+    monkeypatch.setattr(terminal, "errors", errors)
+    before = signal.getsignal(signal.SIGTERM)
+    with terminal.Watch(2, 1) as watch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):  # a thread of its own listens
+            if "stopping after this epoch" in said.getvalue():
+                break
+            time.sleep(0.01)
+        assert watch.on_epoch(Progress(1, 2, History(np.ones((1, 1)), np.ones((1, 1)))))
+        assert watch.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_it_leaves_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, file = _console()
+    monkeypatch.setattr(terminal, "notes", notes)
+    thread = threading.Thread(target=_watch, args=(1, 1))
+    thread.start()
+    thread.join()
+    assert "epoch 1/1" in file.getvalue()  # an error in a thread would be one of pytest's, too
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What ``errors`` prints once warnings are said in plain words; all is undone afterwards."""
+    errors, file = _console(width=200)
+    monkeypatch.setattr(terminal, "errors", errors)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.delenv("JAX_LOGGING_LEVEL", raising=False)
+    loggers = [logging.getLogger(name) for name in ("digits_jax", "jax", "absl")]
+    before = [(each.handlers, each.level, each.propagate) for each in loggers]
+    terminal.say_in_plain_words()
+    yield file
+    for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        each.handlers, each.propagate = handlers, propagate
+        each.setLevel(level)
+
+
+def test_a_gpu_that_jax_cannot_use_is_said_once(
+    said: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By JAX's own code, which is made to believe that there is one."""
+    xla_bridge = pytest.importorskip("jax._src.xla_bridge")
+    monkeypatch.setattr(xla_bridge.hardware_utils, "has_visible_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(xla_bridge, "_backends", {})
+    monkeypatch.setattr(xla_bridge, "_backend_errors", {})
+    for _ in range(2):
+        xla_bridge._backends.clear()
+        xla_bridge.backends()
+    assert said.getvalue().count("NVIDIA GPU") == 1
+    assert "pip install 'digits_jax[cuda]'" in said.getvalue()
+    assert "jaxlib" not in said.getvalue()
+
+
+def test_what_nobody_can_act_on_is_not_said(said: io.StringIO) -> None:
+    logging.getLogger("jax._src.xla_bridge").warning("Platform 'x' is experimental")
+    logging.getLogger("absl").warning("a checkpoint took 1 s")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = warnings.showwarning  # catch_warnings put Python's own there
+        terminal.say_in_plain_words()
+        warnings.warn("donated buffers were not usable", stacklevel=1)
+        assert said.getvalue() == ""
+        for _ in range(2):
+            warnings.warn("these are not the known rows", DataWarning, stacklevel=1)
+    assert said.getvalue().splitlines() == ["warning: these are not the known rows"]
+    logging.getLogger("jax._src.x").error("this is an error")
+    assert "this is an error" in said.getvalue()
+
+
+def test_a_fallback_is_said_even_if_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, out = _console(quiet=True, width=200)
+    errors, err = _console(width=200)
+    monkeypatch.setattr(harness, "notes", notes)
+    monkeypatch.setattr(harness, "errors", errors)
+    known = Provenance(source="x.csv", rows=9, sha256="a" * 64, note="x.csv: as asked for")
+    harness.show_data(known)
+    assert out.getvalue() == err.getvalue() == ""
+    harness.show_data(dataclasses.replace(known, note="bundled: because UCI is not there"))
+    assert out.getvalue() == "" and "because UCI is not there" in err.getvalue()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Config:
+    quiet: bool = False
+
+
+def test_quiet_keeps_back_all_but_the_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: _Config) -> None:
+        harness.notes.print("on the way")
+        harness.console.print("the result")
+
+    monkeypatch.setattr(harness.notes, "quiet", False)  # restored afterwards
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    for arguments, printed in (([], "on the way\nthe result\n"), (["--quiet"], "the result\n")):
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+        harness.run(_Config, main, "")
+        assert capsys.readouterr().out == printed
