@@ -398,8 +398,10 @@ def effects(
         )
         for name, each in values.items()
     }
+    ncols = min(3, len(columns))
     nrows = -(-len(columns) // 3)
-    figure, panels = _figure(_PAGE, 0.3 + 2.0 * nrows, nrows=nrows, ncols=3, sharey=True)
+    width = _COLUMN if ncols == 1 else _PAGE
+    figure, panels = _figure(width, 0.4 + 2.0 * nrows, nrows=nrows, ncols=ncols, sharey=True)
     means = _mean(shares)
     for panel, (name, x) in zip(panels, columns.items(), strict=False):
         places, which = np.unique(x, return_inverse=True)
@@ -421,9 +423,11 @@ def effects(
         if name in kinds:
             panel.set_xticks(range(len(kinds[name])), kinds[name])
             panel.set_xlim(-0.5, len(kinds[name]) - 0.5)
-    for panel in panels[::3][:nrows]:
+    for panel in panels[::ncols]:
         panel.set_ylabel(f"{label} (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(2, ncols)
+    )
     for panel in panels[len(columns) :]:
         panel.set_axis_off()
     return figure

@@ -365,11 +365,12 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
             whole = choose(job.score("inner", inner), splits, config.epochs)
             halved["same_winner"] = (whole == chosen).tolist()
             words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
-        harness.console.print(words, highlight=False)
+        harness.console.print(words, highlight=False, soft_wrap=True)
     accuracy, loss = job.final("outer", outer, chosen)
     by_split = scores.accuracy.reshape(len(job.table), splits, -1).mean(axis=2)
-    order = sweeps.rank(scores.accuracy, masked(scores, config.epochs))
-    show(job, scores, order, f"Inner validation over all outer splits, {config.epochs} epochs")
+    order = sweeps.rank(scores.accuracy, scores.loss)
+    when = "when last scored" if config.halving else f"{config.epochs} epochs"
+    show(job, scores, order, f"Inner validation over all outer splits, {when}")
 
     diverged = ~np.isfinite(loss)
     summary = summarize(accuracy, **sizes(outer))
