@@ -12,6 +12,8 @@ import functools
 import hashlib
 import inspect
 import json
+import math
+import operator
 import os
 import re
 import time
@@ -25,8 +27,11 @@ from jax.sharding import Mesh
 
 from digits_jax import devices as _devices
 from digits_jax import presets, train
-from digits_jax.splits import Split
+from digits_jax.splits import Split, check_stacked
 from digits_jax.train import Examples, Experiment, History, Hyperparameters, Run, Sums, TrainState
+
+# Upper ends of hyperparameters that have one; all are 0 or more.
+_BELOW = {"beta_1": 1, "beta_2": 1, "label_smoothing": 1, "dropout_rate": 1}
 
 
 class Progress(NamedTuple):
@@ -52,6 +57,22 @@ class CrossValidation(NamedTuple):
     logits: np.ndarray  # float32 [R, S, K], of the test rows
     seconds: dict[str, float]  # compile, train (with checkpoints), evaluate
 
+    @property
+    def diverged(self) -> np.ndarray:
+        """The epoch, from 1, since which each run's training has failed: int32 [R]; 0 for none.
+
+        Failed is an epoch whose mean training loss is not finite, or above ``10 log(K)`` nats: ten
+        times what an equal guess of all K classes costs (for losses other than cross-entropy that
+        bound may mean nothing). A run that comes back below it is sound. So large a learning rate
+        may leave all numbers finite: behind sigmoids nothing overflows. Logits that are not finite
+        after the last epoch count for that epoch.
+        """
+        loss, epochs = self.history.loss, self.history.loss.shape[1]
+        failed = ~(loss <= 10 * math.log(max(self.logits.shape[2], 2)))  # NaN fails, too
+        failed[:, -1] |= ~np.isfinite(self.logits).all(axis=(1, 2))
+        to_the_end = np.logical_and.accumulate(failed[:, ::-1], axis=1).sum(axis=1)
+        return np.where(to_the_end, epochs + 1 - to_the_end, 0).astype(np.int32)
+
 
 class Interrupted(Exception):
     """``on_epoch`` asked to stop; all that was trained is in the checkpoint, if there is one."""
@@ -76,26 +97,36 @@ def make_runs(
         A ``Run`` whose leaves are [R, ...].
 
     Raises:
-        ValueError: the splits are not stacked, or a number has another length than R.
+        TypeError: `splits` is no Split, or `seed` no integer.
+        ValueError: the splits are not stacked, a number has another length than R or is out of
+            its range, or the seed is not 0 to 2**32 - 1.
     """
-    rows = np.asarray(splits.train_rows)
-    if rows.ndim != 2 or rows.shape[0] < 1:
-        raise ValueError(f"splits must be stacked, train_rows [R, T]; its shape is {rows.shape}")
-    runs = rows.shape[0]
+    check_stacked(splits)
+    runs = len(splits.train_rows)
+    if not 0 <= operator.index(seed) < 2**32:
+        raise ValueError(f"seed must be 0 to 2**32 - 1, not {seed}")
 
-    def spread(value: Any) -> np.ndarray:
-        value = np.asarray(value, np.float32)
+    def spread(name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        value = np.asarray(value, np.float64)
         if value.shape not in ((), (runs,)):
-            raise ValueError(
-                f"a hyperparameter must be a number or have shape ({runs},), not {value.shape}"
-            )
-        return np.array(np.broadcast_to(value, (runs,)))
+            raise ValueError(f"{name} must be a number or have shape ({runs},), not {value.shape}")
+        if not ((value >= 0) & (value < _BELOW.get(name, np.finfo(np.float32).max))).all():
+            least = f"at least 0 and below {_BELOW[name]}" if name in _BELOW else "finite and >= 0"
+            raise ValueError(f"{name} must be {least}, not {value}")
+        return np.array(np.broadcast_to(value, (runs,)), np.float32)
 
     if hyperparameters is None:
         hyperparameters = Hyperparameters()
-    fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
-    keys = fold_in(jax.random.key(seed), np.arange(runs))
-    return Run(splits, jax.tree.map(spread, hyperparameters), keys)
+    numbers = {name: spread(name, value) for name, value in hyperparameters._asdict().items()}
+    keys = _keys(*jax.device_put((np.uint32(seed), np.arange(runs, dtype=np.uint32))))
+    return Run(splits, Hyperparameters(**numbers), keys)
+
+
+@jax.jit
+def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
 
 
 def cross_validate(
@@ -149,6 +180,7 @@ def cross_validate(
         Scores, logits, history and states of all runs, and the seconds that each part took.
 
     Raises:
+        TypeError: an argument is of another type than said.
         ValueError: an argument is out of range, or a split names a row that the data lack.
         CheckpointError: the checkpoints to resume are damaged or of another experiment, the folder
             holds some and ``resume`` is False, or they can't be written.
@@ -167,10 +199,13 @@ def cross_validate(
         ((3,), (3, 2), (3, 599, 10))
     """
     experiment = Experiment() if experiment is None else experiment
-    data = _checked(data, runs)
-    if epochs < 1 or epochs_per_call < 1 or (checkpoint_every is not None and checkpoint_every < 1):
-        raise ValueError("epochs, checkpoint_every and epochs_per_call must be at least 1")
+    data = _checked(data, runs, experiment)
+    _check_counts(epochs=epochs, checkpoint_every=checkpoint_every, epochs_per_call=epochs_per_call)
+    _check_counts(at_once=at_once)
     every = checkpoint_every or max(1, epochs // (10 * epochs_per_call)) * epochs_per_call
+    steps = epochs * -(-np.shape(runs.split.train_rows)[1] // experiment.batch_size)
+    if steps >= 2**31:
+        raise ValueError(f"{epochs} epochs make {steps} steps; an int32 counts to 2**31 - 1")
     if states is not None and checkpoints is not None:
         raise ValueError(
             "states and checkpoints exclude each other: a checkpoint starts at epoch 0"
@@ -416,17 +451,46 @@ def _resumes(saved: Any, resume: bool) -> bool:
     return True
 
 
-def _checked(data: Examples, runs: Run) -> Examples:
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is None:
+            continue
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, not {value!r}") from None
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def _checked(data: Examples, runs: Run, experiment: Experiment) -> Examples:
     """The data as host arrays that fit together and hold every row that the splits name."""
+    if not isinstance(runs, Run) or not isinstance(experiment, Experiment):
+        raise TypeError("runs must be a Run, as of make_runs, and experiment an Experiment")
+    check_stacked(runs.split)
+    for name, leaf in {**runs.hyperparameters._asdict(), "key": runs.key}.items():
+        if leaf is not None and np.shape(leaf) != runs.split.train_rows.shape[:1]:
+            raise ValueError(
+                f"{name} must be [R], R = {len(runs.split.train_rows)} as in the splits, not "
+                f"{list(np.shape(leaf))}"
+            )
     images, labels = np.asarray(data.images), np.asarray(data.labels)
     if (
         images.ndim not in (3, 4)
         or labels.shape != images.shape[:1]
         or labels.dtype.kind not in "iu"
+        or images.dtype.kind in "OSUMm"
+        or not len(labels)
     ):
         raise ValueError(
             "data must be images [N, H, W] or [N, H, W, C] and integer labels [N], not "
             f"{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
+        )
+    classes = getattr(experiment.network, "classes", np.inf)
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"labels must be 0 to the network's classes - 1, {classes - 1}; they are "
+            f"{labels.min()} to {labels.max()}"
         )
     for name in ("train_rows", "test_rows"):
         rows = np.asarray(getattr(runs.split, name))
@@ -445,7 +509,7 @@ def _padded(tree: Any, multiple: int) -> Any:
     if not missing:
         return tree
     index = np.minimum(np.arange(count + missing), count - 1)
-    padded = jax.tree.map(lambda leaf: leaf[index], tree)
+    padded = jax.tree.map(lambda leaf: _taken(leaf, index), tree)
     if isinstance(padded, Run):  # a padding run has no rows, so that it trains nothing
         real = (np.arange(count + missing) < count)[:, None]
         split = padded.split
@@ -456,6 +520,14 @@ def _padded(tree: Any, multiple: int) -> Any:
             )
         )
     return padded
+
+
+def _taken(leaf: Any, index: np.ndarray) -> Any:
+    """Entries of the runs axis; keys are on a device: they are moved, but not unasked."""
+    if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf[index]
+    words = jax.device_get(jax.random.key_data(leaf))[index]
+    return jax.random.wrap_key_data(jax.device_put(words), impl=jax.random.key_impl(leaf))
 
 
 def _history(loss: Any, accuracy: Any) -> History:
@@ -489,7 +561,8 @@ def _compile(
     """The programs for arrays like these; compiled once for each shape and configuration."""
     leaves, structure = jax.tree.flatten((runs, data))
     arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
-    return _compile_for(arrays, structure, experiment, mesh, at_once, epochs_per_call)
+    make = _compile_for.__wrapped__ if _devices.debugging() else _compile_for
+    return make(arrays, structure, experiment, mesh, at_once, epochs_per_call)
 
 
 @functools.lru_cache(maxsize=16)
@@ -524,6 +597,8 @@ def _compile_for(
     states = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), states
     )
+    if _devices.debugging():  # programs compiled ahead of time don't take part
+        return _Program(jax.jit(init), jax.jit(train_), jax.jit(evaluate), states)
     lowered = [
         jax.jit(init).lower(runs, data),
         jax.jit(train_, donate_argnums=0).lower(states, runs, data),

@@ -39,7 +39,7 @@ TRAIN_WRITERS_ROWS = 3823  # optdigits.tra: 30 writers; the rows after it are 13
 
 _COLUMNS = (*(f"Attribute{i}" for i in range(1, 65)), "class")
 _LAYOUT = "UCI's layout is 65 columns separated by commas: Attribute1 .. Attribute64, class"
-_MAX_BYTES = 64 * 2**20  # of a file or a download; the full set takes 0.8 MB
+MAX_BYTES = 64 * 2**20  # of a file or a download; the full set takes 0.8 MB
 _VALUES = {str(value).encode(): value for value in range(17)}
 
 logger = logging.getLogger("digits_jax")
@@ -176,16 +176,17 @@ def _load_path(source: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     raw = None
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES:
-            raw = path.read_bytes()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
+            with path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)  # whatever stat said: it may have grown
     except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
         cause = getattr(error, "strerror", None) or error
         raise DataError(f"{path} can't be read ({cause}); {remedy}") from error
     if stat.S_ISDIR(status.st_mode):
         # In the order of UCI's own table.
         return np.concatenate([_load_path(path / f"optdigits.{end}") for end in ("tra", "tes")])
-    if raw is None:
-        raise DataError(f"{path} isn't a file of at most {_MAX_BYTES} bytes; {remedy}")
+    if raw is None or len(raw) > MAX_BYTES:
+        raise DataError(f"{path} isn't a file of at most {MAX_BYTES} bytes; {remedy}")
     return _parse(raw, str(path))
 
 
@@ -296,8 +297,8 @@ def _fetch(fetch_ucirepo: types.FunctionType, deadline: float) -> _Table:
                     raise ConnectionError(f"{url} led to {response.url}, which is not {scheme}")
                 while chunk := response.read1(2**16):
                     body += chunk
-                    if len(body) > _MAX_BYTES:
-                        raise ConnectionError(f"{url} sent more than {_MAX_BYTES} bytes")
+                    if len(body) > MAX_BYTES:
+                        raise ConnectionError(f"{url} sent more than {MAX_BYTES} bytes")
                     if time.monotonic() > deadline:
                         raise TimeoutError
                 if response.length:
@@ -336,6 +337,8 @@ def _read_cache(path: Path) -> _Table | None:
     """The cached table; None where there is none or it is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as cache:
+            if sum(member.file_size for member in cache.zip.infolist()) > MAX_BYTES:
+                raise ValueError("it is too large")
             rows, sha256, about = cache["rows"], str(cache["sha256"]), str(cache["about"])
         if rows.dtype != np.uint8 or rows.shape[1:] != (65,) or _sha256(rows) != sha256:
             raise ValueError("its rows don't have the SHA-256 that they were stored with")

@@ -7,6 +7,7 @@ and trains the runs on them. What every process must know is gathered here.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,10 +130,15 @@ def runs_mesh(runs: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices: default: all of ``jax.devices()``.
 
     Raises:
+        TypeError: `runs` is no integer.
         ValueError: no runs or no devices.
     """
     if devices is None:
         devices = jax.devices()
+    try:
+        runs = operator.index(runs)
+    except TypeError:
+        raise TypeError(f"runs must be an integer, not {runs!r}") from None
     if runs < 1 or not devices:
         raise ValueError(f"{runs} runs on {len(devices)} devices: at least one of each is needed")
     lanes = -(-runs // len(devices))
@@ -219,6 +225,12 @@ def lanes_at_once(mesh: Mesh) -> int | None:
     return 1 if mesh.devices.flat[0].platform == "cpu" else None
 
 
+def debugging() -> bool:
+    """Whether one of JAX's switches asks to see each operation, or to find the first NaN."""
+    switches = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
+    return any(getattr(jax.config, switch) for switch in switches)
+
+
 def over_runs(
     function: Callable[..., Any], *, mesh: Mesh, at_once: int | None
 ) -> Callable[..., Any]:
@@ -245,6 +257,8 @@ def over_runs(
         # Without batch_size, and so without vmap, skipped steps are really skipped.
         return lax.map(one, per_run, batch_size=at_once if at_once > 1 else None)
 
+    if debugging():  # shard_map would hide where a NaN is, and compile each operation without jit
+        return lambda per_run, shared: jax.vmap(lambda run: function(run, shared))(per_run)
     return jax.shard_map(
         on_one_device,
         mesh=mesh,

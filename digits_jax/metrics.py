@@ -136,12 +136,13 @@ def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int = 10
         int64 [K, K], of sum N.
 
     Raises:
-        TypeError: `labels` or `predicted` are not integers.
+        TypeError: `labels`, `predicted` or `classes` are not integers.
         ValueError: a shape or a class is out of range.
 
     >>> confusion([2, 0, 2, 2], [2, 0, 1, 2], classes=3).tolist()
     [[1, 0, 0], [0, 0, 0], [0, 1, 2]]
     """
+    _check_count("classes", classes)
     true = _check_classes("labels", labels, classes)
     answers = _check_classes("predicted", predicted, classes)
     _check_lengths(labels=true, predicted=answers)
@@ -197,7 +198,7 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int =
         A Reliability.
 
     Raises:
-        TypeError: `labels` are not integers.
+        TypeError: `labels` or `bins` are not integers.
         ValueError: a shape, a label or a probability is out of range, or `bins` is below 1.
 
     Reference:
@@ -210,8 +211,7 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int =
     ([0, 3], 0.1667)
     """
     classes, shares = _check_predictions(labels, probabilities)
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+    _check_count("bins", bins)
     confidences, right = shares.max(axis=1), shares.argmax(axis=1) == classes
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
     bin_of = np.digitize(confidences, inner_edges, right=True)
@@ -312,6 +312,13 @@ def _check_classes(name: str, values: npt.ArrayLike, classes: int | None = None)
         at = int(outside.argmax())
         raise ValueError(f"{name} must be {allowed}, but {name}[{at}] is {integers[at]}")
     return integers.astype(np.int64)
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _check_lengths(**arrays: npt.NDArray[np.generic]) -> None:

@@ -94,7 +94,14 @@ def conv3x3(x: jax.Array, kernel: jax.Array, *, pool: bool = False) -> jax.Array
 
     Returns:
         [H, W, F, B]; with ``pool`` [H/2, W/2, F, B].
+
+    Raises:
+        ValueError: a shape is another.
     """
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[:3] != (3, 3, x.shape[2]):
+        raise ValueError(
+            f"x must be [H, W, C, B] and kernel [3, 3, C, F], not {x.shape} and {kernel.shape}"
+        )
     h, w, channels, batch = x.shape
     features = kernel.shape[-1]
     x = jnp.pad(x, ((0, h % 2), (0, w % 2), (0, 0), (0, 0)))
@@ -361,7 +368,16 @@ class DigitsCNN(nn.Module):
 
         Returns:
             float32 [B, K].
+
+        Raises:
+            ValueError: the images have another number of axes, or the pools leave nothing of them.
         """
+        halvings = len(self.conv_features)
+        if images.ndim not in (3, 4) or min(images.shape[1:3]) < 2**halvings:
+            raise ValueError(
+                "images must be [B, H, W] or [B, H, W, C], with H and W at least "
+                f"{2**halvings} for {halvings} pools, not {images.shape}"
+            )
         x = images.astype(jnp.float32)
         if self.pixel_scale != 1.0:
             x = x * self.pixel_scale

@@ -1,9 +1,9 @@
 """Every figure: each function takes arrays and returns a matplotlib `Figure`; `save` writes it.
 
 No function touches pyplot or global settings; each raises ValueError where an array is empty or
-hasn't the shape given. Figures are as wide as one or two columns of a paper, their colours stay
-apart for colour-blind readers. N is the number of rows, R of runs, E of epochs, K of classes;
-pixels are ink counts, 0..16, drawn dark on light.
+hasn't the shape given, and TypeError where labels are not integers. Figures are as wide as one or
+two columns of a paper, their colours stay apart for colour-blind readers. N is the number of rows,
+R of runs, E of epochs, K of classes; pixels are ink counts, 0..16, drawn dark on light.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _styled = matplotlib.rc_context(_STYLE)  # a decorator: callers keep their own s
 def fold_scores(loss: npt.ArrayLike, accuracy: npt.ArrayLike, *, name: str = "Fold") -> Figure:
     """Loss [R], in nats, and accuracy [R], a fraction, of each run over its test rows.
 
-    The band is mean ± sd, with divisor R, as in `statistics.summarize`; `name` is what a run is.
+    The band is mean ± sd, with divisor R, as in `statistics.summarize`; `name` is what a run is. A
+    score that is NaN, of a run that diverged, is left out and counted in the legend.
     """
     losses = _array("loss", loss, "R")
     accuracies = _array("accuracy", accuracy, len(losses))
@@ -54,9 +55,11 @@ def fold_scores(loss: npt.ArrayLike, accuracy: npt.ArrayLike, *, name: str = "Fo
         (panels[0], losses, "Loss (nats)", "mean {:.4f} ± {:.4f} nats (sd)", _ORANGE),
         (panels[1], 100 * accuracies, "Accuracy (%)", "mean {:.2f} ± {:.2f} % (sd)", _BLUE),
     ):
-        mean, std = scores.mean(), scores.std()
+        sound = scores[np.isfinite(scores)]
+        mean, std = (sound.mean(), sound.std()) if sound.size else (np.nan, np.nan)
+        lost = f", without {scores.size - sound.size}" if sound.size < scores.size else ""
         panel.axhspan(mean - std, mean + std, color=color, alpha=0.12, linewidth=0)
-        panel.axhline(mean, color=color, linestyle="--", label=form.format(mean, std))
+        panel.axhline(mean, color=color, linestyle="--", label=form.format(mean, std) + lost)
         panel.plot(numbers, scores, "o", color=color)
         panel.set_ylabel(label)
         panel.legend(**_ABOVE)
@@ -88,12 +91,16 @@ def learning_curves(
                 style = {"color": _BLUE, "linewidth": 0.5, "alpha": 0.3}
             panel.plot(numbers, curve, marker=marker, label=names[r], **style)
         if runs > 12:
-            panel.plot(numbers, curves.mean(axis=0), "k", marker=marker, label=f"mean of {runs}")
+            finite = curves[np.isfinite(curves).all(axis=1)]  # a run that diverged has no mean
+            if finite.size:
+                mean = finite.mean(axis=0)
+                panel.plot(numbers, mean, "k", marker=marker, label=f"mean of {len(finite)}")
         panel.set(xlabel="Epoch", xlim=(1, epochs) if epochs > 1 else None)
         panel.locator_params(axis="x", integer=True)
     panels[0].set_ylabel("Training loss (nats)")
     panels[1].set_ylabel("Training accuracy (%)")
-    if losses.min() > 0 and losses.max() > 10 * losses.min():
+    finite = losses[np.isfinite(losses)]
+    if finite.size and finite.min() > 0 and finite.max() > 10 * finite.min():
         panels[0].set_yscale("log")
     if runs > 1:
         figure.legend(handles=panels[0].lines[-1 if runs > 12 else 0 :], loc="outside right center")
@@ -244,6 +251,8 @@ def digit_sheet(
     The images whose numbers are `framed` stand out.
     """
     digits = _array("images", images, "N", "H", "W") if np.size(images) else np.empty(0)
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
     titles, columns = _names(titles, range(len(digits))), min(columns, max(len(digits), 4))
     cell = min(_PAGE / columns, 0.875)  # inches, from digit to digit
     lines = [each.split("\n") for each in titles]
@@ -264,7 +273,7 @@ def digit_sheet(
 def class_means(images: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
     """Mean and standard deviation of each pixel of images [N, H, W], by class: labels int [N]."""
     pixels = _array("images", images, "N", "H", "W")
-    classes = _array("labels", labels, len(pixels)).astype(int)
+    classes = _labels(labels, len(pixels))
     groups = {str(k): pixels[classes == k] for k in np.unique(classes)}
     figure, panels = _figure(_PAGE, 1.7, nrows=2, height_ratios=[1.35, 1.14])
     means, sds = (np.stack([f(g, axis=0) for g in groups.values()]) for f in (np.mean, np.std))
@@ -293,7 +302,7 @@ def pixel_statistics(images: npt.ArrayLike) -> Figure:
 def embedding(points: npt.ArrayLike, labels: npt.ArrayLike, *, name: str = "Dimension") -> Figure:
     """Points [N, 2] by class: labels int [N]; `name` is the axes', as "Principal component"."""
     places = _array("points", points, "N", 2)
-    classes = _array("labels", labels, len(places)).astype(int)
+    classes = _labels(labels, len(places))
     figure, (panel,) = _figure(_COLUMN, 3.1)
     for i, k in enumerate(np.unique(classes)):
         x, y = places[classes == k].T
@@ -494,6 +503,8 @@ def save(
     Give `path` without suffix, formats like "png", "svg", "pdf"; a missing folder is made. An
     OSError names `path`.
     """
+    if isinstance(formats, str):
+        raise TypeError(f"formats must be a sequence such as ({formats!r},), got {formats!r}")
     paths = tuple(Path(f"{path}.{suffix}") for suffix in formats)
     try:
         folder = Path(path).parent
@@ -565,6 +576,12 @@ def _mean(values: npt.NDArray[np.float64]) -> Any:
     known = ~np.isnan(values)
     count = known.sum(axis=-1)
     return np.where(count, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def _labels(labels: npt.ArrayLike, length: int) -> npt.NDArray[np.int64]:
+    if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        raise TypeError(f"labels must be integers, got {np.asarray(labels).dtype}")
+    return _array("labels", labels, length).astype(np.int64)
 
 
 def _names(names: Sequence[str] | None, default: Sequence[object]) -> Sequence[str]:

@@ -47,7 +47,8 @@ def stack_splits(*splits: Split) -> Split:
         One Split [R1 + R2 + ...], its lanes in the order given.
 
     Raises:
-        ValueError: no split is given.
+        TypeError: an argument is no Split, or its row numbers are not integers.
+        ValueError: no split is given, or one is not stacked, or its arrays don't fit together.
 
     >>> labels = np.arange(100) % 10
     >>> runs = stack_splits(kfold_splits(labels, 5), refit_split(labels))
@@ -58,6 +59,8 @@ def stack_splits(*splits: Split) -> Split:
     """
     if not splits:
         raise ValueError("stack_splits needs at least one split")
+    for split in splits:
+        check_stacked(split)
     train_length = max(split.train_rows.shape[1] for split in splits)
     test_length = max(split.test_rows.shape[1] for split in splits)
     padded = [
@@ -68,6 +71,22 @@ def stack_splits(*splits: Split) -> Split:
         for split in splits
     ]
     return Split(*(np.concatenate(field) for field in zip(*padded, strict=True)))
+
+
+def check_stacked(splits: Split) -> None:
+    """Raises TypeError or ValueError unless all arrays are [R, T] and [R, S], R at least 1."""
+    if not isinstance(splits, Split):
+        raise TypeError(f"splits must be a Split, got {type(splits).__name__}")
+    for part in ("train", "test"):
+        rows, weights = (np.asarray(getattr(splits, f"{part}_{x}")) for x in ("rows", "weights"))
+        runs = len(splits.train_rows) if np.ndim(splits.train_rows) else 0
+        if rows.ndim != 2 or rows.shape != weights.shape or not rows.shape[0] == runs >= 1:
+            raise ValueError(
+                f"splits must be stacked, {part}_rows and {part}_weights [R, rows] with R at least "
+                f"1; their shapes are {rows.shape} and {weights.shape}"
+            )
+        if not np.issubdtype(rows.dtype, np.integer):
+            raise TypeError(f"{part}_rows must be integers, got {rows.dtype}")
 
 
 def kfold_splits(
@@ -88,7 +107,7 @@ def kfold_splits(
     Args:
         labels: integers [N], the classes.
         folds: number of folds k, from 2 to N.
-        seed: of the first repeat's shuffle, 0 or more.
+        seed: of the first repeat's shuffle, 0 to 2**32 - repeats.
         stratified: whether each fold has the classes in the whole set's proportions.
         repeats: number of repeats r.
 
@@ -98,7 +117,7 @@ def kfold_splits(
     Raises:
         TypeError: `labels`, `folds`, `seed` or `repeats` are not integers.
         ValueError: `labels` is empty or not 1-D, `folds` is not in 2..N, `repeats` is below 1,
-            `seed` is negative, or a class has fewer rows than there are folds to stratify it over.
+            `seed` is out of range, or a class has fewer rows than folds to stratify it over.
 
     >>> splits = kfold_splits([0, 1] * 5, folds=3, stratified=False)
     >>> splits.test_rows.shape, splits.test_weights.sum(axis=1).tolist()
@@ -108,8 +127,8 @@ def kfold_splits(
 
     labels = _check_labels(labels)
     folds = _check_integer("folds", folds, minimum=2)
-    seed = _check_integer("seed", seed, minimum=0)
     repeats = _check_integer("repeats", repeats, minimum=1)
+    seed = _check_integer("seed", seed, minimum=0, maximum=2**32 - repeats)
     if folds > len(labels):
         raise ValueError(f"{folds} folds need at least {folds} rows, got {len(labels)}")
     if stratified:
@@ -179,7 +198,7 @@ def holdout_split(
     Args:
         labels: integers [N], the classes.
         test_size: fraction of the rows that test, between 0 and 1, rounded up to whole rows.
-        seed: scikit-learn's `random_state`, 0 or more.
+        seed: scikit-learn's `random_state`, 0 to 2**32 - 1.
         stratified: whether both parts have the classes in the whole set's proportions.
 
     Returns:
@@ -188,7 +207,7 @@ def holdout_split(
     Raises:
         TypeError: `labels` or `seed` are not integers.
         ValueError: `labels` is empty or not 1-D, `test_size` is not between 0 and 1 or leaves a
-            part without rows, `seed` is negative, or a class is too small to stratify.
+            part without rows, `seed` is out of range, or a class is too small to stratify.
 
     >>> holdout_split([0, 1] * 5).test_rows.tolist()
     [[8, 1]]
@@ -196,8 +215,8 @@ def holdout_split(
     from sklearn.model_selection import train_test_split
 
     labels = _check_labels(labels)
-    seed = _check_integer("seed", seed, minimum=0)
-    if not 0 < test_size < 1:
+    seed = _check_integer("seed", seed, minimum=0, maximum=2**32 - 1)
+    if not 0 < float(test_size) < 1:
         raise ValueError(f"test_size is a fraction between 0 and 1 (exclusive), got {test_size}")
     if stratified:
         _check_class_counts(labels, 2, "use stratified=False")
@@ -291,13 +310,15 @@ def _check_labels(labels: npt.ArrayLike) -> npt.NDArray[np.integer]:
     return labels
 
 
-def _check_integer(name: str, value: int, *, minimum: int) -> int:
+def _check_integer(name: str, value: int, *, minimum: int, maximum: int | None = None) -> int:
     try:
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value}")
     return value
 
 

@@ -134,7 +134,16 @@ def cross_entropy(
 
     Returns:
         float32 [B].
+
+    Raises:
+        TypeError: `labels` are not integers.
+        ValueError: the shapes don't fit.
     """
+    if jnp.ndim(logits) != 2 or jnp.shape(labels) != jnp.shape(logits)[:1]:
+        raise ValueError(
+            f"logits must be [B, K] and labels [B], not {jnp.shape(logits)} and {jnp.shape(labels)}"
+        )
+    _check_labels(labels)
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if hyperparameters is not None:
         targets = optax.smooth_labels(targets, hyperparameters.label_smoothing)
@@ -152,7 +161,12 @@ class Experiment:
         optimizer: makes the optax transformation, inside the traced step, from (traced) numbers.
         loss: the loss of each row; see ``cross_entropy``.
         augment: ``augment(key, images) -> images``, applied to training batches, or None.
-        batch_size: rows of a step; the last step of an epoch takes what is left.
+        batch_size: rows of a step; the last step of an epoch takes what is left. More than there
+            are rows is one step an epoch.
+
+    Raises:
+        TypeError: the network is no Flax module, another part no function, the size no integer.
+        ValueError: ``batch_size`` is out of range.
     """
 
     network: nn.Module = DigitsCNN()
@@ -162,8 +176,16 @@ class Experiment:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if not isinstance(self.network, nn.Module):
+            raise TypeError(f"network must be a flax.linen Module, not {self.network!r}")
+        for name in ("optimizer", "loss", "augment"):
+            value = getattr(self, name)
+            if not callable(value) and (name != "augment" or value is not None):
+                raise TypeError(f"{name} must be a function, not {value!r}")
+        if not isinstance(self.batch_size, int):
+            raise TypeError(f"batch_size must be an integer, not {self.batch_size!r}")
+        if not 1 <= self.batch_size < 2**31:
+            raise ValueError(f"batch_size must be 1 to 2^31 - 1, not {self.batch_size}")
 
 
 def init_state(run: Run, data: Examples, *, experiment: Experiment) -> TrainState:
@@ -225,6 +247,7 @@ def train_step(
         >>> bool(sums.correct / sums.rows > 0.5)
         True
     """
+    _check_batch(batch)
     network = _with_dropout_rate(experiment.network, hyperparameters)
     dropout_key, augment_key = jax.random.split(key)
     images = batch.images
@@ -273,6 +296,40 @@ def _averaged(state: TrainState, decay: ArrayLike) -> dict[str, Any]:
     return average
 
 
+def _check_batch(batch: Batch) -> None:
+    """What is wrong with shapes and dtypes; values may be traced."""
+    images, labels, weights = (jnp.shape(each) for each in batch)
+    if not (len(images) >= 3 and labels == weights == images[:1]):
+        raise ValueError(
+            "a batch must be images [B, H, W] or [B, H, W, C], labels [B] and weights [B]; their "
+            f"shapes are {images}, {labels} and {weights}"
+        )
+    _check_labels(batch.labels)
+
+
+def _check_labels(labels: ArrayLike) -> None:
+    if not jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
+        raise TypeError(f"labels must be integers, got {jnp.asarray(labels).dtype}")
+
+
+def _check_run(run: Run, data: Examples) -> None:
+    """What is wrong with shapes and dtypes; values may be traced."""
+    images, labels = jnp.shape(data.images), jnp.shape(data.labels)
+    if not (len(images) in (3, 4) and labels == images[:1]):
+        raise ValueError(
+            "data must be images [N, H, W] or [N, H, W, C] and labels [N]; their shapes are "
+            f"{images} and {labels}"
+        )
+    _check_labels(data.labels)
+    for part in ("train", "test"):
+        rows, weights = (jnp.shape(getattr(run.split, f"{part}_{x}")) for x in ("rows", "weights"))
+        if len(rows) != 1 or rows != weights:
+            raise ValueError(
+                f"one run's split has {part}_rows and {part}_weights [rows], not {rows} and "
+                f"{weights}; take one of stacked runs with jax.tree.map(lambda x: x[i], runs)"
+            )
+
+
 def _with_dropout_rate(network: nn.Module, hyperparameters: Hyperparameters) -> nn.Module:
     """The network with the hyperparameters' dropout rate, where they give one."""
     if hyperparameters.dropout_rate is None:
@@ -301,6 +358,7 @@ def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> 
 
 def eval_step(state: TrainState, batch: Batch, *, experiment: Experiment) -> Sums:
     """Loss and correct answers over the batch's rows of weight 1, dropout off."""
+    _check_batch(batch)
     return _score(predict(state, batch.images, experiment=experiment), batch, experiment)
 
 
@@ -321,6 +379,7 @@ def train_epoch(
     Returns:
         The state after the epoch, and the sums over its rows.
     """
+    _check_run(run, data)
     weights = jnp.asarray(run.split.train_weights)
     size = experiment.batch_size
     steps = jnp.maximum(-(-jnp.sum(weights > 0) // size), 1)  # optimizer steps of this run's epoch
@@ -362,7 +421,11 @@ def _shuffle(key: jax.Array, split: Split, size: int) -> tuple[jax.Array, jax.Ar
 
 
 def _batches(rows: jax.Array, weights: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Rows and weights cut into batches; the last is filled up with its last row at weight 0."""
+    """Rows and weights cut into batches; the last is filled up with its last row at weight 0.
+
+    A size above the number of rows gives one batch of all rows, and no padding to that size.
+    """
+    size = max(1, min(size, rows.shape[0]))
     missing = -rows.shape[0] % size
     shape = (-(-rows.shape[0] // size), size)
     rows = jnp.pad(rows, (0, missing), mode="edge").reshape(shape)
@@ -381,6 +444,8 @@ def train_epochs(
     Returns:
         The state after them, and the history of these epochs alone, [E].
     """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
 
     def epoch(state: TrainState, _: None) -> tuple[TrainState, History]:
         state, sums = train_epoch(state, run, data, experiment=experiment)
@@ -398,6 +463,7 @@ def evaluate(
     Returns:
         The sums over the test rows, and the logits of each, float32 [S, K] (padding included).
     """
+    _check_run(run, data)
     rows, weights = jnp.asarray(run.split.test_rows), jnp.asarray(run.split.test_weights)
     count = rows.shape[0]
 

@@ -47,6 +47,7 @@ def main(config: Config) -> None:
     """Reads the module, shows and writes."""
     harness.seed(seed=config.seed)
     harness.positive(width=config.width)
+    harness.require(config.width <= 32, f"--width must be at most 32, not {config.width:g}")
     output = harness.Output(config.output_dir, script="architecture")
     harness.start_jax(compilation_cache=False)
     import jax

@@ -151,13 +151,13 @@ class Config:
 def main(config: Config) -> None:
     """Runs everything, shows and saves it; ends with status 1 if a program failed."""
     harness.positive(rounds=config.rounds, epochs=config.epochs, timeout=config.timeout)
+    output = harness.Output(config.output_dir, script="benchmark")
     if config.quick:
         config = dataclasses.replace(config, rounds=1, epochs=3)
     peers, left_out = choose_peers(config)
     with tempfile.TemporaryDirectory(prefix="digits_jax_benchmark_") as folder:
         task, about = write_task(config, Path(folder))
-        # Made now, so that it fails now and not after an hour.
-        output = harness.Output(config.output_dir, script="benchmark")
+        output.claim()  # now, so that it fails now and not after an hour
         results, failed = run_rounds(config, peers, task)
     report = {
         "experiment": "benchmark",

@@ -80,6 +80,7 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
     )
     harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    harness.at_once(config.folds * config.repeats, "--folds times --repeats")
     harness.seed(seed=config.seed)
     output = harness.Output(
         config.output_dir, script="cross_validate", resume=config.resume, job=config.job
@@ -99,7 +100,6 @@ def main(config: Config) -> None:
         )
     except ValueError as error:
         raise harness.UsageError(str(error)) from error
-    output.claim()
     tested = config.folds * config.repeats
     if config.refit:
         splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
@@ -119,6 +119,8 @@ def main(config: Config) -> None:
         batch_size=recipe.experiment.batch_size,
         learning_rate=numbers.learning_rate,
     )
+    harness.countable(recipe.epochs, len(dataset.labels), recipe.experiment.batch_size)
+    output.claim()
     runs = dj.make_runs(splits, hyperparameters=numbers, seed=config.seed)
     result = harness.train(
         dataset,
@@ -172,30 +174,20 @@ def report(
         "train_rows": float(splits.train_weights[:tested].sum(1).mean()),
         "test_rows": float(splits.test_weights[:tested].sum(1).mean()),
     }
-    diverged = ~np.isfinite(result.history.loss).all(1) | ~np.isfinite(
-        np.where(np.isnan(result.accuracy), 0, result.loss)
-    )
-    for i in np.flatnonzero(diverged):
-        bad = ~np.isfinite(result.history.loss[i])
-        epoch = int(np.argmax(bad)) + 1 if bad.any() else config.epochs
-        harness.errors.print(
-            f"[yellow]{names[i]} diverged in epoch {epoch}[/]; it is left out of the means. "
-            "Try a smaller --learning-rate."
-        )
-        if i < tested:
-            folds[i]["diverged"] = epoch
-    healthy = ~diverged[:tested]
-    harness.require(bool(healthy.any()), "every fold diverged; try a smaller --learning-rate")
+    diverged = harness.name_diverged(result, names)
+    sound = result.diverged[:tested] == 0
+    harness.require(bool(sound.any()), "every fold diverged; try a smaller --learning-rate")
     scores = {
-        "accuracy": summarize(accuracy[healthy], **sizes),
-        "loss": summarize(loss[healthy], **sizes),
+        "accuracy": summarize(accuracy[sound], **sizes),
+        "loss": summarize(loss[sound], **sizes),
     }
 
     table = Table(title=f"{config.folds}-fold cross-validation, {config.epochs} epochs")
     for column in ("run", "loss (nats)", "accuracy (%)"):
         table.add_column(column, justify="left" if column == "run" else "right")
     for name, fold in zip(names, folds, strict=False):
-        table.add_row(name, f"{fold['loss']:.4f}", f"{100 * fold['accuracy']:.2f}")
+        title = f"{name}, diverged" if name in diverged else name
+        table.add_row(title, f"{fold['loss']:.4f}", f"{100 * fold['accuracy']:.2f}")
     table.add_section()
     table.add_row(
         "mean ± sd",
@@ -204,11 +196,12 @@ def report(
     )
     summaries = {name: harness.summary_json(name, each) for name, each in scores.items()}
     low, high = summaries["accuracy"]["ci95"]
-    table.add_row("95 % interval", "", f"{100 * low:.2f} to {100 * high:.2f}")
+    if not np.isnan(low):  # one sound fold has no interval
+        table.add_row("95 % interval", "", f"{100 * low:.2f} to {100 * high:.2f}")
     harness.console.print(table)
 
     rows, shares = metrics.pooled_predictions(
-        result.test_rows[:tested][healthy], result.logits[:tested][healthy]
+        result.test_rows[:tested][sound], result.logits[:tested][sound]
     )
     labels, predicted = dataset.labels[rows], shares.argmax(1)
     missed = metrics.always_wrong(rows, labels, predicted)
@@ -220,10 +213,10 @@ def report(
     ]
     who = "every repeat" if config.repeats > 1 else "its fold"
     figures = {
-        "folds": plots.fold_scores(loss, accuracy),
-        "learning_curves": plots.learning_curves(
-            result.history.loss, result.history.accuracy, names
+        "folds": plots.fold_scores(
+            np.where(sound, loss, np.nan), np.where(sound, accuracy, np.nan)
         ),
+        "learning_curves": plots.learning_curves(*harness.curves(result), names),
         "confusion": plots.confusion_matrix(metrics.confusion(labels, predicted)),
         "missed": plots.digit_sheet(
             dataset.images[worst],
@@ -242,6 +235,7 @@ def report(
         **harness.describe(config, dataset.provenance),
         "folds": folds,
         **summaries,
+        "diverged": diverged,
         "missed_rows": missed,
         "seconds": result.seconds,
     }

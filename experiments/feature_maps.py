@@ -68,6 +68,10 @@ def main(config: Config) -> None:
     """Loads or trains, looks inside, shows and writes."""
     harness.seed(seed=config.seed)
     harness.positive(epochs=config.epochs)
+    harness.require(
+        config.index >= 0 and (config.run is None or config.run >= 0),
+        "--index and --run are counted from 0: a negative number names nothing",
+    )
     harness.require(config.run is None or config.checkpoint is not None, "--run needs --checkpoint")
     output = harness.Output(config.output_dir, script="feature_maps")
     harness.start_jax(compilation_cache=config.compilation_cache)
@@ -88,6 +92,7 @@ def main(config: Config) -> None:
     network = dj.DigitsCNN()
     experiment = dj.Experiment(network=network)
     if config.checkpoint is None:
+        harness.countable(config.epochs, len(dataset.labels), experiment.batch_size)
         output.claim()
         state, run, model = train(config, dataset, experiment)
     else:

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import importlib.metadata
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -52,6 +53,7 @@ LEAVE_SECONDS = 10  # that a process which fails waits for the others of its job
 ASIDE = (
     "output_dir checkpoint_every resume verbose compilation_cache svg tensorboard quiet job".split()
 )
+MOST, LARGEST = 2**31 - 1, 3.4028235e38  # of int32 and of float32, in which JAX computes
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
@@ -88,7 +90,7 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
 
     Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
     """
-    parsed = tyro.cli(config, description=description)
+    parsed = _parse(config, description)
     notes.quiet = getattr(parsed, "quiet", False)
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -134,6 +136,22 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
         _fail(error, 1 if isinstance(error, SaveError) else 2)
 
 
+def _parse(config: type[Config], description: str) -> Config:
+    """The command line; of what tyro says of a mistake, the first paragraph as one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, description=description)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = said.getvalue()
+        parts = re.split(r"\n[ │]*[-─]{5,}[ │]*\n", text)
+        title_apart = "╭" not in text and len(parts) > 1  # where the output isn't UTF-8
+        problem = re.sub("╭.*╮|│|╰.*╯", " ", parts[title_apart]).split()
+        _fail(f"{' '.join(problem)} (--help lists all options)", 2)
+
+
 def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt(number)
 
@@ -176,11 +194,23 @@ def require(condition: bool, message: str) -> None:
 
 
 def positive(**values: float | None) -> None:
-    """Checks that numbers are finite and greater than zero; None passes."""
+    """Checks that numbers are greater than zero and fit int32 or float32; None passes."""
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")
-        ok = value is None or (math.isfinite(value) and value > 0)
-        require(ok, f"{flag} must be a positive number, not {value}")
+        require(value is None or value > 0, f"{flag} must be a positive number, not {value}")
+        most = MOST if isinstance(value, int) else LARGEST
+        require(value is None or value <= most, f"{flag} must be at most {most}, not {value}")
+
+
+def at_once(runs: int, flags: str) -> None:
+    """Checks that so many runs may train at once."""
+    require(runs <= 10_000, f"{flags} make {runs} runs; at most 10000 train at once")
+
+
+def countable(epochs: int, rows: int, batch_size: int) -> None:
+    """Checks that JAX's 32 bits can count the steps of a run."""
+    steps = epochs * -(-rows // batch_size)
+    require(steps <= MOST, f"--epochs {epochs} makes {steps} steps; at most {MOST} can be counted")
 
 
 def seed(**values: int) -> None:
@@ -405,6 +435,30 @@ class Output:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def name_diverged(result: CrossValidation, names: list[str]) -> dict[str, int]:
+    """The epochs since which runs diverged, by name; each is also told on standard error."""
+    epochs = zip(names, result.diverged.tolist(), strict=True)
+    diverged = {name: epoch for name, epoch in epochs if epoch}
+    for name, epoch in diverged.items():
+        errors.print(
+            f"[yellow]{escape(name)} diverged in epoch {epoch}[/]; it is left out of the means. "
+            "Try a smaller --learning-rate.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return diverged
+
+
+def curves(result: CrossValidation) -> tuple[Any, Any]:
+    """Training loss and accuracy [R, E], NaN from where a run diverged on: for a figure."""
+    import numpy as np
+
+    epochs = np.arange(1, result.history.loss.shape[1] + 1)
+    failed = (result.diverged[:, None] > 0) & (epochs[None] >= result.diverged[:, None])
+    loss, accuracy = (np.where(failed, np.nan, each) for each in result.history)
+    return loss, accuracy
 
 
 def summary_json(name: str, summary: Summary) -> dict[str, Any]:

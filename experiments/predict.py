@@ -93,6 +93,8 @@ def main(config: Config) -> None:
         config.rows is not None or bool(config.images), "nothing to read: give --rows or --images"
     )
     harness.require(config.rows is not None or not config.index, "--index needs --rows")
+    for row in config.index:
+        harness.require(row >= 0, f"--index {row}: rows are numbered from 0")
     if config.output is not None:
         special = config.output.exists() and not config.output.is_file()
         harness.require(not special, f"--output {config.output} is not a regular file")
@@ -197,17 +199,19 @@ def load_rows(source: str) -> tuple[Dataset, bool]:
     A table of 64 columns is given a class 0 for the parser; standard input is put into a file.
     """
     from digits_jax import DataError, load_digits
+    from digits_jax.data import MAX_BYTES
 
     path = Path(source).expanduser()
     if source == "-":
-        text = sys.stdin.buffer.read()
+        text = sys.stdin.buffer.read(MAX_BYTES + 1)  # more is refused below
         where = "standard input"
     elif path.is_file():
         with path.open("rb") as file:
             bare = file.readline(2**16).count(b",") == 63
+            file.seek(0)
+            text = file.read(MAX_BYTES + 1) if bare else b""
         if not bare:
             return load_digits(source), True
-        text = path.read_bytes()
         where = source
     else:
         return load_digits(source), True

@@ -66,8 +66,15 @@ def main(config: Config) -> None:
         learning_rate=config.learning_rate,
     )
     harness.require(config.repeats >= 2, "--repeats must be at least 2, for an interval")
-    harness.require(0 <= config.label_smoothing < 1, "--label-smoothing must be in [0, 1)")
+    harness.require(
+        0 <= config.label_smoothing < 1,
+        f"--label-smoothing must be at least 0 and below 1, not {config.label_smoothing}",
+    )
     harness.seed(seed=config.seed)
+    harness.require(
+        config.seed + config.repeats <= 2**32,
+        f"--seed {config.seed} leaves no seeds for {config.repeats} repeats: they end at 2^32 - 1",
+    )
     output = harness.Output(config.output_dir, script="speedrun")
     harness.start_jax(compilation_cache=config.compilation_cache)
     import numpy as np
@@ -78,12 +85,17 @@ def main(config: Config) -> None:
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
+    folds = 5
+    harness.countable(config.epochs, len(dataset.labels), config.batch_size)
+    try:
+        dj.kfold_splits(dataset.labels, folds)  # whether there is one
+    except ValueError as error:
+        raise harness.UsageError(str(error)) from error
     output.claim()
     data = dj.Examples(dataset.images, dataset.labels)
     numbers = dj.Hyperparameters(
         learning_rate=config.learning_rate, label_smoothing=config.label_smoothing
     )
-    folds = 5
     steps = config.epochs * -(-len(dataset.labels) * (folds - 1) // folds // config.batch_size)
     schedule = optax.cosine_onecycle_schedule(steps, 1.0, 0.3, 10.0, 100.0)
     experiment = dj.Experiment(
@@ -93,6 +105,7 @@ def main(config: Config) -> None:
     )
     accuracies: list[float] = []
     seconds: list[float] = []
+    diverged: dict[str, int] = {}  # epochs by name
     for seed in range(config.seed, config.seed + config.repeats):
         started = time.perf_counter()
         result = dj.cross_validate(
@@ -108,12 +121,20 @@ def main(config: Config) -> None:
             checkpoint_every=config.epochs,
         )
         seconds.append(time.perf_counter() - started)
-        accuracies.append(float(result.accuracy.mean()))
+        names = [f"fold {fold} of seed {seed}" for fold in range(1, folds + 1)]
+        if lost := harness.name_diverged(result, names):
+            diverged |= lost  # a repeat that lacks a fold has no mean
+        else:
+            accuracies.append(float(result.accuracy.mean()))
+    harness.require(
+        len(accuracies) >= 2,
+        "folds of all repeats but one or none diverged; try a smaller --learning-rate",
+    )
     scores = dj.summarize(accuracies)
     low, high = scores.ci95
     fast = float(np.median(seconds[1:]))
     harness.console.print(
-        f"{config.repeats} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
+        f"{len(accuracies)} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
         f"accuracy {100 * scores.mean:.3f} % (95 % interval {100 * low:.3f} to {100 * high:.3f}; "
         f"sd of a repeat {100 * scores.std:.3f}); the notebook: {100 * NOTEBOOK:.2f} %\n"
         f"seconds a cross-validation: {seconds[0]:.2f} with compiling, then {fast:.2f} "
@@ -125,6 +146,7 @@ def main(config: Config) -> None:
         "experiment": "speedrun",
         **harness.describe(config, dataset.provenance),
         "accuracies": accuracies,
+        "diverged": diverged,
         "accuracy": {"mean": scores.mean, "std": scores.std, "ci95": scores.ci95},
         "reached": low >= NOTEBOOK,
         "seconds": {

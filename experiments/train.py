@@ -76,6 +76,11 @@ def main(config: Config) -> None:
         seeds=config.seeds,
         checkpoint_every=config.checkpoint_every,
     )
+    harness.at_once(config.seeds, "--seeds")
+    harness.require(
+        0 < config.test_size < 1,
+        f"--test-size must be between 0 and 1 (exclusive), not {config.test_size}",
+    )
     harness.seed(seed=config.seed, split_seed=config.split_seed)
     output = harness.Output(config.output_dir, script="train", resume=config.resume, job=config.job)
     harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
@@ -87,6 +92,7 @@ def main(config: Config) -> None:
         split = dj.holdout_split(dataset.labels, test_size=config.test_size, seed=config.split_seed)
     except ValueError as error:
         raise harness.UsageError(str(error)) from error
+    harness.countable(config.epochs, len(dataset.labels), config.batch_size)
     output.claim()
     runs = dj.make_runs(
         dj.stack_splits(*[split] * config.seeds),
@@ -122,13 +128,14 @@ def report(
     from digits_jax import metrics, plots, summarize, wilson_interval
     from report import pages
 
-    harness.require(
-        bool(np.isfinite(result.history.loss).all() and np.isfinite(result.logits).all()),
-        "training diverged; try a smaller --learning-rate",
-    )
+    run_names = [f"run {i + 1}" for i in range(config.seeds)]
+    diverged = harness.name_diverged(result, run_names)
+    sound = np.flatnonzero(result.diverged == 0)
+    harness.require(len(sound) > 0, "every run diverged; try a smaller --learning-rate")
+    first = run_names[sound[0]]  # the run that is shown in detail
     rows = result.test_rows[0]
     labels = dataset.labels[rows]
-    shares = metrics.probabilities(result.logits)
+    shares = metrics.probabilities(result.logits[sound])
     scores = [metrics.classification_scores(labels, each) for each in shares]
     values = {
         "loss": [score.log_loss for score in scores],
@@ -144,14 +151,14 @@ def report(
 
     table = Table(title=f"{len(labels)} test rows after {config.epochs} epochs")
     table.add_column("score")
-    table.add_column("run 1", justify="right")
-    if config.seeds > 1:
-        table.add_column(f"mean ± sd of {config.seeds} runs", justify="right")
+    table.add_column(first, justify="right")
+    if len(sound) > 1:
+        table.add_column(f"mean ± sd of {len(sound)} runs", justify="right")
     for name, summary in summaries.items():
         unit, scale, digits = ("nats", 1, 4) if name == "loss" else ("%", 100, 2)
         title = name if name in ("loss", "accuracy") else f"macro {name}"
         cells = [f"{title} ({unit})", f"{scale * values[name][0]:.{digits}f}"]
-        if config.seeds > 1:
+        if len(sound) > 1:
             mean, sd = scale * summary.mean, scale * summary.std
             cells.append(f"{mean:.{digits}f} ± {sd:.{digits}f}")
         table.add_row(*cells)
@@ -178,12 +185,9 @@ def report(
         f"row {rows[i]}\n{labels[i]} as {predicted[i]}, {100 * shares[0][i].max():.0f} %"
         for i in shown
     ]
-    run_names = [f"run {i + 1}" for i in range(config.seeds)]
     curves = metrics.roc_curves(labels, shares[0])
     figures = {
-        "training_curves": plots.learning_curves(
-            result.history.loss, result.history.accuracy, run_names
-        ),
+        "training_curves": plots.learning_curves(*harness.curves(result), run_names),
         "confusion": plots.confusion_matrix(metrics.confusion(labels, predicted), names),
         "roc": plots.roc_curves(curves, names),
         "reliability": plots.reliability_diagram(reliability),
@@ -198,11 +202,15 @@ def report(
         plots.save(figure, output.folder / name, ("png", "svg") if config.svg else ("png",))
     output.arrays("history.npz", loss=result.history.loss, accuracy=result.history.accuracy)
     output.arrays("predictions.npz", rows=rows, logits=result.logits)
-    runs = [{name: each[i] for name, each in values.items()} for i in range(config.seeds)]
+    runs = [
+        {"run": int(i) + 1, **{name: each[j] for name, each in values.items()}}
+        for j, i in enumerate(sound)
+    ]
     results = {
         "experiment": "train",
         **harness.describe(config, dataset.provenance),
-        "runs": [{"run": i + 1, **run} for i, run in enumerate(runs)],
+        "runs": runs,
+        "diverged": diverged,
         **{name: harness.summary_json(name, each) for name, each in summaries.items()},
         "test_rows": len(labels),
         "accuracy_wilson95": wilson,
@@ -222,7 +230,7 @@ def report(
     )
     output.text("report.html", page)
     if config.tensorboard:
-        scores_of = dict(zip(run_names, runs, strict=True))
+        scores_of = {f"run {run['run']}": run for run in runs}
         tracking.finish(output.folder, config=vars(config), scores=scores_of, figures=figures)
     total = time.perf_counter() - STARTED
     output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})

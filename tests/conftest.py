@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("same")  # the same examples in every run
 
 FULL_DATA = Path(
     os.environ.get("DIGITS_JAX_DATA", Path(__file__).parents[2] / "shared/data/optdigits.csv")

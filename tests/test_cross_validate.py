@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(finished: Path
 
 
 def test_divergence_is_named_and_left_out(tmp_path: Path) -> None:
-    done = _run(tmp_path, *COMMON, "--epochs", "2", "--learning-rate", "1e30", "--output-dir", "o")
+    done = _run(tmp_path, *COMMON, "--epochs", "2", "--learning-rate", "1e3", "--output-dir", "o")
     assert done.returncode == 2
     assert "fold 1 diverged in epoch 1" in done.stderr
     assert "every fold diverged; try a smaller --learning-rate" in done.stderr

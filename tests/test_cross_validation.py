@@ -208,6 +208,47 @@ def test_hyperparameters_may_differ_between_runs(data: Examples, runs: Run) -> N
     assert abs(learned[0]) < 0.05 < learned[1] < learned[2]
 
 
+def test_runs_that_diverge_are_marked_and_leave_the_others_alone(
+    data: Examples, runs: Run, reference: CrossValidation
+) -> None:
+    """1e3 blows the loss up, but saturated sigmoids keep it finite; 1e30 overflows to NaN."""
+    rates = np.array([1e-3, 1e-3, 1e3, 1e30, 1e-3, 1e-3])
+    mixed = make_runs(runs.split, hyperparameters=Hyperparameters(learning_rate=rates), seed=3)
+    got = _cross_validate(data, mixed, devices=jax.devices()[:1])
+    assert got.diverged.dtype == np.int32
+    assert got.diverged.tolist() == [0, 0, 1, 1, 0, 0]
+    assert np.isfinite(got.history.loss[2]).all() and np.isnan(got.history.loss[3]).all()
+    sound = got.diverged == 0
+    for name in ("loss", "accuracy", "logits"):
+        np.testing.assert_array_equal(getattr(got, name)[sound], getattr(reference, name)[sound])
+    np.testing.assert_array_equal(got.history.loss[sound], reference.history.loss[sound])
+    assert not reference.diverged.any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "logit", "epoch"),
+    [
+        ([2.3, 1.0, 0.5], 0.0, 0),
+        ([2.3, np.nan, np.nan], 0.0, 2),
+        ([2.3, 1.0, np.inf], 0.0, 3),
+        ([2.3, 23.1, np.nan], 0.0, 2),  # 10 log(10) is 23.03
+        ([2.3, 50.0, 0.5], 0.0, 0),  # it came back
+        ([23.0, 23.0, 23.0], 0.0, 0),
+        ([2.3, 1.0, 0.5], np.nan, 3),
+        ([2.3, 1.0, 0.5], -np.inf, 3),
+        ([99.0, 99.0, 99.0], 0.0, 1),
+    ],
+)
+def test_the_epoch_of_divergence(
+    reference: CrossValidation, loss: list[float], logit: float, epoch: int
+) -> None:
+    losses = np.float32([[2.3, 1.0, 0.5], loss])
+    logits = np.zeros((2, 4, 10), np.float32)
+    logits[1, 2, 3] = logit
+    history = reference.history._replace(loss=losses, accuracy=losses)
+    assert reference._replace(history=history, logits=logits).diverged.tolist() == [0, epoch]
+
+
 def test_run_r_draws_the_same_whatever_the_number_of_runs(runs: Run) -> None:
     fewer = make_runs(Split(*(np.asarray(leaf)[:2] for leaf in runs.split)), seed=3)
     data = jax.random.key_data

@@ -406,7 +406,7 @@ def test_slow_uci_ends_at_the_timeout(uci: Uci, tmp_path: Path) -> None:
 
 def test_endless_uci_is_cut_off(uci: Uci, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uci.mode = "endless"
-    monkeypatch.setattr(data, "_MAX_BYTES", 2**20)
+    monkeypatch.setattr(data, "MAX_BYTES", 2**20)
     with pytest.raises(DataError, match="sent more than 1048576 bytes"):
         load_digits("uci", cache_dir=tmp_path)
 

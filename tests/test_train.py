@@ -345,6 +345,19 @@ def test_equal_experiments_share_a_program(data: Examples) -> None:
     assert len(traced) == 1
 
 
+def test_a_batch_may_be_larger_than_the_split(data: Examples) -> None:
+    """It is then one batch of all rows: one step an epoch, and no more memory."""
+    run, got = _run(_split(50, 20)), []
+    for size in (50, 51, 2**31 - 1):
+        experiment = Experiment(network=QUIET, batch_size=size)
+        state = init_state(run, data, experiment=experiment)
+        state, history = train_epochs(state, run, data, experiment=experiment, epochs=3)
+        got.append((state.params, history, evaluate(state, run, data, experiment=experiment)))
+        assert int(state.step) == 3
+    _assert_equal(got[0], got[1])
+    _assert_equal(got[0], got[2])
+
+
 def test_a_batch_size_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="batch_size must be 1 to 2\\^31 - 1, not 0"):
         Experiment(batch_size=0)

@@ -132,7 +132,7 @@ def run_peer(train: Callable[[Task, Clock, str], None], *, packages: tuple[str, 
     """
     imported = time.time()
     arguments = _parse()
-    with np.load(arguments.task) as arrays:
+    with np.load(arguments.task, allow_pickle=False) as arrays:
         task = Task(**{name: arrays[name] for name in Task._fields})
     task = task._replace(epochs=int(task.epochs), warm_up=int(task.warm_up))
     clock = Clock()

@@ -1,0 +1,195 @@
+"""Every script refuses a wrong command line: one line that says why, exit code 2, nothing written.
+
+The scripts run in this process; what would train ends the test instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import digits_jax
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.append(str(EXPERIMENTS))
+SCRIPTS = sorted(
+    path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config:" in path.read_text()
+)
+ZERO_IS_FINE = {"seed", "split_seed", "index", "run", "label_smoothing"}
+HUGE = "99999999999999999999"
+
+Run = Callable[..., str]
+
+
+class Began(Exception):
+    """The arguments were accepted."""
+
+
+@pytest.fixture
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    """Calls a script with arguments that it must refuse; gives the line that it says."""
+    harness = importlib.import_module("harness")
+    monkeypatch.setattr(harness, "start_jax", lambda **_: None)
+
+    def began(*_: object, **__: object) -> None:
+        raise Began
+
+    monkeypatch.setattr(digits_jax, "cross_validate", began)
+    monkeypatch.chdir(tmp_path)
+
+    def call(script: str, *arguments: object) -> str:
+        module = importlib.import_module(script)
+        words = [f"{script}.py", *map(str, arguments)]
+        names = {field.name for field in dataclasses.fields(module.Config)}
+        if "data" in names and "--data" not in words:
+            words += ["--data", "bundled"]
+        if "checkpoint" in names and script == "predict":
+            words += ["--checkpoint", "none"]
+        monkeypatch.setattr(sys, "argv", words)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as stop:
+            harness.run(module.Config, module.main, module.__doc__)
+        said = capsys.readouterr().err
+        assert stop.value.code == 2, said
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        assert said.startswith("error: ") and said.count("\n") == 1, said
+        return said
+
+    return call
+
+
+def _numbers(script: str) -> list[tuple[str, str]]:
+    """Flags of a script that take one number, and values that none of them may have."""
+    hints = typing.get_type_hints(importlib.import_module(script).Config)
+    cases = []
+    for name, hint in hints.items():
+        kinds = [hint]
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        values = []
+        if kinds == [int]:
+            values = ["-1", HUGE, "1.5", "nan", "x", ""]
+        elif kinds == [float]:
+            values = ["-1", "1e39", "nan", "inf", "x", ""]
+        if values and name not in ZERO_IS_FINE:
+            values.append("0")
+        flag = "--" + name.replace("_", "-")
+        cases += [(flag, value) for value in values]
+    return cases
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_numbers_out_of_range(refused: Run, script: str) -> None:
+    for flag, value in _numbers(script):
+        assert flag in refused(script, flag, value), (flag, value)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path) -> None:
+    assert "--no-such-flag" in refused(script, "--no-such-flag", 3)
+    assert "surplus" in refused(script, "surplus")
+    names = [field.name for field in dataclasses.fields(importlib.import_module(script).Config)]
+    last = "--output" if script == "predict" else "--output-dir"
+    assert f"Missing value for argument '{last}'" in refused(script, last)
+    if "output_dir" in names:
+        (tmp_path / "file").touch()
+        assert "--output-dir file is not a folder" in refused(script, "--output-dir", "file")
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "predict"])
+def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "cell.csv").write_text("\n".join(["0," * 64 + "1", "0," * 64 + "x"]))
+    for path, message in {
+        "none.csv": "none.csv can't be read (No such file",
+        "folder": "optdigits.tra can't be read",
+        "cell.csv": "cell.csv, line 2, column class: 'x' is no integer",
+        "/dev/null": "/dev/null isn't a file",
+    }.items():
+        assert message in refused(script, "--data", path)
+
+
+@pytest.mark.parametrize("script", ["cross_validate", "speedrun", "benchmark"])
+def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 17, (40, 65))
+    rows[:, 64] = np.arange(40) % 2
+    rows[:3, 64] = 7
+    np.savetxt(tmp_path / "few.csv", rows, "%d", ",")
+    message = refused(script, "--data", "few.csv")
+    assert "class 7 has 3 row(s), fewer than the 5" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("cross_validate --folds 1", "--folds must be at least 2, not 1"),
+        ("cross_validate --folds 2000", "2000 folds need at least 2000 rows, got 1797"),
+        ("cross_validate --repeats 3000", "--folds times --repeats make 15000 runs"),
+        ("cross_validate --resume", "--resume needs --output-dir"),
+        ("cross_validate --epochs 2147483647", "--epochs 2147483647 makes 32212254705 steps"),
+        ("train --seeds 10001", "--seeds make 10001 runs; at most 10000"),
+        ("train --test-size 1", "--test-size must be between 0 and 1 (exclusive), not 1.0"),
+        ("train --test-size 0.9999", "test_size=0.9999"),
+        ("speedrun --repeats 1", "--repeats must be at least 2"),
+        ("speedrun --label-smoothing 1", "--label-smoothing must be at least 0 and below 1"),
+        ("speedrun --seed 4294967290", "leaves no seeds for 20 repeats"),
+        ("feature_maps --index 1797", "--index 1797 is out of range: the rows are 0 to 1796"),
+        ("feature_maps --run 0", "--run needs --checkpoint"),
+        ("feature_maps --checkpoint none", "no folder of checkpoints at none"),
+        ("explore --embedding umap", "invalid choice 'umap' for argument '--embedding'"),
+        ("architecture --width 0.01", "--width 0.01 leaves a layer of 16 features with none"),
+        ("architecture --width 1e9", "--width must be at most 32, not 1e+09"),
+        ("benchmark --peers tinygrad", "--peers"),
+        ("predict", "nothing to read: give --rows or --images"),
+        ("predict --index 3 --images a.png", "--index needs --rows"),
+        ("predict --rows bundled --index -1", "--index -1"),
+        ("predict --rows bundled", "no folder of checkpoints at none"),
+        ("predict --rows bundled --output no/file.csv", "there is no folder no"),
+    ],
+)
+def test_mistakes_of_a_script(refused: Run, line: str, message: str) -> None:
+    assert message in refused(*line.split())
+
+
+def test_a_batch_may_be_larger_than_the_data(refused: Run) -> None:
+    """It is then one of all rows; tests/test_train.py."""
+    for script in ("cross_validate", "train"):
+        with pytest.raises(Began):
+            refused(script, "--batch-size", 2**31 - 1)
+
+
+def test_a_narrow_terminal_gets_one_line_too(tmp_path: Path) -> None:
+    for words, encoding in (
+        (["--no-such-flag"], "utf-8"),
+        (["--learning-rate", "fast"], "ascii"),
+        (["--epochs", "0"], "utf-8"),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(EXPERIMENTS / "cross_validate.py"), *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "30", "PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert words[0] in done.stderr and "│" not in done.stderr and "--- " not in done.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_tests_know_the_scripts() -> None:
+    known: set[str] = {"architecture", "benchmark", "cross_validate", "explore", "feature_maps"}
+    assert known | {"predict", "speedrun", "train"} <= set(SCRIPTS)
+    assert len(_numbers("cross_validate")) > 40

@@ -1,0 +1,313 @@
+"""Every public function refuses wrong shapes, dtypes and ranges, and says what was expected."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import digits_jax as dj
+from digits_jax import metrics, model, plots, splits, statistics
+
+NETWORK = dj.DigitsCNN(conv_features=(2,), dense_features=())
+EXPERIMENT = dj.Experiment(network=NETWORK, batch_size=8)
+LABELS = np.arange(20, dtype=np.int32) % 10
+IMAGES = np.zeros((20, 8, 8), np.uint8)
+DATA = dj.Examples(IMAGES, LABELS)
+SPLITS = dj.kfold_splits(LABELS, 2)
+RUNS = dj.make_runs(SPLITS)
+RUN: dj.Run = jax.tree.map(lambda leaf: leaf[0], RUNS)
+BATCH = dj.Batch(jnp.asarray(IMAGES), jnp.asarray(LABELS), jnp.ones(20))
+KEY = jax.random.key(0)
+SCORES = [0.9, 0.8, 0.7]
+SHARES = np.full((3, 2), 0.5)
+
+
+@functools.cache
+def _state() -> dj.TrainState:
+    init = jax.jit(functools.partial(dj.init_state, experiment=EXPERIMENT))
+    return init(RUN, DATA)  # type: ignore[no-any-return]
+
+
+def _train(**changes: Any) -> Any:
+    return dj.cross_validate(
+        **{"data": DATA, "runs": RUNS, "experiment": EXPERIMENT, "epochs": 1, **changes}
+    )
+
+
+def _runs(**numbers: Any) -> dj.Run:
+    return dj.make_runs(SPLITS, hyperparameters=dj.Hyperparameters(**numbers))
+
+
+def _step(batch: dj.Batch, **numbers: Any) -> Any:
+    numbers_ = dj.Hyperparameters(**numbers)
+    return dj.train_step(_state(), batch, numbers_, KEY, experiment=EXPERIMENT)
+
+
+def _eval(batch: dj.Batch) -> dj.Sums:
+    return dj.eval_step(_state(), batch, experiment=EXPERIMENT)
+
+
+def _epoch(run: Any = RUN, data: Any = DATA) -> Any:
+    return dj.train_epoch(_state(), run, data, experiment=EXPERIMENT)
+
+
+def _split(**changes: Any) -> splits.Split:
+    return SPLITS._replace(**changes)
+
+
+WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
+    "load_digits": [
+        (lambda: dj.load_digits(3), TypeError, "expected str, bytes or os.PathLike"),  # type: ignore[arg-type]
+        (lambda: dj.load_digits("bundled", timeout=-1), ValueError, "positive number of seconds"),
+    ],
+    "kfold_splits": [
+        (lambda: dj.kfold_splits(LABELS, 1), ValueError, "folds must be at least 2, got 1"),
+        (lambda: dj.kfold_splits(LABELS, 2.0), TypeError, "folds must be an integer, got 2.0"),  # type: ignore[arg-type]
+        (lambda: dj.kfold_splits(LABELS, 21), ValueError, "21 folds need at least 21 rows, got 20"),
+        (lambda: dj.kfold_splits(LABELS, 3), ValueError, "class 0 has 2 row(s), fewer than the 3"),
+        (lambda: dj.kfold_splits(LABELS, 2, repeats=0), ValueError, "repeats must be at least 1"),
+        (lambda: dj.kfold_splits(LABELS, 2, seed=-1), ValueError, "seed must be at least 0"),
+        (
+            lambda: dj.kfold_splits(LABELS, 2, seed=2**32 - 1, repeats=2),
+            ValueError,
+            "seed must be at most 4294967294, got 4294967295",
+        ),
+        (lambda: dj.kfold_splits(LABELS / 2), TypeError, "labels must be integers, got float64"),
+        (lambda: dj.kfold_splits(["a", "b"]), TypeError, "labels must be integers"),
+        (lambda: dj.kfold_splits([]), ValueError, "labels is empty"),
+        (lambda: dj.kfold_splits(IMAGES), ValueError, "labels must be 1-D, got shape (20, 8, 8)"),
+    ],
+    "holdout_split": [
+        (lambda: dj.holdout_split(LABELS, test_size=1), ValueError, "a fraction between 0 and 1"),
+        (lambda: dj.holdout_split(LABELS, seed=2**32), ValueError, "seed must be at most"),
+        (lambda: dj.holdout_split([[1]]), ValueError, "labels must be 1-D"),
+    ],
+    "refit_split": [(lambda: dj.refit_split([0.5]), TypeError, "labels must be integers")],
+    "writer_disjoint_split": [
+        (lambda: dj.writer_disjoint_split(LABELS), ValueError, "needs all 5620 rows"),
+        (lambda: dj.writer_disjoint_split(np.zeros(5620, int)), ValueError, "UCI's order"),
+    ],
+    "stack_splits": [
+        (lambda: dj.stack_splits(), ValueError, "at least one split"),
+        (lambda: dj.stack_splits([1]), TypeError, "splits must be a Split, got list"),  # type: ignore[arg-type]
+        (lambda: dj.stack_splits(RUN.split), ValueError, "[R, rows]"),
+        (
+            lambda: dj.stack_splits(_split(test_weights=np.ones((2, 3)))),
+            ValueError,
+            "test_rows and test_weights [R, rows] with R at least 1; their shapes are (2, 10)",
+        ),
+        (
+            lambda: dj.stack_splits(_split(train_rows=SPLITS.train_rows / 1)),
+            TypeError,
+            "train_rows must be integers, got float64",
+        ),
+        (lambda: dj.stack_splits(_split(test_rows=[0], test_weights=[1])), ValueError, "stacked"),
+    ],
+    "make_runs": [
+        (lambda: dj.make_runs(RUN.split), ValueError, "splits must be stacked"),
+        (lambda: dj.make_runs(LABELS), TypeError, "splits must be a Split"),  # type: ignore[arg-type]
+        (lambda: dj.make_runs(SPLITS, seed=-1), ValueError, "seed must be 0 to 2**32 - 1, not -1"),
+        (lambda: dj.make_runs(SPLITS, seed=2**32), ValueError, "seed must be 0 to 2**32 - 1"),
+        (lambda: dj.make_runs(SPLITS, seed=0.5), TypeError, "integer"),  # type: ignore[arg-type]
+        (lambda: _runs(learning_rate=[1.0] * 3), ValueError, "a number or have shape (2,), not"),
+        (lambda: _runs(learning_rate=float("nan")), ValueError, "learning_rate must be finite"),
+        (lambda: _runs(learning_rate=1e39), ValueError, "learning_rate must be finite and >= 0"),
+        (lambda: _runs(epsilon=-1e-7), ValueError, "epsilon must be finite and >= 0, not -1e-07"),
+        (lambda: _runs(beta_1=1), ValueError, "beta_1 must be at least 0 and below 1, not 1"),
+        (lambda: _runs(dropout_rate=[0.5, 1]), ValueError, "dropout_rate must be at least 0 and"),
+        (lambda: _runs(label_smoothing="x"), ValueError, "x"),
+    ],
+    "cross_validate": [
+        (lambda: _train(epochs=0), ValueError, "epochs must be at least 1, not 0"),
+        (lambda: _train(epochs=1.5), TypeError, "epochs must be an integer, not 1.5"),
+        (lambda: _train(epochs=2**31), ValueError, "an int32 counts to 2**31 - 1"),
+        (lambda: _train(at_once=0), ValueError, "at_once must be at least 1, not 0"),
+        (lambda: _train(epochs_per_call=0), ValueError, "epochs_per_call must be at least 1"),
+        (lambda: _train(checkpoint_every=0), ValueError, "checkpoint_every must be at least 1"),
+        (lambda: _train(devices=[]), ValueError, "at least one of each is needed"),
+        (lambda: _train(runs=SPLITS), TypeError, "runs must be a Run, as of make_runs"),
+        (lambda: _train(runs=RUN), ValueError, "splits must be stacked"),
+        (
+            lambda: _train(runs=RUNS._replace(key=jax.random.split(KEY, 3))),
+            ValueError,
+            "key must be [R], R = 2 as in the splits, not [3]",
+        ),
+        (
+            lambda: _train(runs=RUNS._replace(hyperparameters=dj.Hyperparameters())),
+            ValueError,
+            "learning_rate must be [R], R = 2 as in the splits, not []",
+        ),
+        (lambda: _train(experiment=NETWORK), TypeError, "experiment an Experiment"),
+        (lambda: _train(data=dj.Examples(IMAGES, LABELS / 2)), ValueError, "integer labels [N]"),
+        (lambda: _train(data=dj.Examples(IMAGES[0], LABELS)), ValueError, "images [N, H, W]"),
+        (lambda: _train(data=dj.Examples(IMAGES.astype(str), LABELS)), ValueError, "<U"),
+        (lambda: _train(data=dj.Examples(IMAGES, LABELS + 1)), ValueError, "they are 1 to 10"),
+        (lambda: _train(data=dj.Examples(IMAGES, LABELS - 1)), ValueError, "they are -1 to 8"),
+        (
+            lambda: _train(data=dj.Examples(IMAGES[:15], LABELS[:15])),
+            ValueError,
+            "the data have rows 0 to 14",
+        ),
+        (lambda: _train(data=dj.Examples(IMAGES[:, :1], LABELS)), ValueError, "at least 2 for 1"),
+    ],
+    "load_states": [(lambda: dj.load_states("nowhere"), Exception, "no folder of checkpoints at")],
+    "Experiment": [
+        (lambda: dj.Experiment(batch_size=0), ValueError, "batch_size must be 1 to 2^31 - 1"),
+        (lambda: dj.Experiment(batch_size=2**31), ValueError, "batch_size must be 1 to 2^31 - 1"),
+        (lambda: dj.Experiment(batch_size=8.0), TypeError, "batch_size must be an integer"),  # type: ignore[arg-type]
+        (lambda: dj.Experiment(network=dj.DigitsCNN), TypeError, "network must be a flax.linen"),  # type: ignore[arg-type]
+        (lambda: dj.Experiment(optimizer="adam"), TypeError, "optimizer must be a function"),  # type: ignore[arg-type]
+        (lambda: dj.Experiment(loss=None), TypeError, "loss must be a function, not None"),  # type: ignore[arg-type]
+        (lambda: dj.Experiment(augment=True), TypeError, "augment must be a function, not True"),  # type: ignore[arg-type]
+    ],
+    "init_state": [
+        (
+            lambda: dj.init_state(RUN, dj.Examples(IMAGES[0], LABELS), experiment=EXPERIMENT),
+            ValueError,
+            "images must be [B, H, W] or [B, H, W, C]",
+        ),
+    ],
+    "train_step": [
+        (lambda: _step(BATCH._replace(weights=jnp.ones(()))), ValueError, "weights [B]; their sh"),
+        (lambda: _step(BATCH._replace(labels=jnp.ones(20))), TypeError, "labels must be integers"),
+        (lambda: _step(BATCH._replace(images=BATCH.images[0])), ValueError, "images [B, H, W]"),
+        (lambda: _step(BATCH._replace(labels=BATCH.labels[:, None])), ValueError, "labels [B]"),
+    ],
+    "eval_step": [
+        (lambda: _eval(BATCH._replace(weights=jnp.ones(3))), ValueError, "weights [B]"),
+    ],
+    "predict": [
+        (
+            lambda: dj.predict(_state(), IMAGES[0], experiment=EXPERIMENT),
+            ValueError,
+            "images must be [B, H, W] or [B, H, W, C], with H and W at least 2 for 1 pools, not",
+        ),
+    ],
+    "train_epoch": [
+        (lambda: _epoch(RUNS), ValueError, "take one of stacked runs with jax.tree.map"),
+        (lambda: _epoch(data=dj.Examples(IMAGES, LABELS[:3])), ValueError, "labels [N]"),
+        (lambda: _epoch(data=dj.Examples(IMAGES, LABELS / 2)), TypeError, "must be integers"),
+    ],
+    "train_epochs": [
+        (
+            lambda: dj.train_epochs(_state(), RUN, DATA, experiment=EXPERIMENT, epochs=0),
+            ValueError,
+            "epochs must be at least 1, not 0",
+        ),
+    ],
+    "evaluate": [
+        (
+            lambda: dj.evaluate(_state(), RUNS, DATA, experiment=EXPERIMENT),
+            ValueError,
+            "one run's split has train_rows and train_weights [rows], not (2, 10)",
+        ),
+    ],
+    "cross_entropy": [
+        (
+            lambda: dj.cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 3), int), None),
+            ValueError,
+            "logits must be [B, K] and labels [B], not (2, 3) and (2, 3)",
+        ),
+        (
+            lambda: dj.cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2), None),
+            TypeError,
+            "labels must be integers, got float32",
+        ),
+    ],
+    "layer_table": [
+        (lambda: dj.layer_table(dj.DigitsCNN(), (4, 4)), ValueError, "at least 8 for 3 pools"),
+        (lambda: dj.layer_table(dj.DigitsCNN(), (8,)), ValueError, "images must be [B, H, W]"),
+    ],
+    "runs_mesh": [
+        (lambda: dj.runs_mesh(0), ValueError, "at least one of each is needed"),
+        (lambda: dj.runs_mesh(1.5), TypeError, "runs must be an integer, not 1.5"),  # type: ignore[arg-type]
+    ],
+    "summarize": [
+        (lambda: dj.summarize([]), ValueError, "scores must be 1-D and not empty"),
+        (lambda: dj.summarize([0.5, np.nan]), ValueError, "finite, but scores[1] is nan"),
+        (lambda: dj.summarize(SCORES, train_rows=9), ValueError, "both train_rows and test_rows"),
+        (
+            lambda: dj.summarize(SCORES, train_rows=-9, test_rows=3),
+            ValueError,
+            "train_rows must be positive",
+        ),
+    ],
+    "corrected_resampled_ttest": [
+        (
+            lambda: dj.corrected_resampled_ttest(SCORES, [1], train_rows=9, test_rows=1),
+            ValueError,
+            "scores_a has 3 scores and scores_b 1",
+        ),
+    ],
+    "mcnemar_test": [
+        (lambda: dj.mcnemar_test([1, 0], [1, 1]), TypeError, "correct_a must be bool, got int64"),
+        (lambda: dj.mcnemar_test([True], [True] * 2), ValueError, "correct_a has 1 rows"),
+    ],
+    "wilson_interval": [
+        (lambda: dj.wilson_interval(3, 2), ValueError, "successes must be in 0..count"),
+        (lambda: dj.wilson_interval(0.5, 2), TypeError, "must be integers, got 0.5"),  # type: ignore[arg-type]
+        (lambda: dj.wilson_interval(1, 2, 95), ValueError, "confidence must be between 0 and 1"),
+    ],
+    "model": [
+        (
+            lambda: model.conv3x3(jnp.zeros((8, 8, 1, 2)), jnp.zeros((5, 5, 1, 4))),
+            ValueError,
+            "x must be [H, W, C, B] and kernel [3, 3, C, F]",
+        ),
+    ],
+    "metrics": [
+        (lambda: metrics.probabilities(1.0), ValueError, "logits must be [..., K]"),
+        (lambda: metrics.probabilities([np.inf, 0]), ValueError, "1 of 2 are not"),
+        (lambda: metrics.confusion([0], [0], classes=0), ValueError, "classes must be at least 1"),
+        (lambda: metrics.confusion([0], [0], classes=2.5), TypeError, "must be an integer"),  # type: ignore[arg-type]
+        (lambda: metrics.confusion([3], [0], classes=3), ValueError, "in 0..2, but labels[0] is 3"),
+        (lambda: metrics.reliability([0, 1, 0], SHARES, 0), ValueError, "bins must be at least 1"),
+        (lambda: metrics.reliability([0, 1, 0], SHARES, 1.5), TypeError, "bins must be an integer"),  # type: ignore[arg-type]
+        (lambda: metrics.roc_curves([0, 1], SHARES), ValueError, "lengths differ"),
+        (
+            lambda: metrics.classification_scores([0, 1, 0], SHARES * 3),
+            ValueError,
+            "are these logits?",
+        ),
+        (lambda: metrics.pooled_predictions([[0.0]], [[[1]]]), TypeError, "must be integers"),
+        (lambda: metrics.always_wrong([0], [1], [2, 3]), ValueError, "lengths differ"),
+    ],
+    "plots": [
+        (lambda: plots.class_means(IMAGES, LABELS / 2), TypeError, "labels must be integers"),
+        (lambda: plots.embedding(SHARES, [0.5] * 3), TypeError, "labels must be integers, got"),
+        (lambda: plots.embedding(SHARES[0], [0]), ValueError, "points must be [N, 2]"),
+        (lambda: plots.digit_sheet(IMAGES[:1], ["a"], columns=0), ValueError, "at least 1, got 0"),
+        (lambda: plots.fold_scores(SCORES, SCORES[:2]), ValueError, "accuracy must be [3]"),
+        (lambda: plots.save(plots.filters(np.ones((3, 3, 1, 2))), "x", "png"), TypeError, "('png'"),
+    ],
+    "statistics": [(lambda: statistics.summarize([[1.0]]), ValueError, "must be 1-D")],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_call_says_what_was_expected(name: str) -> None:
+    for call, kind, message in WRONG[name]:
+        with pytest.raises(kind, match=re.escape(message)) as caught:
+            call()
+        assert "\n" not in str(caught.value), f"{name}: {message}"
+
+
+def test_every_public_function_is_tried() -> None:
+    """Apart from those that take no argument that could be wrong."""
+    functions = {name for name in dj.__all__ if inspect.isroutine(getattr(dj, name))}
+    assert functions - set(WRONG) == {"adam", "use_all_cpu_cores", "use_compilation_cache"}
+
+
+def test_wrong_shapes_are_told_while_tracing_too() -> None:
+    step = jax.jit(functools.partial(dj.train_step, experiment=EXPERIMENT))
+    batch = BATCH._replace(weights=jnp.ones(3))
+    with pytest.raises(ValueError, match=r"weights \[B\]; their shapes are"):
+        step(_state(), batch, dj.Hyperparameters(), KEY)
