@@ -230,7 +230,10 @@ def report(
     )
     output.text("report.html", page)
     if config.tensorboard:
-        scores_of = {f"run {run['run']}": run for run in runs}
+        scores_of = {
+            run_names[i]: {name: each[j] for name, each in values.items()}
+            for j, i in enumerate(sound)
+        }
         tracking.finish(output.folder, config=vars(config), scores=scores_of, figures=figures)
     total = time.perf_counter() - STARTED
     output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})
