@@ -1,5 +1,12 @@
 """Train many small networks at once, in one vmapped, jitted JAX program."""
 
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from digits_jax import metrics, statistics
 from digits_jax.augment import Jitter
 from digits_jax.cross_validation import (
     CrossValidation,
@@ -54,6 +61,9 @@ from digits_jax.train import (
 )
 from digits_jax.waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
 
+if TYPE_CHECKING:
+    from digits_jax import plots
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -98,12 +108,15 @@ __all__ = [
     "load_states",
     "make_runs",
     "mcnemar_test",
+    "metrics",
+    "plots",
     "predict",
     "preset",
     "read_waves",
     "refit_split",
     "runs_mesh",
     "stack_splits",
+    "statistics",
     "summarize",
     "train_epoch",
     "train_epochs",
@@ -115,3 +128,15 @@ __all__ = [
     "wilson_interval",
     "writer_disjoint_split",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports ``plots`` at its first use: matplotlib would double the time of our import."""
+    if name == "plots":
+        return importlib.import_module("digits_jax.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return __all__

@@ -34,7 +34,7 @@ KEPT = 2  # the newest checkpoints that are kept
 
 T = TypeVar("T")
 
-logger = logging.getLogger("digits_jax")
+logger: logging.Logger = logging.getLogger("digits_jax")
 
 
 class CheckpointError(Exception):
@@ -70,8 +70,8 @@ class Checkpoints:
         *,
         read_only: bool = False,
     ) -> None:
-        self.folder = Path(folder).absolute()
-        self.identity = dict(identity)
+        self.folder: Path = Path(folder).absolute()
+        self.identity: dict[str, Any] = dict(identity)
         self._damaged: dict[int, str] = {}  # epoch: why
         self._pending: tuple[int, Any] | None = None  # the last save and orbax's answer
         writes = not read_only and jax.process_index() == 0

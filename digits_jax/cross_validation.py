@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jax.sharding import Mesh
 
 from digits_jax import devices as _devices
@@ -35,11 +36,17 @@ _BELOW = {"beta_1": 1, "beta_2": 1, "label_smoothing": 1, "dropout_rate": 1}
 
 
 class Progress(NamedTuple):
-    """What ``cross_validate`` tells after each call of the compiled program."""
+    """What ``cross_validate`` tells after each call of the compiled program.
 
-    epoch: int  # epochs done
-    epochs: int  # epochs to do in all
-    history: History  # float32 [R, epoch], on the host
+    Attributes:
+        epoch: epochs done.
+        epochs: epochs to do in all.
+        history: float32 [R, epoch], on the host.
+    """
+
+    epoch: int
+    epochs: int
+    history: History
 
 
 class CrossValidation(NamedTuple):
@@ -47,15 +54,24 @@ class CrossValidation(NamedTuple):
 
     In a job of several processes each has all of it but the states. They stay on the devices,
     sharded over the processes: every leaf is a ``jax.Array`` [R + padding, ...].
+
+    Attributes:
+        states: every leaf [R, ...].
+        history: float32 [R, E].
+        loss: float64 [R], mean over the test rows, nats; NaN for a run without any.
+        accuracy: float64 [R], share of the test rows; NaN for a run without any.
+        test_rows: int32 [R, S], row numbers; -1 is padding.
+        logits: float32 [R, S, K], of the test rows.
+        seconds: compile, train (with checkpoints), evaluate.
     """
 
-    states: TrainState  # every leaf [R, ...]
-    history: History  # float32 [R, E]
-    loss: np.ndarray  # float64 [R], mean over the test rows, nats; NaN for a run without any
-    accuracy: np.ndarray  # float64 [R], share of the test rows; NaN for a run without any
-    test_rows: np.ndarray  # int32 [R, S], row numbers; -1 is padding
-    logits: np.ndarray  # float32 [R, S, K], of the test rows
-    seconds: dict[str, float]  # compile, train (with checkpoints), evaluate
+    states: TrainState
+    history: History
+    loss: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+    test_rows: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+    seconds: dict[str, float]
 
     @property
     def diverged(self) -> np.ndarray:
@@ -189,7 +205,7 @@ def cross_validate(
         ProcessLost: another process of the job ended.
         ProcessesDiffer: the processes of the job were given different arguments.
 
-    Example:
+    Examples:
         >>> from digits_jax import kfold_splits, load_digits
         >>> digits = load_digits("bundled")
         >>> runs = make_runs(kfold_splits(digits.labels, folds=3))

@@ -42,7 +42,7 @@ _LAYOUT = "UCI's layout is 65 columns separated by commas: Attribute1 .. Attribu
 MAX_BYTES = 64 * 2**20  # of a file or a download; the full set takes 0.8 MB
 _VALUES = {str(value).encode(): value for value in range(17)}
 
-logger = logging.getLogger("digits_jax")
+logger: logging.Logger = logging.getLogger("digits_jax")
 
 
 class DataError(ValueError):
@@ -55,25 +55,37 @@ class DataWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where the rows came from; belongs in every result file."""
+    """Where the rows came from; belongs in every result file.
 
-    source: str  # "uci", "cache" (an earlier download), "bundled", or the path as given
-    rows: int  # N
-    sha256: str  # of the rows as uint8 [N, 65] in C order, 64 pixels and then the class
-    note: str  # one sentence: which source, and why
+    Attributes:
+        source: "uci", "cache" (an earlier download), "bundled", or the path as given.
+        rows: N.
+        sha256: of the rows as uint8 [N, 65] in C order, 64 pixels and then the class.
+        note: one sentence: which source, and why.
+    """
+
+    source: str
+    rows: int
+    sha256: str
+    note: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # arrays have no truth value for ==
 class Dataset:
-    """The digits, on the host: images uint8 [N, 8, 8], labels int32 [N], and what is known of them.
+    """The digits, on the host, and what is known of them.
 
-    `metadata` and `variables` are UCI's description of the data set and its table of variables, one
-    mapping for each column; both are None unless the rows came from UCI or its cache.
+    Attributes:
+        images: uint8 [N, 8, 8], ink counts 0..16.
+        labels: int32 [N], classes 0..9.
+        class_names: "0" .. "9".
+        provenance: where the rows came from.
+        metadata: UCI's description of the data set; None unless it came from UCI or its cache.
+        variables: UCI's table of variables, a mapping for each column; None likewise.
     """
 
-    images: npt.NDArray[np.uint8]  # [N, 8, 8], ink counts 0..16
-    labels: npt.NDArray[np.int32]  # [N], classes 0..9
-    class_names: tuple[str, ...]  # "0" .. "9"
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+    class_names: tuple[str, ...]
     provenance: Provenance
     metadata: Mapping[str, Any] | None
     variables: tuple[Mapping[str, Any], ...] | None
@@ -95,12 +107,6 @@ def load_digits(
 ) -> Dataset:
     """Load the digits and say where they came from.
 
-    >>> digits = load_digits("bundled")
-    >>> digits.images.shape, digits.images.dtype, digits.labels.dtype
-    ((1797, 8, 8), dtype('uint8'), dtype('int32'))
-    >>> digits.provenance.note
-    'bundled: the 1797 rows that come with scikit-learn, as asked for'
-
     Args:
         source: "uci" (the cache of an earlier download, else a download), "bundled" (the 1797 rows
             that come with scikit-learn), "auto" ("uci", and "bundled" where that fails), or a path:
@@ -118,6 +124,13 @@ def load_digits(
 
     Warns:
         DataWarning: UCI's rows aren't the 5620 known ones.
+
+    Examples:
+        >>> digits = load_digits("bundled")
+        >>> digits.images.shape, digits.images.dtype, digits.labels.dtype
+        ((1797, 8, 8), dtype('uint8'), dtype('int32'))
+        >>> digits.provenance.note
+        'bundled: the 1797 rows that come with scikit-learn, as asked for'
     """
     if not 0 < timeout <= threading.TIMEOUT_MAX:
         raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")

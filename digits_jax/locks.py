@@ -20,7 +20,7 @@ except ImportError:  # Windows: no protection
 
 LOCK = ".lock"
 
-logger = logging.getLogger("digits_jax")
+logger: logging.Logger = logging.getLogger("digits_jax")
 
 
 class FolderInUse(Exception):

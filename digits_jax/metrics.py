@@ -11,9 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_Floats = npt.NDArray[np.float64]
-_Integers = npt.NDArray[np.int64]
-
 
 class Scores(NamedTuple):
     """How good a set of predictions is; fractions in 0..1, but the loss.
@@ -43,8 +40,8 @@ class RocCurve(NamedTuple):
         auc: area under the curve, 0..1; NaN (and T = 0) for a class that has no row, or all.
     """
 
-    false_positive_rate: _Floats
-    true_positive_rate: _Floats
+    false_positive_rate: npt.NDArray[np.float64]
+    true_positive_rate: npt.NDArray[np.float64]
     auc: float
 
 
@@ -58,13 +55,13 @@ class Reliability(NamedTuple):
         expected_calibration_error: mean of |accuracy - confidence| over rows, 0..1.
     """
 
-    confidence: _Floats
-    accuracy: _Floats
-    count: _Integers  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    confidence: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+    count: npt.NDArray[np.int64]  # type: ignore[assignment]  # hides tuple.count
     expected_calibration_error: float
 
 
-def probabilities(logits: npt.ArrayLike) -> _Floats:
+def probabilities(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Softmax over the last axis, in float64, whatever the logits' size.
 
     Args:
@@ -76,8 +73,9 @@ def probabilities(logits: npt.ArrayLike) -> _Floats:
     Raises:
         ValueError: `logits` has no classes, or is not finite: a network that diverged.
 
-    >>> probabilities([[1000.0, 1000.0], [0.0, np.log(3)]]).round(3).tolist()
-    [[0.5, 0.5], [0.25, 0.75]]
+    Examples:
+        >>> probabilities([[1000.0, 1000.0], [0.0, np.log(3)]]).round(3).tolist()
+        [[0.5, 0.5], [0.25, 0.75]]
     """
     values = np.asarray(logits, np.float64)
     if values.ndim < 1 or not values.shape[-1]:
@@ -104,9 +102,11 @@ def classification_scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -
         TypeError: `labels` are not integers.
         ValueError: a shape, a label or a probability is out of range.
 
-    >>> scores = classification_scores([0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0, 1]])
-    >>> print(f"{scores.accuracy}, {scores.precision:.3f}, {scores.recall}, {scores.f1:.3f}")
-    0.75, 0.833, 0.75, 0.733
+    Examples:
+        >>> shares = [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0, 1]]
+        >>> scores = classification_scores([0, 0, 1, 1], shares)
+        >>> print(f"{scores.accuracy}, {scores.precision:.3f}, {scores.recall}, {scores.f1:.3f}")
+        0.75, 0.833, 0.75, 0.733
     """
     classes, shares = _check_predictions(labels, probabilities)
     from sklearn.metrics import log_loss, precision_recall_fscore_support
@@ -124,7 +124,9 @@ def classification_scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -
     )
 
 
-def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int = 10) -> _Integers:
+def confusion(
+    labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int = 10
+) -> npt.NDArray[np.int64]:
     """How often each class is taken for each: rows true, columns predicted, both in order 0..K-1.
 
     Args:
@@ -139,8 +141,9 @@ def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int = 10
         TypeError: `labels`, `predicted` or `classes` are not integers.
         ValueError: a shape or a class is out of range.
 
-    >>> confusion([2, 0, 2, 2], [2, 0, 1, 2], classes=3).tolist()
-    [[1, 0, 0], [0, 0, 0], [0, 1, 2]]
+    Examples:
+        >>> confusion([2, 0, 2, 2], [2, 0, 1, 2], classes=3).tolist()
+        [[1, 0, 0], [0, 0, 0], [0, 1, 2]]
     """
     _check_count("classes", classes)
     true = _check_classes("labels", labels, classes)
@@ -165,14 +168,15 @@ def roc_curves(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Roc
         TypeError: `labels` are not integers.
         ValueError: a shape, a label or a probability is out of range.
 
-    >>> curve, _ = roc_curves([0, 1, 0, 1], [[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.2, 0.8]])
-    >>> curve.auc, curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist()
-    (0.75, [0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
+    Examples:
+        >>> curve, _ = roc_curves([0, 1, 0, 1], [[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.2, 0.8]])
+        >>> curve.auc, curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist()
+        (0.75, [0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
     """
     classes, shares = _check_predictions(labels, probabilities)
     from sklearn.metrics import auc, roc_curve
 
-    def curve(is_class: npt.NDArray[np.bool_], share: _Floats) -> RocCurve:
+    def curve(is_class: npt.NDArray[np.bool_], share: npt.NDArray[np.float64]) -> RocCurve:
         if is_class.all() or not is_class.any():
             return RocCurve(np.empty(0), np.empty(0), float("nan"))
         false_positive_rate, true_positive_rate, _ = roc_curve(is_class, share)
@@ -206,9 +210,10 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int =
         Binning, AAAI 29:2901-2907. Guo, Pleiss, Sun and Weinberger (2017), On Calibration of Modern
         Neural Networks, ICML 34, section 2.
 
-    >>> found = reliability([0, 0, 1], [[1.0, 0.0], [0.8, 0.2], [0.7, 0.3]], bins=2)
-    >>> found.count.tolist(), round(found.expected_calibration_error, 4)
-    ([0, 3], 0.1667)
+    Examples:
+        >>> found = reliability([0, 0, 1], [[1.0, 0.0], [0.8, 0.2], [0.7, 0.3]], bins=2)
+        >>> found.count.tolist(), round(found.expected_calibration_error, 4)
+        ([0, 3], 0.1667)
     """
     classes, shares = _check_predictions(labels, probabilities)
     _check_count("bins", bins)
@@ -224,7 +229,7 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int =
 
 def pooled_predictions(
     test_rows: npt.ArrayLike, logits: npt.ArrayLike
-) -> tuple[_Integers, _Floats]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Out-of-fold predictions of all runs as one list: each by a run that did not train on the row.
 
     Args:
@@ -242,9 +247,11 @@ def pooled_predictions(
         ValueError: the shapes don't fit, a row number is below -1, all is padding, or a logit that
             is not padding's is not finite.
 
-    >>> rows, shares = pooled_predictions([[2, 0], [1, -1]], [[[0, 0], [0, 9]], [[9, 0], [5, 5]]])
-    >>> rows.tolist(), shares.argmax(axis=1).tolist()
-    ([0, 1, 2], [1, 0, 0])
+    Examples:
+        >>> logits = [[[0, 0], [0, 9]], [[9, 0], [5, 5]]]
+        >>> rows, shares = pooled_predictions([[2, 0], [1, -1]], logits)
+        >>> rows.tolist(), shares.argmax(axis=1).tolist()
+        ([0, 1, 2], [1, 0, 0])
     """
     rows, values = np.asarray(test_rows), np.asarray(logits)
     if rows.ndim != 2 or values.ndim != 3 or values.shape[:2] != rows.shape:
@@ -260,7 +267,9 @@ def pooled_predictions(
     return rows[real][order].astype(np.int64), probabilities(values[real][order])
 
 
-def always_wrong(rows: npt.ArrayLike, labels: npt.ArrayLike, predicted: npt.ArrayLike) -> _Integers:
+def always_wrong(
+    rows: npt.ArrayLike, labels: npt.ArrayLike, predicted: npt.ArrayLike
+) -> npt.NDArray[np.int64]:
     """The rows that every prediction of them gets wrong: hard digits, or mislabelled ones.
 
     Args:
@@ -276,8 +285,9 @@ def always_wrong(rows: npt.ArrayLike, labels: npt.ArrayLike, predicted: npt.Arra
         TypeError: an argument is not integers.
         ValueError: an argument is empty, not 1-D or negative, or the lengths differ.
 
-    >>> always_wrong([0, 1, 2, 0, 1, 2], [7, 8, 9, 7, 8, 9], [7, 3, 3, 1, 2, 9]).tolist()
-    [1]
+    Examples:
+        >>> always_wrong([0, 1, 2, 0, 1, 2], [7, 8, 9, 7, 8, 9], [7, 3, 3, 1, 2, 9]).tolist()
+        [1]
     """
     numbers = _check_classes("rows", rows)
     true, answers = _check_classes("labels", labels), _check_classes("predicted", predicted)
@@ -287,7 +297,7 @@ def always_wrong(rows: npt.ArrayLike, labels: npt.ArrayLike, predicted: npt.Arra
 
 def _check_predictions(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike
-) -> tuple[_Integers, _Floats]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Labels and probabilities, the latter freed of float32's rounding: each row has sum 1."""
     shares = np.asarray(probabilities, np.float64)
     if shares.ndim != 2 or shares.shape[1] < 2:
@@ -300,7 +310,9 @@ def _check_predictions(
     return classes, shares / sums
 
 
-def _check_classes(name: str, values: npt.ArrayLike, classes: int | None = None) -> _Integers:
+def _check_classes(
+    name: str, values: npt.ArrayLike, classes: int | None = None
+) -> npt.NDArray[np.int64]:
     integers = np.asarray(values)
     if integers.ndim != 1 or not integers.size:
         raise ValueError(f"{name} must be 1-D and not empty, got shape {integers.shape}")

@@ -325,11 +325,21 @@ def _random_bytes(key: jax.Array, sizes: list[int], batch: int) -> list[jax.Arra
 class DigitsCNN(nn.Module):
     """The notebook's network: 3 x (3x3 conv, pool, dropout), 2 x (dense, dropout), logits.
 
-    With its defaults it has 102,794 parameters (see ``layer_table``). ``width`` multiplies the
-    number of features of every layer but the last. Each entry of ``conv_features`` is a stage
-    that ends in a pool: the features of its one convolution, or a tuple with those of several.
+    With its defaults it has 102,794 parameters (see ``layer_table``).
 
-    Example:
+    Attributes:
+        classes: K, the number of logits.
+        conv_features: each entry is a stage that ends in a pool, so at most three for 8x8 pixels:
+            the features of its one convolution, or a tuple with those of several.
+        dense_features: of each dense layer before the logits.
+        width: multiplies the number of features of every layer but the last.
+        dropout_rate: share of units set to zero in training; in [0, 1).
+        conv_activation: after each convolution.
+        dense_activation: after each dense layer but the last.
+        pixel_scale: multiplies the pixels; 1/16 brings the counts 0..16 to 0..1.
+        batch_norm: after each convolution (and its pool), before the activation.
+
+    Examples:
         >>> import jax
         >>> images = jax.numpy.zeros((2, 8, 8), jax.numpy.uint8)
         >>> network = DigitsCNN()
@@ -342,11 +352,11 @@ class DigitsCNN(nn.Module):
     conv_features: tuple[int | tuple[int, ...], ...] = (16, 32, 64)
     dense_features: tuple[int, ...] = (128, 512)
     width: float = 1.0
-    dropout_rate: float | jax.Array = 0.25  # share of units set to zero in training; in [0, 1)
+    dropout_rate: float | jax.Array = 0.25
     conv_activation: Activation = nn.relu
     dense_activation: Activation = nn.sigmoid
-    pixel_scale: float = 1.0  # multiplies the pixels; 1/16 brings the counts 0..16 to 0..1
-    batch_norm: bool = False  # after each convolution (and its pool), before the activation
+    pixel_scale: float = 1.0
+    batch_norm: bool = False
 
     @property
     def stages(self) -> list[tuple[int, ...]]:
@@ -414,13 +424,21 @@ class DigitsCNN(nn.Module):
 
 
 class Layer(NamedTuple):
-    """A row of the layer table."""
+    """A row of the layer table.
+
+    Attributes:
+        name: the layer's.
+        kind: its class.
+        output_shape: of one image, without the batch.
+        parameters: their number.
+        flops: of one image's forward pass; see ``layer_table``.
+    """
 
     name: str
     kind: str
-    output_shape: tuple[int, ...]  # of one image, without the batch
+    output_shape: tuple[int, ...]
     parameters: int
-    flops: int  # of one image's forward pass; see layer_table
+    flops: int
 
 
 def layer_table(network: DigitsCNN, image_shape: tuple[int, ...] = (8, 8)) -> list[Layer]:
@@ -434,7 +452,7 @@ def layer_table(network: DigitsCNN, image_shape: tuple[int, ...] = (8, 8)) -> li
         network: the module; nothing is computed, its shapes are traced.
         image_shape: shape of one image, (H, W) or (H, W, C).
 
-    Example:
+    Examples:
         >>> table = layer_table(DigitsCNN())
         >>> table[0].name, table[0].kind, table[0].output_shape
         ('conv_1', 'Conv3x3', (8, 8, 16))

@@ -244,11 +244,13 @@ def digit_sheet(
     columns: int = 8,
     title: str = "",
     framed: Iterable[int] = (),
+    black: float = 16,
 ) -> Figure:
     """A sheet of images [N, H, W], `columns` side by side, under a common title; N may be 0.
 
     Each has its own of the titles [N], of one or more lines; where one is long, all are smaller.
     The images whose numbers are `framed` stand out.
+    0 is white and `black` black: 1 or 255 for images of other data.
     """
     digits = _array("images", images, "N", "H", "W") if np.size(images) else np.empty(0)
     if columns < 1:
@@ -260,7 +262,7 @@ def digit_sheet(
     above = max(map(len, lines), default=0) * size / 58 + 0.06  # inches, for a digit's title
     height = -(-len(digits) // columns) * (cell + above) + (0.3 if title else 0.1)
     figure, (panel,) = _figure(columns * cell, height)
-    _tiles(panel, digits, columns, titles, above * _PITCH / cell)
+    _tiles(panel, digits, columns, titles, above * _PITCH / cell, vmax=black)
     for text in panel.texts:
         text.set_size(size)
     for i in framed:

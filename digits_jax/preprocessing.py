@@ -49,10 +49,11 @@ def block_counts(bitmap: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     Raises:
         PreprocessingError: `bitmap` has another shape or dtype.
 
-    >>> bitmap = np.zeros((32, 32), bool)
-    >>> bitmap[0, :6] = True
-    >>> block_counts(bitmap)[0].tolist()
-    [4, 2, 0, 0, 0, 0, 0, 0]
+    Examples:
+        >>> bitmap = np.zeros((32, 32), bool)
+        >>> bitmap[0, :6] = True
+        >>> block_counts(bitmap)[0].tolist()
+        [4, 2, 0, 0, 0, 0, 0, 0]
     """
     ink = np.asarray(bitmap)
     if ink.shape != (_SIZE, _SIZE) or ink.dtype != np.bool_:
@@ -89,10 +90,11 @@ def digit_from_image(
         Otsu (1979), A Threshold Selection Method from Gray-Level Histograms, IEEE Transactions on
         Systems, Man, and Cybernetics 9:62-66.
 
-    >>> page = np.full((60, 40), 255, np.uint8)
-    >>> page[10:50, 15:25] = 0  # a thick stroke: the digit 1
-    >>> digit_from_image(page)[4].tolist()
-    [0, 0, 16, 16, 16, 16, 0, 0]
+    Examples:
+        >>> page = np.full((60, 40), 255, np.uint8)
+        >>> page[10:50, 15:25] = 0  # a thick stroke: the digit 1
+        >>> digit_from_image(page)[4].tolist()
+        [0, 0, 16, 16, 16, 16, 0, 0]
     """
     if isinstance(image, str | os.PathLike):
         try:

@@ -63,7 +63,7 @@ def preset(
     Raises:
         ValueError: there is no such recipe, or a number is below 1.
 
-    Example:
+    Examples:
         >>> experiment, hyperparameters, epochs = preset("notebook", train_rows=4496)
         >>> experiment == Experiment(), hyperparameters == Hyperparameters(), epochs
         (True, True, 100)

@@ -50,12 +50,13 @@ def stack_splits(*splits: Split) -> Split:
         TypeError: an argument is no Split, or its row numbers are not integers.
         ValueError: no split is given, or one is not stacked, or its arrays don't fit together.
 
-    >>> labels = np.arange(100) % 10
-    >>> runs = stack_splits(kfold_splits(labels, 5), refit_split(labels))
-    >>> runs.train_rows.shape, runs.test_rows.shape
-    ((6, 100), (6, 20))
-    >>> runs.train_weights.sum(axis=1).tolist(), runs.test_weights.sum(axis=1).tolist()
-    ([80.0, 80.0, 80.0, 80.0, 80.0, 100.0], [20.0, 20.0, 20.0, 20.0, 20.0, 0.0])
+    Examples:
+        >>> labels = np.arange(100) % 10
+        >>> runs = stack_splits(kfold_splits(labels, 5), refit_split(labels))
+        >>> runs.train_rows.shape, runs.test_rows.shape
+        ((6, 100), (6, 20))
+        >>> runs.train_weights.sum(axis=1).tolist(), runs.test_weights.sum(axis=1).tolist()
+        ([80.0, 80.0, 80.0, 80.0, 80.0, 100.0], [20.0, 20.0, 20.0, 20.0, 20.0, 0.0])
     """
     if not splits:
         raise ValueError("stack_splits needs at least one split")
@@ -119,9 +120,10 @@ def kfold_splits(
         ValueError: `labels` is empty or not 1-D, `folds` is not in 2..N, `repeats` is below 1,
             `seed` is out of range, or a class has fewer rows than folds to stratify it over.
 
-    >>> splits = kfold_splits([0, 1] * 5, folds=3, stratified=False)
-    >>> splits.test_rows.shape, splits.test_weights.sum(axis=1).tolist()
-    ((3, 4), [4.0, 3.0, 3.0])
+    Examples:
+        >>> splits = kfold_splits([0, 1] * 5, folds=3, stratified=False)
+        >>> splits.test_rows.shape, splits.test_weights.sum(axis=1).tolist()
+        ((3, 4), [4.0, 3.0, 3.0])
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
@@ -209,8 +211,9 @@ def holdout_split(
         ValueError: `labels` is empty or not 1-D, `test_size` is not between 0 and 1 or leaves a
             part without rows, `seed` is out of range, or a class is too small to stratify.
 
-    >>> holdout_split([0, 1] * 5).test_rows.tolist()
-    [[8, 1]]
+    Examples:
+        >>> holdout_split([0, 1] * 5).test_rows.tolist()
+        [[8, 1]]
     """
     from sklearn.model_selection import train_test_split
 

@@ -90,17 +90,18 @@ def summarize(
         ValueError: `scores` is empty, not 1-D or not finite; one size is given without the other,
             or is out of range.
 
-    The notebook's five folds:
+    Examples:
+        The notebook's five folds:
 
-    >>> scores = [0.9928825497627258, 0.9902135133743286, 0.9830960631370544,
-    ...           0.9893238544464111, 0.9919928908348083]
-    >>> notebook = summarize(scores, train_rows=4496, test_rows=1124)
-    >>> f"{notebook.mean:.4f} ± {notebook.std:.4f}"
-    '0.9895 ± 0.0034'
-    >>> [round(bound, 4) for bound in notebook.ci95]
-    [0.9823, 0.9967]
-    >>> [round(bound, 4) for bound in summarize(scores).ci95]  # as if the folds were independent
-    [0.9847, 0.9943]
+        >>> scores = [0.9928825497627258, 0.9902135133743286, 0.9830960631370544,
+        ...           0.9893238544464111, 0.9919928908348083]
+        >>> notebook = summarize(scores, train_rows=4496, test_rows=1124)
+        >>> f"{notebook.mean:.4f} ± {notebook.std:.4f}"
+        '0.9895 ± 0.0034'
+        >>> [round(bound, 4) for bound in notebook.ci95]
+        [0.9823, 0.9967]
+        >>> [round(bound, 4) for bound in summarize(scores).ci95]  # as if independent
+        [0.9847, 0.9943]
     """
     values = _check_scores("scores", scores)
     if (train_rows is None) != (test_rows is None):
@@ -139,10 +140,11 @@ def corrected_resampled_ttest(
     Reference:
         Nadeau and Bengio (2003), section 5; for repeated folds Bouckaert and Frank (2004).
 
-    >>> a, b = [0.99, 0.98, 0.99, 0.97, 0.98], [0.97, 0.97, 0.97, 0.97, 0.97]
-    >>> result = corrected_resampled_ttest(a, b, train_rows=80, test_rows=20)
-    >>> print(f"t = {result.statistic:.3f}, p = {result.p_value:.3f}")
-    t = 2.138, p = 0.099
+    Examples:
+        >>> a, b = [0.99, 0.98, 0.99, 0.97, 0.98], [0.97, 0.97, 0.97, 0.97, 0.97]
+        >>> result = corrected_resampled_ttest(a, b, train_rows=80, test_rows=20)
+        >>> print(f"t = {result.statistic:.3f}, p = {result.p_value:.3f}")
+        t = 2.138, p = 0.099
     """
     first, second = _check_scores("scores_a", scores_a), _check_scores("scores_b", scores_b)
     if len(first) != len(second):
@@ -255,8 +257,9 @@ def mcnemar_test(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemarR
         or percentages, Psychometrika 12:153-157. Exact form: Fay (2010), Two-sided exact tests and
         matching confidence intervals for discrete data, The R Journal 2(1):53-58.
 
-    >>> mcnemar_test([True] * 11 + [False] * 9, [True] * 9 + [False] * 2 + [True] * 9)
-    McNemarResult(only_a=2, only_b=9, p_value=0.0654296875)
+    Examples:
+        >>> mcnemar_test([True] * 11 + [False] * 9, [True] * 9 + [False] * 2 + [True] * 9)
+        McNemarResult(only_a=2, only_b=9, p_value=0.0654296875)
     """
     first, second = np.asarray(correct_a), np.asarray(correct_b)
     for name, correct in (("correct_a", first), ("correct_b", second)):
@@ -299,9 +302,10 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
         Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference, Journal
         of the American Statistical Association 22:209-212.
 
-    >>> low, high = wilson_interval(81, 263)
-    >>> print(f"{low:.4f} to {high:.4f}")
-    0.2553 to 0.3662
+    Examples:
+        >>> low, high = wilson_interval(81, 263)
+        >>> print(f"{low:.4f} to {high:.4f}")
+        0.2553 to 0.3662
     """
     try:
         successes, count = operator.index(successes), operator.index(count)

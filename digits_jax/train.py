@@ -27,36 +27,68 @@ Params = Any  # a pytree of arrays
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of a run that are traced, so that a grid of them trains in one program."""
+    """The numbers of a run that are traced, so that a grid of them trains in one program.
 
-    learning_rate: ArrayLike = 1e-3  # of Adam, a step; Keras's default, as are the next three
-    beta_1: ArrayLike = 0.9  # decay of Adam's first moment, a step
-    beta_2: ArrayLike = 0.999  # decay of Adam's second moment, a step
-    epsilon: ArrayLike = 1e-7  # added to the root of Adam's second moment
-    weight_decay: ArrayLike = 0.0  # decoupled, as in AdamW: times the learning rate, a step
-    label_smoothing: ArrayLike = 0.0  # share of a label that is spread over all classes; [0, 1)
-    dropout_rate: ArrayLike | None = None  # None: the network's own; else replaces its field
-    schedule_steps: ArrayLike | None = None  # of the learning rate's schedule; see optimizers.py
-    average_decay: ArrayLike | None = None  # of the averaged weights, a step; None: no averaging
+    Each is a number, or an array [R] with one for each run. An optimizer of your own may give the
+    first five another meaning.
+
+    Attributes:
+        learning_rate: of Adam, a step; Keras's default, as are the next three.
+        beta_1: decay of Adam's first moment, a step.
+        beta_2: decay of Adam's second moment, a step.
+        epsilon: added to the root of Adam's second moment.
+        weight_decay: decoupled, as in AdamW: times the learning rate, a step.
+        label_smoothing: share of a label that is spread over all classes; [0, 1).
+        dropout_rate: None: the network's own; else replaces its field.
+        schedule_steps: of the learning rate's schedule; see ``optimizers.py``.
+        average_decay: of the averaged weights, a step; None: no averaging.
+    """
+
+    learning_rate: ArrayLike = 1e-3
+    beta_1: ArrayLike = 0.9
+    beta_2: ArrayLike = 0.999
+    epsilon: ArrayLike = 1e-7
+    weight_decay: ArrayLike = 0.0
+    label_smoothing: ArrayLike = 0.0
+    dropout_rate: ArrayLike | None = None
+    schedule_steps: ArrayLike | None = None
+    average_decay: ArrayLike | None = None
 
 
 class Examples(NamedTuple):
-    """A data set on the device: what all runs of a program share."""
+    """A data set: what all runs of a program share.
 
-    images: ArrayLike  # [N, H, W] or [N, H, W, C]
-    labels: ArrayLike  # int32 [N]
+    Attributes:
+        images: numbers [N, H, W] or [N, H, W, C].
+        labels: integers [N], classes 0 to K - 1.
+    """
+
+    images: ArrayLike
+    labels: ArrayLike
 
 
 class Batch(NamedTuple):
-    """The rows of one step. Rows of weight 0 are padding, and touch nothing."""
+    """The rows of one step. Rows of weight 0 are padding, and touch nothing.
 
-    images: jax.Array  # [B, H, W] or [B, H, W, C]
-    labels: jax.Array  # int32 [B]
-    weights: jax.Array  # float32 [B], 1 for a row that counts and 0 for padding
+    Attributes:
+        images: numbers [B, H, W] or [B, H, W, C].
+        labels: int32 [B].
+        weights: float32 [B], 1 for a row that counts and 0 for padding.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    weights: jax.Array
 
 
 class Sums(NamedTuple):
-    """What a step or an evaluation counted, to be divided once at the end. float32 scalars."""
+    """What a step or an evaluation counted, to be divided once at the end.
+
+    Attributes:
+        loss: float32 scalar, the sum over rows, nats.
+        correct: float32 scalar, rows whose largest logit is their class's.
+        rows: float32 scalar, rows of weight 1.
+    """
 
     loss: jax.Array
     correct: jax.Array
@@ -64,28 +96,47 @@ class Sums(NamedTuple):
 
 
 class History(NamedTuple):
-    """Means over the rows of each epoch, as Keras reports them: dropout on, weights moving."""
+    """Means over the rows of each epoch, as Keras reports them: dropout on, weights moving.
 
-    loss: jax.Array  # float32 [E]
-    accuracy: jax.Array  # float32 [E]
+    Attributes:
+        loss: float32 [E], nats.
+        accuracy: float32 [E], 0..1.
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
 
 
 class TrainState(NamedTuple):
-    """All that training changes. It carries no random key: see ``epoch_key``."""
+    """All that training changes. It carries no random key: see ``epoch_key``.
+
+    Attributes:
+        params: the network's parameters, a pytree of arrays.
+        collections: the network's other Flax collections, e.g. batch_stats; {} if it has none.
+        opt_state: optax's, a pytree of arrays.
+        step: int32 scalar, optimizer steps taken.
+        average: averaged params and collections; {} without ``average_decay``.
+    """
 
     params: Params
-    collections: Any  # the network's other Flax collections, e.g. batch_stats; {} if it has none
+    collections: Any
     opt_state: optax.OptState
-    step: jax.Array  # int32, optimizer steps taken
-    average: Any = {}  # averaged params and collections; {} without average_decay
+    step: jax.Array
+    average: Any = {}
 
 
 class Run(NamedTuple):
-    """One training run; stacked on a leading axis R to make many."""
+    """One training run; stacked on a leading axis R to make many.
+
+    Attributes:
+        split: the rows that train and test.
+        hyperparameters: scalars.
+        key: typed PRNG key: initial weights, shuffles, dropout, augmentation.
+    """
 
     split: Split
     hyperparameters: Hyperparameters
-    key: jax.Array  # typed PRNG key: initial weights, shuffles, dropout, augmentation
+    key: jax.Array
 
 
 def adam(
@@ -227,7 +278,7 @@ def train_step(
     Returns:
         The state after the step, and the sums over the batch before it (with dropout on).
 
-    Example:
+    Examples:
         A loop of one's own, on the rows that come with scikit-learn:
 
         >>> import jax

@@ -25,7 +25,7 @@ from digits_jax.memory import fitting_wave_size
 from digits_jax.parts import DamagedPart, read_part, write_part
 from digits_jax.train import Examples, Experiment, History, Run
 
-logger = logging.getLogger("digits_jax")
+logger: logging.Logger = logging.getLogger("digits_jax")
 
 
 class WaveResults(NamedTuple):
@@ -97,7 +97,7 @@ def train_in_waves(
         CheckpointError: the folder holds waves and ``resume`` is False, or they are of other runs.
         WavesInterrupted: a callback asked to stop.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from digits_jax import kfold_splits, load_digits, make_runs
         >>> digits = load_digits("bundled")

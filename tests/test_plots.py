@@ -573,3 +573,10 @@ def test_nothing_imports_pyplot() -> None:
         "import digits_jax.plots; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_sheet_of_other_data_has_its_own_black() -> None:
+    (panel,) = plots.digit_sheet(IMAGES[:2] / 16, ["a", "b"], black=1).axes
+    assert [image.get_clim() for image in panel.images] == [(0, 1), (0, 1)]
+    (panel,) = plots.digit_sheet(IMAGES[:2], ["a", "b"]).axes
+    assert [image.get_clim() for image in panel.images] == [(0, 16), (0, 16)]

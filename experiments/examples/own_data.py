@@ -19,7 +19,6 @@ import numpy.typing as npt
 import tyro
 
 import digits_jax as dj
-from digits_jax import metrics
 
 CLASSES = ("red row", "red column", "blue row", "blue column")
 
@@ -75,8 +74,8 @@ def main(
         test_rows=len(labels) / folds,
     )
     print(f"accuracy of {folds} folds: {100 * scores.mean:.2f} ± {100 * scores.std:.2f} %")
-    rows, shares = metrics.pooled_predictions(result.test_rows[:folds], result.logits[:folds])
-    confusion = metrics.confusion(labels[rows], shares.argmax(1), classes=len(CLASSES))
+    rows, shares = dj.metrics.pooled_predictions(result.test_rows[:folds], result.logits[:folds])
+    confusion = dj.metrics.confusion(labels[rows], shares.argmax(1), classes=len(CLASSES))
     print("each class, and how often it is taken for", ", ".join(CLASSES))
     for name, counts in zip(CLASSES, confusion, strict=True):
         print(f"{name:>12}", counts)

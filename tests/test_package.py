@@ -1,0 +1,49 @@
+"""What ``import digits_jax`` gives, what it costs, and that all files tell the same version."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import digits_jax
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    assert dir(digits_jax) == sorted(digits_jax.__all__)
+    assert len(set(digits_jax.__all__)) == len(digits_jax.__all__)
+    for name in digits_jax.__all__:
+        public = getattr(digits_jax, name)
+        if callable(public) or isinstance(public, types.ModuleType):
+            assert inspect.getdoc(public), name
+            # A NamedTuple without a docstring has its signature for one.
+            assert not (public.__doc__ or "").startswith(f"{name}("), name
+    with pytest.raises(AttributeError, match="module 'digits_jax' has no attribute 'plot'"):
+        digits_jax.plot  # noqa: B018
+
+
+def test_import_loads_nothing_that_only_some_need() -> None:
+    """Scikit-learn, say, would add its second to every start."""
+    code = "import sys, digits_jax; print(*sys.modules); digits_jax.plots.save"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"jax", "flax", "optax"} <= loaded
+    slow = {"matplotlib", "orbax", "pandas", "PIL", "platformdirs", "scipy", "sklearn", "tyro"}
+    assert loaded & (slow | {"digits_jax.plots", "digits_jax.checkpoint"}) == set()
+
+
+def test_all_files_tell_the_same_version() -> None:
+    version = digits_jax.__version__
+    assert importlib.metadata.version("digits_jax") == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall("^version: (.*)$", citation, re.MULTILINE) == [version]
+    released = re.findall(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[:1] in ([], [version])
