@@ -260,8 +260,8 @@ class Checkpoints:
             like: a pytree of the same structure whose leaves have ``shape`` [R, ...] and
                 ``dtype``.
             epoch: one of the saved epochs.
-            sharding: gives ``jax.Array``s with their first axis so sharded instead, filled up with
-                zeros to a multiple of its devices; only what those of this process hold is read.
+            sharding: gives ``jax.Array``s with their first axis so sharded instead, filled up
+                with anything to a multiple of its devices; each process reads what its own hold.
 
         Raises:
             DamagedError: it is not what was saved.

@@ -117,7 +117,7 @@ def test_sharded_arrays_are_saved_without_their_padding(tmp_path: Path, devices:
     for name, expected in five.items():
         assert sharded[name].sharding == other
         np.testing.assert_array_equal(sharded[name][:5], expected)
-        np.testing.assert_array_equal(sharded[name][5:], 0)
+        assert sharded[name].shape[0] == 5 + -5 % devices
 
 
 def test_a_checksum_does_not_depend_on_where_a_run_is() -> None:
