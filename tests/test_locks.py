@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,3 +81,20 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         FolderLock(tmp_path / "file" / "a")
+
+
+def test_a_lock_given_back_between_opening_and_locking_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = FolderLock(tmp_path)
+    flock = fcntl.flock
+
+    def late(*arguments: Any) -> None:
+        first.release()  # removes the file that was just opened
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = FolderLock(tmp_path)
+    assert second.held
+    with pytest.raises(FolderInUse):
+        FolderLock(tmp_path)
