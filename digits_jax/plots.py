@@ -9,6 +9,7 @@ R of runs, E of epochs, K of classes; pixels are ink counts, 0..16, drawn dark o
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,13 +154,13 @@ def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     shared = _array("counts", counts, "M", *np.shape(counts)[:1])
     names = _names(names, range(len(shared)))
     shares = 100 * shared / np.maximum(np.diag(shared)[:, None], 1e-9)
-    figure, (panel,) = _figure(_PAGE, 0.4 * len(names) + 1.8)
-    panel.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    figure, (panel,) = _figure(_PAGE, max(0.35 * len(names) + 0.9, 2.4))
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (line, column), count in np.ndenumerate(shared):
         ink = "white" if shares[line, column] > 55 else "black"
         text = f"{count:.{int(count < 100)}f}\n{shares[line, column]:.0f} %"
         panel.text(column, line, text, ha="center", va="center", size=6, color=ink)
-    panel.set_xticks(range(len(names)), names, rotation=90)
+    panel.set_xticks(range(len(names)), [textwrap.fill(name, 12) for name in names])
     panel.set_yticks(range(len(names)), names)
     panel.set(xlabel="… that this method makes, too", ylabel="Of this method's errors …")
     _colorbar(panel, "Share of the line's errors (%)")
