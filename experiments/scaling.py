@@ -1,0 +1,399 @@
+"""What a run costs as runs, rows and width grow; and, on paper, what a million runs would cost.
+
+    python experiments/scaling.py --data optdigits.csv
+
+Each point trains the notebook's network in a process of its own, so that its memory is its own.
+A cost model is fitted to the points, checked against points that it has not seen, and used to tell
+what the notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
+
+    seconds of an epoch = call + step * steps of an epoch * ceil(runs / devices)
+    bytes of a checkpoint, of results = a constant + so much a run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import multiprocessing
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.figure import Figure
+
+STARTED = time.perf_counter()
+FOLDS = 5
+EPOCHS = 100  # of the protocol whose cost is predicted
+MANY = 1_000_000  # runs
+DEVICES = (1, 8, 256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of the command line."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+    runs: tuple[int, ...] = (1, 2, 5, 10, 50, 200)
+    """Numbers of runs, at all rows and width 1."""
+    rows: tuple[int, ...] = (500, 1000, 2000)
+    """Numbers of rows of the data set, at ten runs and width 1; all rows are there anyway."""
+    widths: tuple[float, ...] = (0.5, 2.0, 4.0)
+    """Multiples of the layers' features, at ten runs and all rows; 1 is there anyway."""
+    held_out: tuple[int, ...] = (20, 100)
+    """Numbers of runs that the fit doesn't see, to check it."""
+    epochs: int = 3
+    """Timed epochs of each point, after one that warms up."""
+    wave_size: int = 50
+    """Runs of a wave, for the largest number of runs once more, in waves."""
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/scaling/<date>-<time>."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """What is trained to measure its cost."""
+
+    runs: int
+    rows: int
+    width: float = 1.0
+    wave_size: int | None = None  # None: all runs at once
+
+
+def main(config: Config) -> None:
+    """Measures, fits, shows and writes."""
+    harness.positive(epochs=config.epochs, wave_size=config.wave_size)
+    for name in ("runs", "rows", "widths", "held_out"):
+        values = getattr(config, name)
+        flag = "--" + name.replace("_", "-")
+        harness.require(bool(values) and min(values) > 0, f"{flag} must be positive numbers")
+    harness.require(len(set(config.runs)) > 1, "--runs must name two numbers, to fit a line")
+    output = harness.Output(config.output_dir, script="scaling")
+    harness.start_jax(compilation_cache=False)
+    import digits_jax as dj
+
+    dataset = dj.load_digits(config.data)
+    harness.show_data(dataset.provenance)
+    most = len(dataset.labels)
+    harness.require(
+        min(config.rows) >= 100, "--rows must be at least 100, for five folds of ten classes"
+    )
+    harness.require(max(config.rows) <= most, f"--rows must be at most {most}, what the data have")
+    output.claim()
+    points = [Point(runs=runs, rows=most) for runs in config.runs]
+    points += [Point(runs=10, rows=rows) for rows in config.rows]
+    points += [Point(runs=10, rows=most, width=width) for width in config.widths]
+    points += [Point(runs=runs, rows=most) for runs in config.held_out]
+    points += [Point(runs=max(config.runs), rows=most, wave_size=config.wave_size)]
+    measured = []
+    for point in dict.fromkeys(points):
+        with harness.console.status(f"{point}"):
+            measured.append(measure_alone(point, config))
+        harness.console.print(_in_words(measured[-1]), highlight=False)
+    whole = [each for each in measured if each["wave_size"] is None]
+    plain = [each for each in whole if each["width"] == 1]
+    model = fit([each for each in plain if each["runs"] not in config.held_out])
+    checks = [check(model, each) for each in plain if each["runs"] in config.held_out]
+    waved = next(each for each in measured if each["wave_size"] is not None)
+    steps = next(each["steps"] for each in plain if each["rows"] == most)
+    predictions = [predict(model, devices, steps, waved) for devices in DEVICES]
+    report(model, checks, predictions)
+
+    from digits_jax import plots
+
+    plots.save(make_figure(measured, config, most), output.folder / "scaling")
+    output.json(
+        "results.json",
+        {
+            "experiment": "scaling",
+            **harness.describe(config, dataset.provenance),
+            "points": measured,
+            "model": model,
+            "held_out": checks,
+            "predictions": predictions,
+            "seconds": {"total": time.perf_counter() - STARTED},
+        },
+    )
+    harness.console.print(f"Written to {output.folder}/: results.json, scaling.png", soft_wrap=True)
+
+
+def measure_alone(point: Point, config: Config) -> dict[str, Any]:
+    """``measure`` in a process of its own, which ends with it."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, point, config.data, config.epochs).result()
+
+
+def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
+    """Seconds and bytes of one point."""
+    harness.start_jax(compilation_cache=False)
+    import jax
+    import numpy as np
+
+    import digits_jax as dj
+    from digits_jax.checkpoint import Checkpoints
+
+    dataset = dj.load_digits(data)
+    # The rows are ordered by writer; a sample keeps all classes.
+    rows = np.random.default_rng(0).permutation(len(dataset.labels))[: point.rows]
+    examples = dj.Examples(dataset.images[rows], dataset.labels[rows])
+    network = dj.DigitsCNN(width=point.width)
+    experiment = dj.Experiment(network=network)
+    jax.devices()
+    before = resident()
+    moments: list[float] = []
+
+    def runs_of(start: int, stop: int) -> dj.Run:
+        repeats = -(-stop // FOLDS)
+        splits = dj.kfold_splits(dataset.labels[rows], FOLDS, repeats=repeats)
+        splits = jax.tree.map(lambda leaf: leaf[start:stop], splits)
+        return dj.make_runs(splits, seed=start)
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        if point.wave_size is None:
+            result = dj.cross_validate(
+                examples,
+                runs_of(0, point.runs),
+                experiment=experiment,
+                epochs=1 + epochs,
+                on_epoch=lambda progress: moments.append(time.perf_counter()),
+            )
+            epoch_seconds = np.diff(moments).tolist()
+            timing = {"compile": result.seconds["compile"], "epoch": epoch_seconds}
+            peak = resident("VmHWM") - before
+            saving = time.perf_counter()
+            with Checkpoints(Path(folder) / "checkpoints", {}) as checkpoints:
+                checkpoints.save(1, {"states": result.states})
+            timing["checkpoint"] = time.perf_counter() - saving
+            saved = {"checkpoint": tree_bytes(Path(folder))}
+            saved["results"] = sum(np.asarray(part).nbytes for part in (result.logits, result.loss))
+        else:
+            dj.train_in_waves(
+                examples,
+                runs_of,
+                point.runs,
+                folder=folder,
+                wave_size=point.wave_size,
+                experiment=experiment,
+                epochs=1 + epochs,
+                on_wave=lambda runs: moments.append(time.perf_counter()),
+            )
+            peak = resident("VmHWM") - before
+            waves = [(b - a) / (1 + epochs) for a, b in itertools.pairwise(moments)]
+            timing = {"epoch": [sum(waves) / len(waves) * -(-point.runs // point.wave_size)]}
+            saved = {"results": tree_bytes(Path(folder))}
+    steps = -(-(point.rows * (FOLDS - 1) // FOLDS) // experiment.batch_size)
+    forward: int = sum(layer.flops for layer in dj.layer_table(network))
+    return {
+        **dataclasses.asdict(point),
+        "devices": jax.device_count(),
+        "epochs": 1 + epochs,
+        "steps": steps,
+        "flops_per_row": 3 * forward,  # backward costs twice as much
+        "seconds": timing | {"total": time.perf_counter() - started},
+        "bytes": saved | {"peak": peak},
+    }
+
+
+def resident(field: str = "VmRSS") -> int:
+    """Bytes that this process has resident, or the most that it had (``VmHWM``)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no {field} in /proc/self/status")
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _in_words(point: dict[str, Any]) -> str:
+    waves = "" if point["wave_size"] is None else f", in waves of {point['wave_size']}"
+    return (
+        f"{point['runs']:4d} runs, {point['rows']:5d} rows, width {point['width']:g}{waves}: "
+        f"{1e3 * _epoch_seconds(point) / point['runs']:.1f} ms an epoch of a run, "
+        f"{point['bytes']['peak'] / 1e6:.0f} MB"
+    )
+
+
+def fit(points: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The cost model of width 1, by least squares of relative errors, no cost below zero."""
+    return {
+        **_line("call_seconds", "step_seconds", points, lanes_steps, _epoch_seconds),
+        **_line("checkpoint_bytes", "checkpoint_bytes_a_run", points, _runs, _bytes("checkpoint")),
+        **_line("memory_bytes", "memory_bytes_a_run", points, _runs, _bytes("peak")),
+        "start_seconds": statistics.median(p["seconds"]["compile"] for p in points),
+    }
+
+
+def _line(
+    constant: str,
+    slope: str,
+    points: Sequence[dict[str, Any]],
+    x: Callable[[dict[str, Any]], float],
+    y: Callable[[dict[str, Any]], float],
+) -> dict[str, float]:
+    """Both coefficients of y = constant + slope * x."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    values = np.array([y(point) for point in points])
+    terms = np.array([[1.0, x(point)] for point in points])
+    # Scaled to relative errors, so that the largest point does not decide alone.
+    (a, b), _ = nnls(terms / values[:, None], np.ones(len(values)))
+    return {constant: float(a), slope: float(b)}
+
+
+def lanes_steps(point: dict[str, Any]) -> float:
+    """Steps that the busiest device takes in an epoch."""
+    return float(-(-point["runs"] // point["devices"]) * point["steps"])
+
+
+def _runs(point: dict[str, Any]) -> float:
+    return float(point["runs"])
+
+
+def _epoch_seconds(point: dict[str, Any]) -> float:
+    seconds: list[float] = point["seconds"]["epoch"]
+    return statistics.median(seconds)
+
+
+def _bytes(name: str) -> Callable[[dict[str, Any]], float]:
+    return lambda point: float(point["bytes"][name])
+
+
+def check(model: dict[str, float], point: dict[str, Any]) -> dict[str, float]:
+    """The model beside a point that it was not fitted to."""
+    predicted = model["call_seconds"] + model["step_seconds"] * lanes_steps(point)
+    measured = _epoch_seconds(point)
+    return {
+        "runs": point["runs"],
+        "predicted_seconds": predicted,
+        "measured_seconds": measured,
+        "ratio": predicted / measured,
+    }
+
+
+def predict(
+    model: dict[str, float], devices: int, steps: int, wave: dict[str, Any]
+) -> dict[str, float]:
+    """The notebook's protocol for a million runs in waves, on devices like those measured."""
+    lanes = wave["wave_size"] / wave["devices"]  # runs of a wave on each device
+    waves = MANY / (lanes * devices)
+    epoch = model["call_seconds"] + model["step_seconds"] * steps * lanes
+    history = 8 * (EPOCHS - wave["epochs"])  # bytes a run that the measured waves did not have
+    return {
+        "devices": devices,
+        "runs": MANY,
+        "seconds": model["start_seconds"] + waves * EPOCHS * epoch,
+        "waves": waves,
+        "results_bytes": MANY * (wave["bytes"]["results"] / wave["runs"] + history),
+        "checkpoint_bytes": MANY * model["checkpoint_bytes_a_run"],
+        "memory_bytes_at_once": MANY / devices * model["memory_bytes_a_run"],
+        "memory_bytes_of_a_wave": model["memory_bytes"] + lanes * model["memory_bytes_a_run"],
+    }
+
+
+def report(
+    model: dict[str, float],
+    checks: Sequence[dict[str, float]],
+    predictions: Sequence[dict[str, float]],
+) -> None:
+    """The model, how well it foretells what it has not seen, and the table of a million runs."""
+    from rich.table import Table
+
+    harness.console.print(
+        f"an epoch takes {1e3 * model['call_seconds']:.1f} ms + {1e3 * model['step_seconds']:.3f} "
+        f"ms * steps * runs a device; starting {model['start_seconds']:.1f} s; a run adds "
+        f"{model['memory_bytes_a_run'] / 1e6:.1f} MB of memory and "
+        f"{model['checkpoint_bytes_a_run'] / 1e6:.2f} MB of checkpoint",
+        highlight=False,
+    )
+    for each in checks:
+        harness.console.print(
+            f"held out, {each['runs']:.0f} runs: predicted {each['predicted_seconds']:.2f} s an "
+            f"epoch, measured {each['measured_seconds']:.2f} (ratio {each['ratio']:.2f})",
+            highlight=False,
+        )
+    table = Table(title=f"{MANY:,} runs of {EPOCHS} epochs, in waves")
+    for column in ("devices", "days", "waves (files)", "results (GB)", "memory a device (MB)"):
+        table.add_column(column, justify="right")
+    for each in predictions:
+        table.add_row(
+            f"{each['devices']:.0f}",
+            f"{each['seconds'] / 86400:.2f}",
+            f"{each['waves']:,.0f}",
+            f"{each['results_bytes'] / 1e9:.2f}",
+            f"{each['memory_bytes_of_a_wave'] / 1e6:,.0f}",
+        )
+    harness.console.print(table)
+    first = predictions[0]
+    harness.console.print(
+        f"All at once, one device would need {first['memory_bytes_at_once'] / 1e12:.1f} TB of "
+        f"memory and a checkpoint {first['checkpoint_bytes'] / 1e12:.1f} TB: memory breaks first, "
+        "so runs go in waves, whose results are one file each and whose states are not kept.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def make_figure(points: Sequence[dict[str, Any]], config: Config, most: int) -> Figure:
+    """Seconds of a run's epoch, and memory, by runs, rows and width."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.2), dpi=150, layout="constrained")
+    panels = list(figure.subplots(2, 2).flat)
+    whole = [point for point in points if point["wave_size"] is None]
+    by_runs = [p for p in whole if p["width"] == 1 and p["rows"] == most]
+    by_rows = [p for p in whole if p["width"] == 1 and p["runs"] == 10]
+    by_width = [p for p in whole if p["rows"] == most and p["runs"] == 10]
+    for panel, chosen, x, label in (
+        (panels[0], by_runs, "runs", "runs at once"),
+        (panels[2], by_rows, "rows", "rows of the data set"),
+        (panels[3], by_width, "width", "width (multiple of the layers' features)"),
+    ):
+        chosen = sorted(chosen, key=lambda point: point[x])
+        xs = [point[x] for point in chosen]
+        each = [[1e3 * s / point["runs"] for s in point["seconds"]["epoch"]] for point in chosen]
+        middle = [statistics.median(values) for values in each]
+        ranges = [
+            [m - min(values) for m, values in zip(middle, each, strict=True)],
+            [max(values) - m for m, values in zip(middle, each, strict=True)],
+        ]
+        panel.errorbar(xs, middle, yerr=ranges, marker="o", capsize=3, color="#0072B2")
+        panel.set(xscale="log", ylim=(0, None), xlabel=label, ylabel="ms an epoch of one run")
+        panel.set_xticks(xs, [f"{value:g}" for value in xs], minor=False)
+        panel.minorticks_off()
+    memory = panels[1]
+    by_runs = sorted(by_runs, key=lambda point: point["runs"])
+    runs = [point["runs"] for point in by_runs]
+    memory.plot(runs, [p["bytes"]["peak"] / 1e6 for p in by_runs], "o-", label="all at once")
+    for point in points:
+        if point["wave_size"] is not None:
+            label = f"in waves of {point['wave_size']}"
+            megabytes = point["bytes"]["peak"] / 1e6
+            memory.plot(point["runs"], megabytes, "s", color="#D55E00", label=label)
+    memory.set(xscale="log", ylim=(0, None), xlabel="runs", ylabel="memory for training (MB)")
+    memory.set_xticks(runs, [str(value) for value in runs], minor=False)
+    memory.minorticks_off()
+    memory.legend(frameon=False)
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+    title = f"{points[0]['devices']} CPU devices; medians and ranges of {config.epochs} epochs"
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+if __name__ == "__main__":
+    harness.run(Config, main, __doc__)

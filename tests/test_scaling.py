@@ -1,0 +1,78 @@
+"""scaling.py: the fit finds known costs, the prediction is its arithmetic, a point is measured."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture(scope="module")
+def scaling() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXPERIMENTS)
+        yield importlib.import_module("scaling")
+
+
+def _point(runs: int, *, rows: int = 1000, steps: int = 7, **more: Any) -> dict[str, Any]:
+    """A point whose costs are 0.01 s + 0.002 s * steps * ceil(runs / 2), 1 kB + 3 kB a run."""
+    epoch = 0.01 + 0.002 * steps * -(-runs // 2)
+    return {
+        **{"runs": runs, "rows": rows, "width": 1.0, "wave_size": None, "epochs": 4},
+        **{"devices": 2, "steps": steps},
+        "seconds": {"compile": 5.0, "epoch": [epoch, epoch, 9 * epoch]},
+        "bytes": {"checkpoint": 1000 + 3000 * runs, "peak": 10**8 + 10**6 * runs},
+        **more,
+    }
+
+
+def test_the_fit_finds_the_costs_that_made_the_points(scaling: ModuleType) -> None:
+    points = [_point(runs) for runs in (1, 2, 5, 50)] + [_point(10, rows=300, steps=2)]
+    model = scaling.fit(points)
+    assert model["call_seconds"] == pytest.approx(0.01)
+    assert model["step_seconds"] == pytest.approx(0.002)
+    assert model["checkpoint_bytes_a_run"] == pytest.approx(3000)
+    assert model["memory_bytes"] == pytest.approx(10**8)
+    assert model["start_seconds"] == 5
+    checked = scaling.check(model, _point(20))
+    assert checked["ratio"] == pytest.approx(1)
+
+
+def test_a_million_runs_are_their_waves(scaling: ModuleType) -> None:
+    model = scaling.fit([_point(runs) for runs in (1, 2, 5, 50)])
+    wave = _point(40, wave_size=20) | {"bytes": {"results": 40 * 500}}
+    one, eight = (scaling.predict(model, devices, 7, wave) for devices in (1, 8))
+    epoch = 0.01 + 0.002 * 7 * 10  # ten of a wave's runs on each of two devices
+    assert one["waves"] == 100_000
+    assert one["seconds"] == pytest.approx(5 + 100_000 * 100 * epoch)
+    assert (one["seconds"] - 5) / (eight["seconds"] - 5) == pytest.approx(8)
+    assert one["results_bytes"] == pytest.approx(1_000_000 * (500 + 8 * 96))
+
+
+def test_a_point_is_measured_in_a_process_of_its_own(scaling: ModuleType) -> None:
+    config = scaling.Config(data="bundled", epochs=2)
+    point = scaling.measure_alone(scaling.Point(runs=2, rows=200, width=0.5), config)
+    assert len(point["seconds"]["epoch"]) == 2 and min(point["seconds"]["epoch"]) > 0
+    assert point["steps"] == 2  # 160 rows in batches of 128
+    assert point["bytes"]["checkpoint"] > 2 * 4 * 20_000  # more than the weights of two
+    assert point["bytes"]["peak"] > 0
+    figure = scaling.make_figure([point, point | {"wave_size": 1}], config, most=200)
+    assert [axes.get_xlabel() for axes in figure.axes][:2] == ["runs at once", "runs"]
+
+
+def test_bad_options_are_refused(
+    scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harness = importlib.import_module("harness")
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--runs", "3"])
+    with pytest.raises(SystemExit) as stop:
+        harness.run(scaling.Config, scaling.main, scaling.__doc__)
+    assert stop.value.code == 2
+    assert "two numbers, to fit a line" in capsys.readouterr().err
