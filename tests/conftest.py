@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -36,3 +38,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def all_faults(pytestconfig: pytest.Config) -> bool:
     """Whether the fault tests run in full."""
     return bool(pytestconfig.getoption("--all-faults"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the tally of tests/faults: cases tried, survived and lost."""
+    tried: Counter[str] = Counter()
+    lost: list[str] = []
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if getattr(report, "when", "") == "teardown":
+            for name, counted in report.user_properties:
+                if name == "faults":
+                    tried.update(counted[0])
+                    lost += counted[1]
+    if tried:
+        terminalreporter.section("faults")
+        kinds = Counter(each.split(":")[0] for each in lost)
+        for kind, count in sorted(tried.items()):
+            survived = count - kinds[kind]
+            line = f"{kind}: {count} tried, {survived} survived, {kinds[kind]} lost"
+            terminalreporter.write_line(line)
+        for each in lost:
+            terminalreporter.write_line(each)

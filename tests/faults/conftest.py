@@ -1,19 +1,20 @@
-"""The tally of all fault tests, and what they compare with."""
+"""The tally of each fault test, and what they compare with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_runner import CROSS_VALIDATE, Script, Tally
 
-TALLY = Tally()
 
-
-@pytest.fixture(scope="session")
-def tally() -> Tally:
-    """Counts cases; they are printed at the end."""
-    return TALLY
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Counts cases; tests/conftest.py prints them at the end, of all of pytest's workers."""
+    counted = Tally()
+    yield counted
+    request.node.user_properties.append(("faults", [dict(counted.tried), counted.lost]))
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +31,3 @@ def reference(tmp_path_factory: pytest.TempPathFactory, cache: Path, all_faults:
         code, errors = script.end()
         assert code == 0, errors
     return script
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the tally."""
-    if TALLY.tried:
-        terminalreporter.section("faults")
-        for line in TALLY.lines():
-            terminalreporter.write_line(line)

@@ -59,14 +59,6 @@ class Tally:
         self.lost.append(f"{kind}: {why}")
         raise AssertionError(self.lost[-1])
 
-    def lines(self) -> list[str]:
-        """One for each kind, and one for each loss."""
-        kinds = Counter(lost.split(":")[0] for lost in self.lost)
-        return [
-            f"{kind}: {tried} tried, {tried - kinds[kind]} survived, {kinds[kind]} lost"
-            for kind, tried in sorted(self.tried.items())
-        ] + self.lost
-
 
 class Script:
     """A script of ``experiments/`` as a process of its own, whose lines are heard as they come."""
