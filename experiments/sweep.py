@@ -11,6 +11,16 @@ and the outer test rows score "tune, then train" without bias.
 
 It writes ``results.json`` (last, and whole), ``configurations.csv``, ``scores.npz``, figures and
 the waves to the output folder.
+
+Measured once each, on all 5620 rows, 10 epochs, 2 cores of a shared AVX-512 x86-64 machine (± is
+the sd between folds):
+
+    --learning-rate 3e-4 1e-3 2e-3 4e-3 8e-3 --dropout-rate 0 0.25 0.5
+        75 runs; the best is 4e-3 without dropout, 98.54 ± 0.13 % (optimistic)
+    --learning-rate 1e-3 2e-3 4e-3 8e-3 --dropout-rate 0 --folds 3 --inner-folds 2 --nested
+        --halving --verify-halving
+        2e-3 is chosen in each outer split, 97.88 ± 0.59 % (95 % interval 95.03 to 100.00 %);
+        halving trains 75 % of the runs' epochs and chooses the same in 3 of 3 splits
 """
 
 from __future__ import annotations
