@@ -25,12 +25,19 @@ from digits_jax.waves import in_waves, load_waves, saved_wave_size
 
 
 class Halving(NamedTuple):
-    """What successive halving found, for G groups of C configurations on F splits each."""
+    """What successive halving found, for G groups of C configurations on F splits each.
 
-    winner: np.ndarray  # int64 [G]
-    epochs: np.ndarray  # int64 [G, C], that each configuration was trained for
-    accuracy: np.ndarray  # float64 [G, C, F], on the splits' test rows, when it was last scored
-    loss: np.ndarray  # float64 [G, C, F]
+    Attributes:
+        winner: int64 [G].
+        epochs: int64 [G, C], that each configuration was trained for.
+        accuracy: float64 [G, C, F], on the splits' test rows, when it was last scored.
+        loss: float64 [G, C, F].
+    """
+
+    winner: np.ndarray
+    epochs: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray
 
 
 def halving_rungs(epochs: int, configurations: int) -> list[int]:
@@ -38,8 +45,9 @@ def halving_rungs(epochs: int, configurations: int) -> list[int]:
 
     Each rung is twice as long as the one before, for half as many: each costs the same.
 
-    >>> halving_rungs(10, 15)
-    [2, 3, 5, 10]
+    Examples:
+        >>> halving_rungs(10, 15)
+        [2, 3, 5, 10]
     """
     if epochs < 1 or configurations < 1:
         raise ValueError("epochs and configurations must be at least 1")

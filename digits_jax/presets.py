@@ -34,7 +34,13 @@ PRESETS = ("notebook", "strong")
 
 
 class Preset(NamedTuple):
-    """A recipe: the arguments of ``cross_validate`` and ``make_runs`` that make it up."""
+    """A recipe: the arguments of ``cross_validate`` and ``make_runs`` that make it up.
+
+    Attributes:
+        experiment: network, optimizer, loss, augmentation, batch size.
+        hyperparameters: numbers, or arrays [R].
+        epochs: passes over the training rows.
+    """
 
     experiment: Experiment
     hyperparameters: Hyperparameters

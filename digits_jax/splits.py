@@ -169,12 +169,13 @@ def inner_splits(
         TypeError: see `kfold_splits`.
         ValueError: `outer` is not stacked; else see `kfold_splits`.
 
-    >>> outer = kfold_splits([0, 1] * 9, folds=3)
-    >>> inner = inner_splits([0, 1] * 9, outer, folds=2)
-    >>> inner.train_rows.shape, inner.test_rows.shape
-    ((6, 6), (6, 6))
-    >>> set(outer.test_rows[0]) & set(inner.train_rows[:2].ravel())
-    set()
+    Examples:
+        >>> outer = kfold_splits([0, 1] * 9, folds=3)
+        >>> inner = inner_splits([0, 1] * 9, outer, folds=2)
+        >>> inner.train_rows.shape, inner.test_rows.shape
+        ((6, 6), (6, 6))
+        >>> set(outer.test_rows[0]) & set(inner.train_rows[:2].ravel())
+        set()
     """
     labels = _check_labels(labels)
     if np.ndim(outer.train_rows) != 2:

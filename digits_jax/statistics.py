@@ -188,8 +188,9 @@ def holm_correction(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal
         of Statistics 6:65-70.
 
-    >>> holm_correction([0.01, 0.04, 0.03, 0.005]).round(9).tolist()
-    [0.03, 0.06, 0.06, 0.02]
+    Examples:
+        >>> holm_correction([0.01, 0.04, 0.03, 0.005]).round(9).tolist()
+        [0.03, 0.06, 0.06, 0.02]
     """
     values = _check_scores("p_values", p_values)
     if not ((values >= 0) & (values <= 1)).all():
@@ -225,9 +226,10 @@ def prediction_interval(scores: npt.ArrayLike) -> tuple[float, float]:
         Montgomery and Runger (2003), Applied Statistics and Probability for Engineers, third
         edition, Wiley, section 8-6.
 
-    >>> low, high = prediction_interval([0.98, 0.99, 0.97])
-    >>> print(f"{low:.3f} to {high:.3f}")
-    0.930 to 1.030
+    Examples:
+        >>> low, high = prediction_interval([0.98, 0.99, 0.97])
+        >>> print(f"{low:.3f} to {high:.3f}")
+        0.930 to 1.030
     """
     values = _check_scores("scores", scores)
     error = _standard_error(values, 1.0)  # (1/J + 1) s^2

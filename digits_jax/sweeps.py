@@ -35,9 +35,10 @@ def grid(**values: Sequence[float]) -> Hyperparameters:
     Raises:
         ValueError: a name is no hyperparameter's, or has no value.
 
-    >>> numbers = grid(learning_rate=[1e-3, 1e-2], dropout_rate=[0.0, 0.25, 0.5])
-    >>> numbers.dropout_rate.tolist()
-    [0.0, 0.25, 0.5, 0.0, 0.25, 0.5]
+    Examples:
+        >>> numbers = grid(learning_rate=[1e-3, 1e-2], dropout_rate=[0.0, 0.25, 0.5])
+        >>> numbers.dropout_rate.tolist()
+        [0.0, 0.25, 0.5, 0.0, 0.25, 0.5]
     """
     for name, each in values.items():
         if name not in Hyperparameters._fields or not len(each):
@@ -60,8 +61,9 @@ def random_search(count: int, *, seed: int = 0, **ranges: tuple[float, float]) -
     Raises:
         ValueError: a name is no hyperparameter's, or a range is empty or can't be log-uniform.
 
-    >>> random_search(3, dropout_rate=(0.1, 0.1)).dropout_rate.tolist() == [np.float32(0.1)] * 3
-    True
+    Examples:
+        >>> random_search(3, dropout_rate=(0.1, 0.1)).dropout_rate.tolist() == [np.float32(0.1)] * 3
+        True
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
@@ -123,11 +125,17 @@ def run_picker(
 
 
 class Scores(NamedTuple):
-    """Of C configurations on F splits, on the test rows; means over seeds."""
+    """Of C configurations on F splits, on the test rows; means over seeds.
 
-    accuracy: np.ndarray  # float64 [C, F]
-    loss: np.ndarray  # float64 [C, F], nats; not finite where a run diverged
-    epochs: np.ndarray  # int64 [C, F], that they were trained for
+    Attributes:
+        accuracy: float64 [C, F].
+        loss: float64 [C, F], nats; not finite where a run diverged.
+        epochs: int64 [C, F], that they were trained for.
+    """
+
+    accuracy: np.ndarray
+    loss: np.ndarray
+    epochs: np.ndarray
 
 
 def train_grid(
@@ -230,9 +238,10 @@ def rank(accuracy: npt.ArrayLike, loss: npt.ArrayLike) -> np.ndarray:
     Returns:
         int64 [..., C], the configurations' numbers.
 
-    >>> rank([[0.9, 0.9], [0.9, 0.8], [0.9, 0.9], [1.0, 1.0]],
-    ...      [[0.5, 0.5], [0.1, 0.1], [0.5, 0.4], [0.1, np.nan]]).tolist()
-    [2, 0, 1, 3]
+    Examples:
+        >>> rank([[0.9, 0.9], [0.9, 0.8], [0.9, 0.9], [1.0, 1.0]],
+        ...      [[0.5, 0.5], [0.1, 0.1], [0.5, 0.4], [0.1, np.nan]]).tolist()
+        [2, 0, 1, 3]
     """
     accuracies, losses = np.asarray(accuracy, np.float64), np.asarray(loss, np.float64)
     sound = np.isfinite(losses).all(axis=-1)

@@ -29,14 +29,23 @@ logger: logging.Logger = logging.getLogger("digits_jax")
 
 
 class WaveResults(NamedTuple):
-    """What finished waves have saved, in the order of the runs. R counts finished runs only."""
+    """What finished waves have saved, in the order of the runs. R counts finished runs only.
 
-    runs: np.ndarray  # int64 [R], the runs' numbers, 0 to count - 1
-    loss: np.ndarray  # float64 [R], as in CrossValidation
-    accuracy: np.ndarray  # float64 [R]
-    history: History  # float32 [R, E]
-    test_rows: np.ndarray | None  # int32 [R, S]; None unless logits were kept and asked for
-    logits: np.ndarray | None  # float32 [R, S, K]; likewise
+    Attributes:
+        runs: int64 [R], the runs' numbers, 0 to count - 1.
+        loss: float64 [R], as in CrossValidation.
+        accuracy: float64 [R].
+        history: float32 [R, E].
+        test_rows: int32 [R, S]; None unless logits were kept and asked for.
+        logits: float32 [R, S, K]; likewise.
+    """
+
+    runs: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+    history: History
+    test_rows: np.ndarray | None
+    logits: np.ndarray | None
 
 
 class WavesInterrupted(Interrupted):

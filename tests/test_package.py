@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -28,6 +30,18 @@ def test_public_names_exist_and_are_documented() -> None:
             assert not (public.__doc__ or "").startswith(f"{name}("), name
     with pytest.raises(AttributeError, match="module 'digits_jax' has no attribute 'plot'"):
         digits_jax.plot  # noqa: B018
+
+
+@pytest.mark.parametrize("name", [each.name for each in pkgutil.iter_modules(digits_jax.__path__)])
+def test_the_reference_shows_fields_and_doctests(name: str) -> None:
+    module = importlib.import_module(f"digits_jax.{name}")
+    for public in vars(module).values():
+        fields = getattr(public, "_fields", ())
+        if fields and public.__module__ == module.__name__ and public.__name__[0] != "_":
+            documented = re.findall(r"^ {4}(\w+): ", inspect.getdoc(public) or "", re.MULTILINE)
+            assert documented == list(fields), f"{public.__name__}: Attributes"
+    bare = re.findall("^ {4}>>> .*", inspect.getsource(module), re.MULTILINE)
+    assert not bare, "a doctest stands in a section Examples"
 
 
 def test_import_loads_nothing_that_only_some_need() -> None:
