@@ -32,7 +32,7 @@ from digits_jax.splits import Split, check_stacked
 from digits_jax.train import Examples, Experiment, History, Hyperparameters, Run, Sums, TrainState
 
 # Upper ends of hyperparameters that have one; all are 0 or more.
-_BELOW = {"beta_1": 1, "beta_2": 1, "label_smoothing": 1, "dropout_rate": 1}
+_BELOW = {"beta_1": 1, "beta_2": 1, "label_smoothing": 1, "dropout_rate": 1, "average_decay": 1}
 
 
 class Progress(NamedTuple):

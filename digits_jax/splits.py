@@ -178,10 +178,7 @@ def inner_splits(
         set()
     """
     labels = _check_labels(labels)
-    if np.ndim(outer.train_rows) != 2:
-        raise ValueError(
-            f"outer must be stacked, train_rows [R, T]; its shape is {np.shape(outer.train_rows)}"
-        )
+    check_stacked(outer)
     splits = []
     for i, (padded, weights) in enumerate(zip(outer.train_rows, outer.train_weights, strict=True)):
         rows = padded[weights > 0]

@@ -77,6 +77,7 @@ def main(config: Config) -> None:
     """Trains, compares, shows and writes."""
     harness.positive(epochs=config.epochs, repeats=config.repeats)
     harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
     harness.seed(seed=config.seed)
     output = harness.Output(config.output_dir, script="ablate")
     harness.start_jax(compilation_cache=config.compilation_cache)
@@ -90,10 +91,12 @@ def main(config: Config) -> None:
         )
     except ValueError as error:
         raise harness.UsageError(str(error)) from error
-    output.claim()
     train_rows = splits.train_weights.sum(1)
     epochs = dj.preset("strong", train_rows=train_rows, epochs=config.epochs).epochs
     recipes = variants(train_rows=train_rows, epochs=epochs)
+    smallest = min(recipe.experiment.batch_size for recipe in recipes.values())
+    harness.countable(epochs, len(dataset.labels), smallest)
+    output.claim()
     scores: dict[str, Any] = {}
     for names in grouped(recipes).values():
         started = time.perf_counter()

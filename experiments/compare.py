@@ -46,6 +46,7 @@ def main(config: Config) -> None:
     config.check()
     harness.positive(repeats=config.repeats)
     harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
     output = harness.Output(config.output_dir, script="compare", resume=config.resume)
     harness.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj

@@ -80,7 +80,7 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
     )
     harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
-    harness.at_once(config.folds * config.repeats, "--folds times --repeats")
+    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
     harness.seed(seed=config.seed)
     output = harness.Output(
         config.output_dir, script="cross_validate", resume=config.resume, job=config.job

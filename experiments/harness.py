@@ -202,9 +202,9 @@ def positive(**values: float | None) -> None:
         require(value is None or value <= most, f"{flag} must be at most {most}, not {value}")
 
 
-def at_once(runs: int, flags: str) -> None:
-    """Checks that so many runs may train at once."""
-    require(runs <= 10_000, f"{flags} make {runs} runs; at most 10000 train at once")
+def few_enough(count: int, flags: str) -> None:
+    """Checks the number of splits, or of networks on each: beyond, it is a slip of the keys."""
+    require(count <= 10_000, f"{flags} must make at most 10000, not {count}")
 
 
 def countable(epochs: int, rows: int, batch_size: int) -> None:

@@ -123,10 +123,12 @@ def predict_all(
             f"{output.folder} holds {found[0]} already; add --resume to go on with it, or choose "
             "another --output-dir"
         )
+    asked = [name for name in options.methods if name in NETWORKS]
+    networks = {name: _Network(options, name, splits) for name in asked}
     output.claim()
     done: dict[str, Predictions] = {}
     for name in options.methods:
-        network = _Network(options, name, splits) if name in NETWORKS else None
+        network = networks.get(name)
         identity = _identity(options, name, dataset, splits, network)
         path = output.folder / f"predictions_{name}.npz"
         if path.exists():
@@ -157,6 +159,8 @@ class _Network:
         train_rows = splits.train_weights.sum(axis=1)
         self.recipe = dj.preset(name, train_rows=train_rows, epochs=epochs)
         numbers = self.recipe.hyperparameters
+        size = self.recipe.experiment.batch_size
+        harness.countable(self.recipe.epochs, splits.train_rows.shape[1], size)
         self.runs = dj.make_runs(splits, hyperparameters=numbers, seed=options.seed)
 
     def predict(self, dataset: Dataset, names: list[str], output: harness.Output) -> Predictions:

@@ -145,6 +145,7 @@ def main(config: Config) -> None:
             inner = dj.inner_splits(dataset.labels, outer, config.inner_folds, seed=config.seed)
     except ValueError as error:
         raise harness.UsageError(str(error)) from error
+    harness.countable(config.epochs, len(dataset.labels), min(config.batch_size))
     output.claim()
     job = Job(config, dataset, numbers, output)
     if inner is None:
@@ -165,6 +166,9 @@ def check(config: Config) -> None:
     for name in ("folds", "inner_folds"):
         flag, value = "--" + name.replace("_", "-"), getattr(config, name)
         harness.require(value >= 2, f"{flag} must be at least 2, not {value}")
+    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    harness.few_enough(config.seeds, "--seeds")
+    harness.few_enough(config.random or 0, "--random")
     harness.seed(seed=config.seed)
     for name in (*NUMBERS, *STRUCTURE):
         flag, values = "--" + name.replace("_", "-"), getattr(config, name)
@@ -175,6 +179,7 @@ def check(config: Config) -> None:
                 len(values) <= 2, f"{flag} with --random takes one value, or two: low and high"
             )
         high = 1 if name in ("beta_1", "beta_2", "label_smoothing", "dropout_rate") else 1e9
+        high = 32 if name == "width" else high
         low_is_in = name in ("weight_decay", "label_smoothing", "dropout_rate", "beta_1", "beta_2")
         for value in values:
             if not isinstance(value, str):

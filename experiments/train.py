@@ -76,7 +76,7 @@ def main(config: Config) -> None:
         seeds=config.seeds,
         checkpoint_every=config.checkpoint_every,
     )
-    harness.at_once(config.seeds, "--seeds")
+    harness.few_enough(config.seeds, "--seeds")
     harness.require(
         0 < config.test_size < 1,
         f"--test-size must be between 0 and 1 (exclusive), not {config.test_size}",

@@ -47,6 +47,7 @@ def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
     harness.positive(seeds=config.seeds)
+    harness.few_enough(config.seeds, "--seeds")
     output = harness.Output(config.output_dir, script="writers", resume=config.resume)
     harness.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj

@@ -23,9 +23,10 @@ import digits_jax
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))
 SCRIPTS = sorted(
-    path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config:" in path.read_text()
+    path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config" in path.read_text()
 )
 ZERO_IS_FINE = {"seed", "split_seed", "index", "run", "label_smoothing"}
+REQUIRED = {"predict": ["--checkpoint"], "leftovers": ["--run"]}
 HUGE = "99999999999999999999"
 
 Run = Callable[..., str]
@@ -46,7 +47,8 @@ def refused(
     def began(*_: object, **__: object) -> None:
         raise Began
 
-    monkeypatch.setattr(digits_jax, "cross_validate", began)
+    for name in ("cross_validate", "train_in_waves"):
+        monkeypatch.setattr(digits_jax, name, began)
     monkeypatch.chdir(tmp_path)
 
     def call(script: str, *arguments: object) -> str:
@@ -55,8 +57,8 @@ def refused(
         names = {field.name for field in dataclasses.fields(module.Config)}
         if "data" in names and "--data" not in words:
             words += ["--data", "bundled"]
-        if "checkpoint" in names and script == "predict":
-            words += ["--checkpoint", "none"]
+        for flag in REQUIRED.get(script, ()):
+            words += [flag, "none"]
         monkeypatch.setattr(sys, "argv", words)
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as stop:
@@ -72,18 +74,25 @@ def refused(
 
 def _numbers(script: str) -> list[tuple[str, str]]:
     """Flags of a script that take one number, and values that none of them may have."""
+
+    def many(hint: object) -> bool:
+        return typing.get_origin(hint) is tuple
+
     hints = typing.get_type_hints(importlib.import_module(script).Config)
     cases = []
     for name, hint in hints.items():
         kinds = [hint]
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        kinds = [typing.get_args(kind)[0] if many(kind) else kind for kind in kinds]
         values = []
-        if kinds == [int]:
+        if many(hint):  # such as the numbers of a sweep, some of which may be 0
+            values = ["-1", "nan", "x"] if kinds[0] in (int, float) and name != "index" else []
+        elif kinds == [int]:
             values = ["-1", HUGE, "1.5", "nan", "x", ""]
         elif kinds == [float]:
             values = ["-1", "1e39", "nan", "inf", "x", ""]
-        if values and name not in ZERO_IS_FINE:
+        if values and not many(hint) and name not in ZERO_IS_FINE:
             values.append("0")
         flag = "--" + name.replace("_", "-")
         cases += [(flag, value) for value in values]
@@ -108,7 +117,7 @@ def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path)
         assert "--output-dir file is not a folder" in refused(script, "--output-dir", "file")
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "predict"])
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in REQUIRED])
 def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "cell.csv").write_text("\n".join(["0," * 64 + "1", "0," * 64 + "x"]))
@@ -121,7 +130,9 @@ def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> 
         assert message in refused(script, "--data", path)
 
 
-@pytest.mark.parametrize("script", ["cross_validate", "speedrun", "benchmark"])
+@pytest.mark.parametrize(
+    "script", ["ablate", "benchmark", "compare", "cross_validate", "speedrun", "sweep"]
+)
 def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 17, (40, 65))
     rows[:, 64] = np.arange(40) % 2
@@ -136,10 +147,13 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
     [
         ("cross_validate --folds 1", "--folds must be at least 2, not 1"),
         ("cross_validate --folds 2000", "2000 folds need at least 2000 rows, got 1797"),
-        ("cross_validate --repeats 3000", "--folds times --repeats make 15000 runs"),
+        (
+            "cross_validate --repeats 3000",
+            "--folds times --repeats must make at most 10000, not 15000",
+        ),
         ("cross_validate --resume", "--resume needs --output-dir"),
         ("cross_validate --epochs 2147483647", "--epochs 2147483647 makes 32212254705 steps"),
-        ("train --seeds 10001", "--seeds make 10001 runs; at most 10000"),
+        ("train --seeds 10001", "--seeds must make at most 10000, not 10001"),
         ("train --test-size 1", "--test-size must be between 0 and 1 (exclusive), not 1.0"),
         ("train --test-size 0.9999", "test_size=0.9999"),
         ("speedrun --repeats 1", "--repeats must be at least 2"),
@@ -152,6 +166,18 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
         ("architecture --width 0.01", "--width 0.01 leaves a layer of 16 features with none"),
         ("architecture --width 1e9", "--width must be at most 32, not 1e+09"),
         ("benchmark --peers tinygrad", "--peers"),
+        ("ablate --epochs 2147483647", "steps; at most 2147483647 can be counted"),
+        ("compare --epochs-notebook 2147483647 --methods notebook", "can be counted"),
+        ("compare --methods knn1 knn1", "--methods must name each method once"),
+        ("leftovers", "none"),
+        ("leftovers --share 1.5", "--share must be above 0, to 1, not 1.5"),
+        ("sweep --batch-size 1 --epochs 2147483647", "can be counted"),
+        ("sweep --learning-rate 0", "--learning-rate must be above 0"),
+        ("sweep --dropout-rate 1", "--dropout-rate must be at least 0 and below 1, not 1"),
+        ("sweep --width 33", "--width must be above 0 and below 32, not 33"),
+        ("sweep --random 3 --learning-rate 1e-2 1e-3", "learning_rate"),
+        ("sweep --halving", "add --nested"),
+        ("writers", "the writer-disjoint split needs all 5620 rows"),
         ("predict", "nothing to read: give --rows or --images"),
         ("predict --index 3 --images a.png", "--index needs --rows"),
         ("predict --rows bundled --index -1", "--index -1"),
@@ -190,6 +216,6 @@ def test_a_narrow_terminal_gets_one_line_too(tmp_path: Path) -> None:
 
 
 def test_the_tests_know_the_scripts() -> None:
-    known: set[str] = {"architecture", "benchmark", "cross_validate", "explore", "feature_maps"}
-    assert known | {"predict", "speedrun", "train"} <= set(SCRIPTS)
+    known = "ablate architecture benchmark compare cross_validate explore feature_maps leftovers "
+    assert set((known + "predict speedrun sweep train writers").split()) <= set(SCRIPTS)
     assert len(_numbers("cross_validate")) > 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,11 @@ def _epoch(run: Any = RUN, data: Any = DATA) -> Any:
     return dj.train_epoch(_state(), run, data, experiment=EXPERIMENT)
 
 
+def _waves(count: int, **changes: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        return dj.train_in_waves(DATA, lambda start, stop: RUNS, count, folder=folder, **changes)
+
+
 def _split(**changes: Any) -> splits.Split:
     return SPLITS._replace(**changes)
 
@@ -111,6 +117,22 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         ),
         (lambda: dj.stack_splits(_split(test_rows=[0], test_weights=[1])), ValueError, "stacked"),
     ],
+    "inner_splits": [
+        (lambda: dj.inner_splits(LABELS, RUN.split), ValueError, "splits must be stacked"),
+        (lambda: dj.inner_splits(LABELS, SPLITS, 1), ValueError, "folds must be at least 2, got 1"),
+        (lambda: dj.inner_splits(LABELS, LABELS), TypeError, "splits must be a Split"),  # type: ignore[arg-type]
+    ],
+    "preset": [
+        (lambda: dj.preset("best", train_rows=9), ValueError, "there is no preset 'best'"),
+        (lambda: dj.preset("strong", train_rows=0), ValueError, "train_rows must be at least 1"),
+        (lambda: dj.preset("strong", train_rows=9, epochs=0), ValueError, "epochs must be at leas"),
+    ],
+    "train_in_waves": [
+        (lambda: _waves(0), ValueError, "must be at least 1"),
+        (lambda: _waves(2, wave_size=0), ValueError, "must be at least 1"),
+        (lambda: _waves(2, epochs=0), ValueError, "must be at least 1"),
+    ],
+    "read_waves": [(lambda: dj.read_waves("nowhere"), Exception, "nowhere")],
     "make_runs": [
         (lambda: dj.make_runs(RUN.split), ValueError, "splits must be stacked"),
         (lambda: dj.make_runs(LABELS), TypeError, "splits must be a Split"),  # type: ignore[arg-type]
