@@ -221,7 +221,7 @@ def report(
     page = pages.train(
         results,
         dataset=dataset,
-        history=result.history,
+        history=type(result.history)(*(each[sound] for each in result.history)),
         rows=rows,
         shares=shares,
         curves=curves,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -31,7 +32,11 @@ def script(
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     harness = importlib.import_module("harness")
     monkeypatch.setattr(harness, "start_jax", lambda **_: None)
-    make_runs, experiment = dj.make_runs, dj.Experiment
+    make_runs, experiment, preset = dj.make_runs, dj.Experiment, dj.preset
+
+    def small_preset(name: str, **options: Any) -> dj.Preset:
+        recipe = preset(name, **options)
+        return recipe._replace(experiment=dataclasses.replace(recipe.experiment, network=SMALL))
 
     def call(name: str, wild: dict[int, list[int]], *words: str) -> Any:
         def some_diverge(splits: Any, *, hyperparameters: Any, seed: int) -> dj.Run:
@@ -43,6 +48,7 @@ def script(
 
         module = importlib.import_module(name)
         monkeypatch.setattr(dj, "make_runs", some_diverge)
+        monkeypatch.setattr(dj, "preset", small_preset)
         monkeypatch.setattr(
             dj, "Experiment", lambda **kw: functools.partial(experiment, **kw)(network=SMALL)
         )

@@ -81,7 +81,7 @@ def test_it_writes_history_figures_and_a_checkpoint(finished: tuple[Path, str]) 
 def test_a_users_mistake_gets_one_line(tmp_path: Path) -> None:
     for options, message in {
         ("--seeds", "0"): "--seeds must be a positive number, not 0",
-        ("--data", "bundled", "--test-size", "1.5"): "test_size",
+        ("--data", "bundled", "--test-size", "1.5"): "--test-size",
         ("--split-seed", "-1"): "--split-seed must be in 0 to 2^32 - 1, not -1",
     }.items():
         done = _run(tmp_path, *options)
