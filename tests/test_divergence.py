@@ -66,7 +66,7 @@ def script(
 
 
 def test_cross_validate_keeps_the_sound_folds(script: Script, tmp_path: Path) -> None:
-    code, said, results = script("cross_validate", {0: [1, 3]}, "--folds", "3", "--epochs", "2")
+    code, said, results = script("cross_validate", {0: [1, 3]}, "--folds", "3", "--epochs", "8")
     assert code == 0
     for name in ("fold 2", "refit"):
         assert f"{name} diverged in epoch 1; it is left out of the means." in said
@@ -83,7 +83,7 @@ def test_cross_validate_keeps_the_sound_folds(script: Script, tmp_path: Path) ->
 
 
 def test_train_shows_the_first_sound_run(script: Script) -> None:
-    code, said, results = script("train", {0: [0]}, "--seeds", "3", "--epochs", "2")
+    code, said, results = script("train", {0: [0]}, "--seeds", "3", "--epochs", "8")
     assert code == 0
     assert "run 1 diverged in epoch 1; it is left out of the means." in said
     assert results["diverged"] == {"run 1": 1}
