@@ -167,6 +167,7 @@ def check(config: Config) -> None:
         flag, value = "--" + name.replace("_", "-"), getattr(config, name)
         harness.require(value >= 2, f"{flag} must be at least 2, not {value}")
     harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    harness.few_enough(config.inner_folds, "--inner-folds")
     harness.few_enough(config.seeds, "--seeds")
     harness.few_enough(config.random or 0, "--random")
     harness.seed(seed=config.seed)

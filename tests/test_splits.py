@@ -233,7 +233,7 @@ def test_inner_splits_are_scikit_learns_on_the_outer_training_rows() -> None:
 
 def test_inner_splits_need_stacked_splits_and_rows_enough() -> None:
     outer = kfold_splits(LABELS, 5)
-    with pytest.raises(ValueError, match="outer must be stacked"):
+    with pytest.raises(ValueError, match="splits must be stacked"):
         inner_splits(LABELS, Split(*(leaf[0] for leaf in outer)))
     with pytest.raises(ValueError, match="2000 folds need at least 2000 rows"):
         inner_splits(LABELS, outer, 2000)

@@ -144,7 +144,10 @@ def test_a_crafted_cache_runs_nothing_writes_nothing_and_is_not_used(tmp_path: P
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["cache", "optdigits.npz"]
 
 
-TREE = {"states": {"w": np.arange(6, dtype=np.float32)}, "history": np.zeros((1, 1), np.float32)}
+TREE = {
+    "states": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    "history": np.zeros((2, 1), np.float32),
+}
 
 
 def _save(folder: Path, *epochs: int) -> None:
