@@ -315,8 +315,13 @@ def run_checksums(tree: Any) -> Any:
     first = jax.tree.leaves(tree)[0]
     if not _sharded(tree):
         return parts[0]
-    return jax.make_array_from_callback(
-        first.shape[:1], first.sharding, lambda index: parts[_start(index)]
+    return jax.make_array_from_single_device_arrays(
+        first.shape[:1],
+        first.sharding,
+        [
+            jax.device_put(parts[_start(shard.index)], shard.device)
+            for shard in first.addressable_shards
+        ],
     )
 
 

@@ -170,6 +170,8 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
             data = one(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         leaf = np.asarray(leaf)
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(one, tree)

@@ -188,9 +188,9 @@ def test_a_script_says_it_in_one_line(
     (folder / "checkpoints" / str(EPOCHS) / "state" / "manifest.ocdbt").write_bytes(b"")
     code, errors = Script([*CROSS_VALIDATE.words, "--resume"], folder, cache).end()
     assert code == 0
-    words = " ".join(errors.split())  # it breaks lines where the console ends
-    assert words.startswith(f"WARNING checkpoint {folder}/checkpoints/{EPOCHS} is damaged (")
-    assert words.endswith("); it is not used")
+    words = "".join(errors.split())  # it breaks lines where the console ends
+    assert words.startswith(f"WARNINGcheckpoint{folder}/checkpoints/{EPOCHS}isdamaged(")
+    assert words.endswith(");itisnotused")
     different = differences(folder, reference.folder, CROSS_VALIDATE.arrays)
     if different:
         tally.lose("damaged runs", f"{different} differ")

@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_runner import CROSS_VALIDATE, EXPERIMENTS, NoOptions, Script, Tally, newest_epoch
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Ctrl-C as on a terminal: a job in the background may have been started deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_saves(tmp_path: Path, cache: Path, reference: Script, tally: Tally) -> None:
