@@ -1,0 +1,121 @@
+# The public names, and where each comes from; `__init__.py` loads each at its first use.
+
+from . import metrics, plots, statistics
+from .augment import Jitter
+from .cross_validation import (
+    CrossValidation,
+    Interrupted,
+    Progress,
+    cross_validate,
+    load_states,
+    make_runs,
+    trained_experiment,
+)
+from .data import DataError, Dataset, DataWarning, Provenance, load_digits
+from .devices import runs_mesh, use_all_cpu_cores, use_compilation_cache
+from .model import DigitsCNN, layer_table
+from .optimizers import OneCycleAdam
+from .presets import PRESETS, Preset, preset
+from .splits import (
+    Split,
+    holdout_split,
+    inner_splits,
+    kfold_splits,
+    refit_split,
+    stack_splits,
+    writer_disjoint_split,
+)
+from .statistics import (
+    McNemarResult,
+    Summary,
+    TTestResult,
+    corrected_resampled_ttest,
+    mcnemar_test,
+    summarize,
+    wilson_interval,
+)
+from .train import (
+    Batch,
+    Examples,
+    Experiment,
+    History,
+    Hyperparameters,
+    Run,
+    Sums,
+    TrainState,
+    adam,
+    cross_entropy,
+    eval_step,
+    evaluate,
+    init_state,
+    predict,
+    train_epoch,
+    train_epochs,
+    train_step,
+)
+from .waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
+
+__version__: str
+
+__all__ = [
+    "Batch",
+    "CrossValidation",
+    "DataError",
+    "DataWarning",
+    "Dataset",
+    "DigitsCNN",
+    "Examples",
+    "Experiment",
+    "History",
+    "Hyperparameters",
+    "Interrupted",
+    "Jitter",
+    "McNemarResult",
+    "OneCycleAdam",
+    "PRESETS",
+    "Preset",
+    "Progress",
+    "Provenance",
+    "Run",
+    "Split",
+    "Summary",
+    "Sums",
+    "TTestResult",
+    "TrainState",
+    "WaveResults",
+    "WavesInterrupted",
+    "adam",
+    "corrected_resampled_ttest",
+    "cross_entropy",
+    "cross_validate",
+    "eval_step",
+    "evaluate",
+    "holdout_split",
+    "init_state",
+    "inner_splits",
+    "kfold_splits",
+    "layer_table",
+    "load_digits",
+    "load_states",
+    "make_runs",
+    "mcnemar_test",
+    "metrics",
+    "plots",
+    "predict",
+    "preset",
+    "read_waves",
+    "refit_split",
+    "runs_mesh",
+    "stack_splits",
+    "statistics",
+    "summarize",
+    "train_epoch",
+    "train_epochs",
+    "train_in_waves",
+    "train_step",
+    "trained_experiment",
+    "use_all_cpu_cores",
+    "use_compilation_cache",
+    "wilson_interval",
+    "writer_disjoint_split",
+]
