@@ -75,7 +75,8 @@ def main(config: Config) -> None:
     for name in ("runs", "rows", "widths", "held_out"):
         values = getattr(config, name)
         flag = "--" + name.replace("_", "-")
-        harness.require(bool(values) and min(values) > 0, f"{flag} must be positive numbers")
+        inside = bool(values) and all(0 < value <= 10**6 for value in values)
+        harness.require(inside, f"{flag} must be positive numbers of at most a million")
     harness.require(len(set(config.runs)) > 1, "--runs must name two numbers, to fit a line")
     output = harness.Output(config.output_dir, script="scaling")
     harness.start_jax(compilation_cache=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -42,6 +43,7 @@ def refused(
 ) -> Run:
     """Calls a script with arguments that it must refuse; gives the line that it says."""
     harness = importlib.import_module("harness")
+    monkeypatch.setattr(harness, "_terminated", signal.getsignal(signal.SIGTERM))
     monkeypatch.setattr(harness, "start_jax", lambda **_: None)
 
     def began(*_: object, **__: object) -> None:

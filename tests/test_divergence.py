@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def script(
     """
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     harness = importlib.import_module("harness")
+    monkeypatch.setattr(harness, "_terminated", signal.getsignal(signal.SIGTERM))
     monkeypatch.setattr(harness, "start_jax", lambda **_: None)
     make_runs, experiment, preset = dj.make_runs, dj.Experiment, dj.preset
 
