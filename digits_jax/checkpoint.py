@@ -155,7 +155,7 @@ class Checkpoints:
         a kill left of an unfinished save.
         """
         for epoch in self.epochs:
-            self._sound(epoch, self._record)
+            self._sound(epoch, self._check_metadata)
         if self._damaged:
             if jax.process_index() == 0:
                 for epoch in self._damaged:
@@ -241,12 +241,24 @@ class Checkpoints:
         """What was saved beside the arrays: identity and shapes."""
         if epoch is None:
             return self.newest(self._record)
-        with _reading(self.folder / str(epoch)):
-            saved = dict(ocp.metadata(self.folder / str(epoch)).custom_metadata or {})
+        where = self.folder / str(epoch)
+        with _reading(where):
+            saved = json.loads((where / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
             record = {name: saved[name] for name in ("identity", "arrays")}
             if saved["crc32"] != _crc32(record):
                 raise ValueError("its identity does not have the checksum that it was saved with")
+            # Before orbax looks for the arrays: it would look for whatever is named there.
+            strange = {"checksums", *(f"arrays/{name}" for name in record["arrays"])}
+            strange ^= _named_arrays(where)
+            if strange:
+                raise ValueError(f"array {min(strange)!r} is in only one of its two lists")
             return record
+
+    def _check_metadata(self, epoch: int) -> None:
+        """Raises DamagedError for what would keep orbax's writer from opening."""
+        self._record(epoch)
+        with _reading(self.folder / str(epoch)):
+            ocp.metadata(self.folder / str(epoch))
 
     def restore(
         self,
@@ -370,6 +382,16 @@ def _alone() -> Iterator[None]:
         context.multiprocessing_options.barrier_sync_key_prefix = f"process_{mine}"
     with context:
         yield
+
+
+def _named_arrays(where: Path) -> set[str]:
+    """The paths of the arrays that orbax would read, from its own list of them."""
+    tree = json.loads((where / "state" / "_METADATA").read_text())["tree_metadata"]
+    return {
+        "/".join(key["key"] for key in entry["key_metadata"])
+        for entry in tree.values()
+        if not entry["value_metadata"]["skip_deserialize"]  # an empty part of the tree
+    }
 
 
 def _crc32(record: Mapping[str, Any]) -> int:

@@ -161,7 +161,6 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax's
 def test_links_in_a_checkpoint_folder_lead_no_writing_out_of_it(tmp_path: Path) -> None:
     folder, outside = tmp_path / "checkpoints", tmp_path / "outside"
     _save(folder, 1, 2)
@@ -193,6 +192,7 @@ def test_names_in_a_checkpoint_lead_nowhere(tmp_path: Path, name: str) -> None:
     with Checkpoints(folder, {"name": "x"}) as saved, pytest.raises(CheckpointError) as caught:
         saved.restore(TREE)
     assert "checkpoints/1" in str(caught.value)
+    assert repr(f"arrays/states/{name}") in str(caught.value), "refused before orbax looks for it"
     assert _tree(tmp_path) == before and not (tmp_path / "outside").exists()
 
 
