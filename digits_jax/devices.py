@@ -201,6 +201,37 @@ def gather_values(values: np.ndarray) -> np.ndarray:
         return np.asarray(multihost_utils.process_allgather(values))
 
 
+def from_first(content: bytes) -> bytes:
+    """What process 0 of the job gives, in each process; what the others give counts for nothing.
+
+    Raises:
+        ProcessLost: another process ended.
+    """
+    with told_of_lost_processes():
+        length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content), np.int32)))
+        mine = np.zeros(length, np.uint8)  # bytes: JAX would make a float64 a float32
+        if jax.process_index() == 0:
+            mine[:] = np.frombuffer(content, np.uint8)
+        return bytes(multihost_utils.broadcast_one_to_all(mine))
+
+
+def together(devices: Sequence[jax.Device]) -> bool:
+    """Whether devices are those of all processes of a job, which then must do the same.
+
+    Raises:
+        ValueError: they are of some processes, but not of all, nor of this one alone.
+    """
+    owners = {device.process_index for device in devices}
+    if owners == {jax.process_index()}:
+        return False
+    if len(owners) < jax.process_count():
+        raise ValueError(
+            f"devices must be of all {jax.process_count()} processes of the job, or of this one "
+            f"alone; they are of the processes {sorted(owners)}"
+        )
+    return True
+
+
 def _identity(tree: Any) -> Any:
     return tree
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from digits_jax import devices as _devices
 from digits_jax.cross_validation import Progress, cross_validate, describe
 from digits_jax.memory import fitting_wave_size
 from digits_jax.splits import Split
@@ -87,9 +88,11 @@ def successive_halving(
         on_epoch: likewise; ``Progress`` is of one rung.
 
     Raises:
-        ValueError: the number of runs or the rungs don't fit.
+        ValueError: the number of runs or the rungs don't fit, or the devices are of several
+            processes: a survivor's state would have to move to another one.
         Interrupted: ``on_epoch`` asked to stop.
     """
+    _refuse_a_job(devices)
     splits, rest = divmod(runs.key.shape[0], groups * configurations)
     if rest or not splits:
         raise ValueError(
@@ -126,6 +129,13 @@ def successive_halving(
         states = jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes], result.states)
         alive = np.take_along_axis(alive, kept, axis=1)
     return Halving(alive[:, 0], epochs, accuracy, loss)
+
+
+def _refuse_a_job(devices: Sequence[jax.Device] | None) -> None:
+    if _devices.together(jax.devices() if devices is None else devices):
+        raise ValueError(
+            "successive halving needs the devices of one process; give jax.local_devices()"
+        )
 
 
 def halve_in_waves(
@@ -166,10 +176,12 @@ def halve_in_waves(
         on_wave: likewise.
 
     Raises:
-        ValueError: the number of runs or the rungs don't fit.
+        ValueError: see ``successive_halving``.
         CheckpointError: see ``train_in_waves``.
+        FolderInUse: likewise.
         WavesInterrupted: likewise.
     """
+    _refuse_a_job(devices)
     experiment = Experiment() if experiment is None else experiment
     devices = jax.devices() if devices is None else devices
     first = make_groups(0, 1)

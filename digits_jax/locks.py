@@ -11,7 +11,7 @@ import socket
 import time
 import weakref
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 try:
     import fcntl
@@ -32,8 +32,8 @@ class FolderLock:
 
     It is a ``flock(2)`` on ``<folder>/.lock``, which the system gives up when the process ends,
     however it ends; so what a dead process left is simply taken over. The file names the process
-    that holds the lock. ``release()`` gives it back, as do the end of the process and of the
-    object.
+    that holds the lock. ``release()`` gives it back, as do the end of a ``with`` block, of the
+    process and of the object.
 
     Args:
         folder: made if it is missing.
@@ -60,6 +60,12 @@ class FolderLock:
         file.flush()
         self._path, self._file = path, file
         self.release = weakref.finalize(self, _release, path, file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
     @property
     def held(self) -> bool:

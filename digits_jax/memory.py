@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import socket
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ def fitting_wave_size(
     """
     if at_once is None:
         at_once = _devices.lanes_at_once(_devices.runs_mesh(len(devices), devices))
-    kept, step = _bytes_of(run, data, experiment)
+    processes = len({device.process_index for device in devices})
+    kept, step = _bytes_of(run, data, experiment, processes)
     budget = _SHARE * (free_memory(devices) if free is None else free)
     if at_once is None:
         lanes = budget / (kept + step)
@@ -62,7 +65,9 @@ def fitting_wave_size(
     return math.ceil(even / len(devices)) * len(devices)
 
 
-def _bytes_of(run: Run, data: Examples, experiment: Experiment) -> tuple[int, int]:
+def _bytes_of(
+    run: Run, data: Examples, experiment: Experiment, processes: int = 1
+) -> tuple[int, int]:
     """What a run keeps for its whole wave, and what it takes while it makes a step; an estimate."""
     one = jax.eval_shape(lambda run: jax.tree.map(lambda leaf: leaf[0], run), run)
     state = jax.eval_shape(functools.partial(train.init_state, experiment=experiment), one, data)
@@ -88,7 +93,8 @@ def _bytes_of(run: Run, data: Examples, experiment: Experiment) -> tuple[int, in
     evaluate = functools.partial(train.evaluate, experiment=experiment)
     _, logits = jax.eval_shape(evaluate, state, one, data)
     # The state: on the device before and after a call of the program, and as a copy on the host.
-    kept = 3 * _bytes(state) + 2 * (_bytes(one) + _bytes(logits))
+    # Of a job, each process has the splits and the logits of all runs.
+    kept = 3 * _bytes(state) + 2 * processes * (_bytes(one) + _bytes(logits))
     # Activations and their gradients; the weights' gradients and the optimizer's update.
     return kept, 2 * activations + 2 * _bytes(state.params)
 
@@ -98,13 +104,21 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
 
     Results come back to the host, so that its share is the limit even where a device has more. On
     Linux the host's memory is what the process's control groups (a container's, or a batch
-    system's limits) still leave it.
+    system's limits) still leave it. Of the devices of a job it is the least of any, which all
+    processes must ask for at once; those on one host share its memory.
     """
-    free = _host_memory() // len(devices)
-    for device in devices:
+    shared = _devices.together(devices)
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    free = _host_memory() // len(here)
+    if shared:
+        host = np.array(zlib.crc32(socket.gethostname().encode()) >> 1, np.int32)
+        free //= int((_devices.gather_values(host) == host).sum())
+    for device in here:
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:
             free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    if shared:  # in MiB, which an int32 counts
+        free = int(_devices.gather_values(np.array(max(free, 0) >> 20, np.int32)).min()) << 20
     return free
 
 

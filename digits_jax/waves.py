@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import logging
 import operator
@@ -20,7 +21,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax.cross_validation import Interrupted, Progress, _padded, cross_validate, describe
+from digits_jax import devices as _devices
+from digits_jax.cross_validation import (
+    Interrupted,
+    Progress,
+    _agree,
+    _padded,
+    cross_validate,
+    describe,
+)
+from digits_jax.locks import FolderLock
 from digits_jax.memory import fitting_wave_size
 from digits_jax.parts import DamagedPart, read_part, write_part
 from digits_jax.train import Examples, Experiment, History, Run
@@ -75,6 +85,11 @@ def train_in_waves(
 ) -> WaveResults:
     """Trains any number of runs and evaluates each on its test rows, with one wave in memory.
 
+    In a job of several processes (see ``devices.initialize_distributed``) each calls this with the
+    same arguments and trains its share of every wave. Process 0 alone reads and writes the folder,
+    and tells the others what it found. With ``jax.local_devices()`` each process is on its own
+    instead, in a folder of its own.
+
     Args:
         data: see ``cross_validate``.
         make_wave: ``make_wave(start, stop)`` gives the runs of those numbers, stacked. What it
@@ -82,7 +97,8 @@ def train_in_waves(
             the same numbers T and S of padded rows. On resuming it is called for finished waves
             too, to see that they are of the same runs.
         count: number of runs.
-        folder: made if it is missing; gets one file a wave, ``wave-START-STOP.npz``.
+        folder: made if it is missing; gets one file a wave, ``wave-START.npz``. One process (or
+            job) at a time writes to it, under a ``FolderLock``.
         wave_size: runs of a wave; the last is filled up with runs that train nothing. Default: that
             of the waves to resume, else see ``fitting_wave_size``.
         experiment: see ``cross_validate``.
@@ -96,7 +112,7 @@ def train_in_waves(
         keep_logits: also save the logits of the test rows, S * K * 4 bytes a run.
         on_epoch: see ``cross_validate``; ``Progress`` is of one wave. True gives up that wave.
         on_wave: called with the number of finished runs at the start and after each wave; True
-            stops.
+            stops. Where it is True in one process of a job, all stop.
 
     Returns:
         What ``read_waves`` reads from the folder, without logits.
@@ -104,7 +120,11 @@ def train_in_waves(
     Raises:
         ValueError: an argument is out of range, or two waves differ in shape.
         CheckpointError: the folder holds waves and ``resume`` is False, or they are of other runs.
+        FolderInUse: another process writes to the folder. (In a job, process 0 raises it, and the
+            others a CheckpointError of the same message.)
         WavesInterrupted: a callback asked to stop.
+        ProcessLost: another process of the job ended.
+        ProcessesDiffer: the processes of the job were given different arguments.
 
     Examples:
         >>> import tempfile
@@ -125,9 +145,15 @@ def train_in_waves(
     devices = jax.devices() if devices is None else devices
     if count < 1 or epochs < 1 or (wave_size is not None and wave_size < 1):
         raise ValueError("count, epochs and wave_size must be at least 1")
-    if wave_size is None:
-        wave_size = saved_wave_size(folder) if resume else None
+    together = _devices.together(devices)
     first = make_wave(0, 1 if wave_size is None else min(wave_size, count))
+    shared = {"epochs": epochs, "keep_logits": keep_logits, **(identity or {})}
+    if together:
+        asked = {"count": count, "wave_size": wave_size, "resume": resume}
+        _agree({**describe(data, first, experiment), **shared, **asked})
+    if wave_size is None and resume:
+        told = _by_first(lambda: {"size": np.array(saved_wave_size(folder) or 0)}, together)
+        wave_size = int(told["size"]) or None
     if wave_size is None:
         wave_size = fitting_wave_size(
             count, first, data, experiment=experiment, devices=devices, at_once=at_once
@@ -144,8 +170,7 @@ def train_in_waves(
         return runs
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
-        described = describe(data, wave_of(start, stop), experiment)
-        return {**described, "epochs": epochs, "keep_logits": keep_logits, **(identity or {})}
+        return {**describe(data, wave_of(start, stop), experiment), **shared}
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         real = stop - start
@@ -181,8 +206,9 @@ def train_in_waves(
         identity_of=identity_of,
         resume=resume,
         on_wave=on_wave,
+        together=together,
     )
-    return read_waves(folder)
+    return _results(_by_first(lambda: load_waves(folder, _without_logits), together))
 
 
 def in_waves(
@@ -195,6 +221,7 @@ def in_waves(
     resume: bool = False,
     on_wave: Callable[[int], bool | None] | None = None,
     unit: str = "runs",
+    together: bool = False,
 ) -> None:
     """Calls ``compute(start, stop)`` for one wave after another, and saves what it gives.
 
@@ -208,15 +235,55 @@ def in_waves(
             in a warning to the logger "digits_jax".
         on_wave: see ``train_in_waves``.
         unit: what is counted, for messages.
+        together: all processes of a job call this, and all ``compute`` every wave. Process 0 alone
+            reads and writes the folder.
 
     Raises:
         CheckpointError: the folder holds waves that are not to be resumed, or are of other things.
+        FolderInUse: another process writes to the folder.
         WavesInterrupted: ``on_wave`` or ``compute`` asked to stop.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     shape = {"count": count, "wave_size": wave_size}
-    finished = set()
+    with contextlib.ExitStack() as stack:
+
+        def look() -> dict[str, np.ndarray]:
+            stack.enter_context(FolderLock(folder))
+            return {"starts": np.array(_finished(folder, shape, identity_of, resume), np.int64)}
+
+        finished = _by_first(look, together)["starts"].tolist()
+        done = sum(min(start + wave_size, count) - start for start in finished)
+
+        def stop_if(asked: bool | None) -> None:
+            if together:
+                asked = bool(_devices.gather_values(np.asarray(bool(asked))).any())
+            if asked and done < count:
+                raise WavesInterrupted(done, count, unit)
+
+        stop_if(on_wave is not None and on_wave(done))
+        for start in range(0, count, wave_size):
+            if start in finished:
+                continue
+            stop = min(start + wave_size, count)
+            try:
+                arrays = compute(start, stop)
+            except Interrupted as interrupted:
+                raise WavesInterrupted(done, count, unit) from interrupted
+            if not together or jax.process_index() == 0:
+                identity = {**shape, "start": start, **_short(identity_of(start, stop))}
+                write_part(folder / f"wave-{start:08d}.npz", arrays, identity)
+            done += stop - start
+            stop_if(on_wave is not None and on_wave(done))
+
+
+def _finished(
+    folder: Path,
+    shape: Mapping[str, int],
+    identity_of: Callable[[int, int], Mapping[str, Any]],
+    resume: bool,
+) -> list[int]:
+    """The first runs of the waves that are saved and sound; see ``in_waves``."""
+    finished = []
     for path, start in _files(folder):
         if not resume:
             raise _refused(f"{folder} holds waves already; resume, or choose another folder")
@@ -225,35 +292,39 @@ def in_waves(
         except DamagedPart as damage:
             logger.warning("%s; it is computed again", damage)
             continue
-        wanted = {**shape, "start": start}
+        wanted: dict[str, Any] = {**shape, "start": start}
         if wanted.items() <= saved.items():
-            wanted |= _short(identity_of(start, min(start + wave_size, count)))
+            stop = min(start + shape["wave_size"], shape["count"])
+            wanted |= _short(identity_of(start, stop))
         else:  # cut otherwise: that is difference enough
             wanted = {**saved, **wanted}
         if saved != wanted:
             from digits_jax.checkpoint import _refuse_difference
 
             _refuse_difference(path, "configuration", saved, wanted)
-        finished.add(start)
+        finished.append(start)
+    return finished
 
-    def stop_if(asked: bool | None) -> None:
-        if asked and done < count:
-            raise WavesInterrupted(done, count, unit)
 
-    done = sum(min(start + wave_size, count) - start for start in finished)
-    stop_if(on_wave is not None and on_wave(done))
-    for start in range(0, count, wave_size):
-        if start in finished:
-            continue
-        stop = min(start + wave_size, count)
+def _by_first(look: Callable[[], Mapping[str, np.ndarray]], together: bool) -> dict[str, Any]:
+    """Arrays by name that ``look`` finds: of a job, in process 0, whose error all others raise."""
+    if not together:
+        return dict(look())
+    error, memory = None, io.BytesIO()
+    if jax.process_index() == 0:
         try:
-            arrays = compute(start, stop)
-        except Interrupted as interrupted:
-            raise WavesInterrupted(done, count, unit) from interrupted
-        identity = {**shape, "start": start, **_short(identity_of(start, stop))}
-        write_part(folder / f"wave-{start:08d}.npz", arrays, identity)
-        done += stop - start
-        stop_if(on_wave is not None and on_wave(done))
+            found: Any = look()
+            np.savez(memory, **found)
+        except Exception as raised:
+            error, memory = raised, io.BytesIO()
+            np.savez(memory, error=np.array(str(error)))
+    content = _devices.from_first(memory.getvalue())
+    if error is not None:
+        raise error
+    with np.load(io.BytesIO(content), allow_pickle=False) as told:
+        if "error" in told:
+            raise _refused(str(told["error"]))
+        return {name: told[name] for name in told.files}
 
 
 def read_waves(folder: str | os.PathLike[str], *, logits: bool = False) -> WaveResults:
@@ -267,9 +338,13 @@ def read_waves(folder: str | os.PathLike[str], *, logits: bool = False) -> WaveR
         CheckpointError: there is no wave, or one is damaged (it is named).
         ValueError: logits are asked for and were not kept.
     """
-    arrays = load_waves(folder, lambda name: logits or name not in ("test_rows", "logits"))
+    arrays = load_waves(folder, (lambda name: True) if logits else _without_logits)
     if logits and "logits" not in arrays:
         raise ValueError(f"the waves in {os.fspath(folder)} were saved without logits")
+    return _results(arrays)
+
+
+def _results(arrays: Mapping[str, np.ndarray]) -> WaveResults:
     history: Any = (arrays["history_loss"], arrays["history_accuracy"])
     return WaveResults(
         arrays["runs"],
@@ -279,6 +354,10 @@ def read_waves(folder: str | os.PathLike[str], *, logits: bool = False) -> WaveR
         arrays.get("test_rows"),
         arrays.get("logits"),
     )
+
+
+def _without_logits(name: str) -> bool:
+    return name not in ("test_rows", "logits")
 
 
 def load_waves(

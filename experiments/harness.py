@@ -130,7 +130,7 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
 
         if isinstance(error, ProcessLost):
             why = str(error).splitlines()[0]
-            _fail(f"{why}; start all again, with --resume to go on from the last checkpoint", 1)
+            _fail(f"{why}; start all again, with --resume to go on from what was saved", 1)
         if not isinstance(error, CheckpointError | DataError | FolderInUse | ProcessesDiffer):
             raise
         _fail(error, 1 if isinstance(error, SaveError) else 2)
@@ -185,6 +185,17 @@ def _process() -> int | None:
 def reports() -> bool:
     """Whether this process prints and writes: the only one, or number 0 of a job."""
     return not _process()
+
+
+def anywhere(condition: bool) -> bool:
+    """Whether something is so in any process of the job, all of which must ask at once."""
+    if _process() is None:
+        return condition
+    import numpy as np
+
+    from digits_jax.devices import gather_values
+
+    return bool(gather_values(np.asarray(condition)).any())
 
 
 def require(condition: bool, message: str) -> None:
@@ -567,16 +578,16 @@ def train(
                 on_epoch=on_epoch,
             )
         except dj.Interrupted as stop:
-            if not reports():
-                sys.exit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
             raise stopped(stop, watch, output) from stop
         if tracker is not None:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
         return result
 
 
-def stopped(stop: Exception, watch: Watch, output: Output) -> Stopped:
+def stopped(stop: Exception, watch: Watch, output: Output) -> BaseException:
     """What to raise when a signal has ended the run, with the command that goes on with it."""
+    if not reports():
+        return SystemExit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
     words = [word for word in sys.argv if word != "--resume"]
     if not any(word.startswith("--output-dir") for word in words):
         words += ["--output-dir", str(output.folder)]

@@ -121,13 +121,15 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
+    job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
+    """Several processes, on one host or many."""
 
 
 def main(config: Config) -> None:
     """Searches, shows and writes."""
     check(config)
-    output = harness.Output(config.output_dir, script="sweep", resume=config.resume)
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    output = harness.Output(config.output_dir, script="sweep", resume=config.resume, job=config.job)
+    harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
     try:
@@ -147,11 +149,11 @@ def main(config: Config) -> None:
         raise harness.UsageError(str(error)) from error
     harness.countable(config.epochs, len(dataset.labels), min(config.batch_size))
     output.claim()
-    job = Job(config, dataset, numbers, output)
+    sweep = Sweep(config, dataset, numbers, output)
     if inner is None:
-        plain(config, job, outer)
+        plain(config, sweep, outer)
     else:
-        nested(config, job, outer, inner)
+        nested(config, sweep, outer, inner)
 
 
 def check(config: Config) -> None:
@@ -192,6 +194,11 @@ def check(config: Config) -> None:
         "--halving drops configurations by inner validation rows: add --nested",
     )
     harness.require(config.halving or not config.verify_halving, "--verify-halving needs --halving")
+    harness.require(
+        not (config.halving and config.job.distributed),
+        "--halving moves runs from device to device, so it works in one process: leave out "
+        "--distributed, or --halving",
+    )
 
 
 def make_numbers(config: Config) -> Hyperparameters:
@@ -205,7 +212,7 @@ def make_numbers(config: Config) -> Hyperparameters:
     return sweeps.random_search(config.random, seed=config.seed, **ranges)
 
 
-class Job:
+class Sweep:
     """What the stages of a sweep share: configurations, data, folder, signals, and the tally."""
 
     def __init__(
@@ -324,41 +331,43 @@ class Job:
                 )
             except WavesInterrupted as stop:
                 raise harness.stopped(stop, watch, self.output) from stop
-        if watch.signal is not None:  # it came in the last wave: the next stage has not begun
+        if harness.anywhere(watch.signal is not None):  # in the last wave of this stage
             done_all = WavesInterrupted(count, count, f"{unit}s")
             raise harness.stopped(done_all, watch, self.output)
         return result
 
 
-def plain(config: Config, job: Job, splits: Split) -> None:
+def plain(config: Config, sweep: Sweep, splits: Split) -> None:
     """All configurations on the same folds; the best is chosen on the rows that score it."""
     from digits_jax import summarize, sweeps
 
-    scores = job.score("folds", splits)
+    scores = sweep.score("folds", splits)
+    if not harness.reports():
+        return
     order = sweeps.rank(scores.accuracy, scores.loss)
     best = int(order[0])
     summary = summarize(scores.accuracy[best], **sizes(splits))
     warning = (
-        f"The best of {len(job.table)} was chosen on the rows that it is scored on, so its score "
+        f"The best of {len(sweep.table)} was chosen on the rows that it is scored on, so its score "
         "is optimistic; --nested scores the choice without bias."
     )
-    show(job, scores, order, f"{config.folds}-fold cross-validation, {config.epochs} epochs")
-    if len(job.table) > 1:
+    show(sweep, scores, order, f"{config.folds}-fold cross-validation, {config.epochs} epochs")
+    if len(sweep.table) > 1:
         harness.errors.print(f"[yellow]{warning}[/]", soft_wrap=True)
     write(
         config,
-        job,
+        sweep,
         scores,
         order,
         "Accuracy",
         {
-            "best": job.table[best] | {"accuracy": harness.summary_json("accuracy", summary)},
-            "warning": warning if len(job.table) > 1 else None,
+            "best": sweep.table[best] | {"accuracy": harness.summary_json("accuracy", summary)},
+            "warning": warning if len(sweep.table) > 1 else None,
         },
     )
 
 
-def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
+def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
     """Inner folds choose for each outer split; its test rows score "tune, then train"."""
     import numpy as np
     from rich.table import Table
@@ -369,34 +378,38 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
     splits = len(outer.train_rows)
     halved: dict[str, Any] | None = None
     if config.halving:
-        rungs = ", ".join(map(str, halving_rungs(config.epochs, job.count)[:-1])) or "no"
+        rungs = ", ".join(map(str, halving_rungs(config.epochs, sweep.count)[:-1])) or "no"
         harness.console.print(f"halving after {rungs} epochs", highlight=False)
-    scores = job.score("halving", inner, splits) if config.halving else job.score("inner", inner)
+    scores = (
+        sweep.score("halving", inner, splits) if config.halving else sweep.score("inner", inner)
+    )
     chosen = choose(scores, splits, config.epochs)
     if config.halving:
         spent = float(scores.epochs.sum() / (scores.epochs.size * config.epochs))
         halved = {"share_of_epochs_trained": spent, "same_winner": None}
         words = f"halving trained {100 * spent:.0f} % of the runs' epochs"
         if config.verify_halving:
-            whole = choose(job.score("inner", inner), splits, config.epochs)
+            whole = choose(sweep.score("inner", inner), splits, config.epochs)
             halved["same_winner"] = (whole == chosen).tolist()
             words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
         harness.console.print(words, highlight=False, soft_wrap=True)
-    accuracy, loss = job.final("outer", outer, chosen)
-    by_split = scores.accuracy.reshape(len(job.table), splits, -1).mean(axis=2)
+    accuracy, loss = sweep.final("outer", outer, chosen)
+    if not harness.reports():
+        return
+    by_split = scores.accuracy.reshape(len(sweep.table), splits, -1).mean(axis=2)
     order = sweeps.rank(scores.accuracy, scores.loss)
     when = "when last scored" if config.halving else f"{config.epochs} epochs"
-    show(job, scores, order, f"Inner validation over all outer splits, {when}")
+    show(sweep, scores, order, f"Inner validation over all outer splits, {when}")
 
     diverged = ~np.isfinite(loss)
     summary = summarize(accuracy, **sizes(outer))
-    names = varied(job)
+    names = varied(sweep)
     table = Table(title="Nested cross-validation: tune, then train")
     for column in ("outer split", *names, "validation (%)", "test (%)"):
         table.add_column(column.replace("_", " "), justify="right")
     rows = []
     for o, k in enumerate(chosen.tolist()):
-        row = {"outer_split": o + 1, **job.table[k], "validation_accuracy": by_split[k, o]}
+        row = {"outer_split": o + 1, **sweep.table[k], "validation_accuracy": by_split[k, o]}
         rows.append(row | {"accuracy": accuracy[o], "diverged": bool(diverged[o])})
         cells = [text(row[name]) for name in names]
         test = f"{100 * accuracy[o]:.2f}{' diverged' if diverged[o] else ''}"
@@ -410,7 +423,7 @@ def nested(config: Config, job: Job, outer: Split, inner: Split) -> None:
     harness.console.print(table)
     write(
         config,
-        job,
+        sweep,
         scores,
         order,
         "Inner validation accuracy",
@@ -444,9 +457,9 @@ def sizes(splits: Split) -> dict[str, Any]:
     }
 
 
-def varied(job: Job) -> list[str]:
+def varied(sweep: Sweep) -> list[str]:
     """The names that take more than one value."""
-    return [name for name in job.table[0] if len({row[name] for row in job.table}) > 1]
+    return [name for name in sweep.table[0] if len({row[name] for row in sweep.table}) > 1]
 
 
 def text(value: Any) -> str:
@@ -454,12 +467,12 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def show(job: Job, scores: Scores, order: np.ndarray, title: str) -> None:
+def show(sweep: Sweep, scores: Scores, order: np.ndarray, title: str) -> None:
     """The best configurations on the console."""
     import numpy as np
     from rich.table import Table
 
-    names = varied(job)
+    names = varied(sweep)
     table = Table(title=title)
     for column in ("rank", *names, "loss (nats)", "accuracy (%)", "diverged"):
         table.add_column(column.replace("_", " "), justify="right")
@@ -468,7 +481,7 @@ def show(job: Job, scores: Scores, order: np.ndarray, title: str) -> None:
         accuracy, loss = 100 * scores.accuracy[k], scores.loss[k]
         table.add_row(
             str(i + 1),
-            *(text(job.table[k][name]) for name in names),
+            *(text(sweep.table[k][name]) for name in names),
             f"{loss.mean():.4f}",
             f"{accuracy.mean():.2f} ± {accuracy.std():.2f}",
             f"{diverged[k]} of {len(loss)}" if diverged[k] else "",
@@ -480,7 +493,7 @@ def show(job: Job, scores: Scores, order: np.ndarray, title: str) -> None:
 
 def write(
     config: Config,
-    job: Job,
+    sweep: Sweep,
     scores: Scores,
     order: np.ndarray,
     label: str,
@@ -493,18 +506,18 @@ def write(
 
     rows = []
     for i, k in enumerate(order.tolist()):
-        row = {"rank": i + 1, **job.table[k]}
+        row = {"rank": i + 1, **sweep.table[k]}
         row |= {"accuracy": scores.accuracy[k].mean(), "accuracy_sd": scores.accuracy[k].std()}
         row |= {"loss": scores.loss[k].mean(), "epochs": scores.epochs[k].mean()}
         rows.append(row | {"diverged": int((~np.isfinite(scores.loss[k])).sum())})
-    job.output.table("configurations.csv", rows)
-    job.output.arrays(
+    sweep.output.table("configurations.csv", rows)
+    sweep.output.arrays(
         "scores.npz",
         **scores._asdict(),
-        **{name: [row[name] for row in job.table] for name in job.table[0]},
+        **{name: [row[name] for row in sweep.table] for name in sweep.table[0]},
     )
     sound = np.where(np.isfinite(scores.loss), scores.accuracy, np.nan)
-    columns = {name: [row[name] for row in job.table] for name in varied(job)}
+    columns = {name: [row[name] for row in sweep.table] for name in varied(sweep)}
     figures = {}
     if columns and not np.isnan(sound).all():
         figures["effects"] = plots.effects(columns, sound, label=label, log=LOGARITHMIC)
@@ -516,21 +529,21 @@ def write(
             figures["_".join(pair)] = figure
     for name, figure in figures.items():
         formats = ("png", "svg") if config.svg else ("png",)
-        plots.save(figure, job.output.folder / name, formats)
+        plots.save(figure, sweep.output.folder / name, formats)
     total = time.perf_counter() - STARTED
-    job.output.json(
+    sweep.output.json(
         "results.json",
         {
             "experiment": "sweep",
-            **harness.describe(config, job.dataset.provenance),
+            **harness.describe(config, sweep.dataset.provenance),
             "configurations": rows,
             **content,
-            "waves": job.waves,
+            "waves": sweep.waves,
             "seconds": {"total": total},
         },
     )
     harness.console.print(
-        f"{total:.1f} s. Written to {job.output.folder}/: results.json, configurations.csv, "
+        f"{total:.1f} s. Written to {sweep.output.folder}/: results.json, configurations.csv, "
         "scores.npz, figures, waves/",
         highlight=False,
         soft_wrap=True,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax.devices import over_runs, runs_mesh, runs_sharding
+from digits_jax.devices import over_runs, runs_mesh, runs_sharding, together
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,19 @@ def test_no_runs_or_no_devices_are_refused() -> None:
         runs_mesh(0)
     with pytest.raises(ValueError, match="2 runs on 0 devices"):
         runs_mesh(2, [])
+
+
+def test_devices_are_of_this_process_or_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not together(jax.devices()[:2])
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+
+    def of(*processes: int) -> Any:
+        return [types.SimpleNamespace(process_index=i) for i in processes]
+
+    assert together(of(0, 0, 1, 2)) and not together(of(0, 0))
+    for some in ((0, 1), (1,), (1, 2)):
+        with pytest.raises(ValueError, match=r"of all 3 processes of the job, or of this one"):
+            together(of(*some))
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 3])

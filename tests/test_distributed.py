@@ -6,6 +6,7 @@ the tests; each job takes some seconds.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,10 +23,13 @@ import pytest
 
 from digits_jax.devices import initialize_distributed
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "cross_validate.py"
+SCRIPTS = Path(__file__).parents[1] / "experiments"
 EPOCHS = 12
 HANGS = 1200  # seconds after which a job counts as hanging, however busy the machine is
-OPTIONS = ["--data", "bundled", "--folds", "2", "--epochs", str(EPOCHS), "--checkpoint-every", "2"]
+VALIDATE = ["cross_validate.py", "--data", "bundled", "--folds", "2", "--epochs", str(EPOCHS)]
+VALIDATE += ["--checkpoint-every", "2"]
+SWEEP = ["sweep.py", "--data", "bundled", "--folds", "2", "--inner-folds", "2", "--nested"]
+SWEEP += ["--width", "0.125", "--epochs", "20", "--learning-rate", "3e-4", "1e-2"]
 
 
 class Processes:
@@ -39,6 +43,7 @@ class Processes:
         *options: str,
         slurm: bool,
         each: Sequence[Sequence[str]] | None = None,
+        base: Sequence[str] = VALIDATE,
     ) -> None:
         each = [()] * count if each is None else each
         with socket.socket() as probe:
@@ -47,7 +52,10 @@ class Processes:
         self.running = [
             subprocess.Popen(
                 _command(
-                    *options, *each[i], *([] if slurm or count == 1 else _flags(port, count, i))
+                    *base,
+                    *options,
+                    *each[i],
+                    *([] if slurm or count == 1 else _flags(port, count, i)),
                 ),
                 cwd=folder,
                 env=_environment(folder, devices, _slurm(port, count, i) if slurm else {}),
@@ -76,8 +84,8 @@ class Processes:
         return [(p.returncode, *text) for p, text in zip(self.running, told, strict=True)]
 
 
-def _command(*options: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), *OPTIONS, *options]
+def _command(script: str, *options: str) -> list[str]:
+    return [sys.executable, str(SCRIPTS / script), *options]
 
 
 def _flags(port: int, count: int, i: int) -> list[str]:
@@ -106,15 +114,17 @@ def _environment(folder: Path, devices: int, more: Mapping[str, str]) -> dict[st
     return {**os.environ, **ours, **more}
 
 
-def _run(folder: Path, count: int, devices: int, *options: str) -> list[tuple[int, str, str]]:
-    ended = Processes(folder, count, devices, *options, slurm=False).end()
+def _run(
+    folder: Path, count: int, devices: int, *options: str, base: Sequence[str] = VALIDATE
+) -> list[tuple[int, str, str]]:
+    ended = Processes(folder, count, devices, *options, slurm=False, base=base).end()
     assert [code for code, *_ in ended] == [0] * count, ended
     return ended
 
 
-def _assert_same_results(folder: Path, whole: Path) -> None:
+def _assert_same_results(folder: Path, whole: Path, *names: str) -> None:
     assert (folder / "results.json").exists()
-    for name in ("history.npz", "predictions.npz"):
+    for name in names or ("history.npz", "predictions.npz"):
         got, expected = np.load(folder / name), np.load(whole / name)
         for array in expected.files:
             np.testing.assert_array_equal(got[array], expected[array])
@@ -181,7 +191,7 @@ def test_a_killed_process_ends_the_others_and_the_job_resumes(folder: Path, whol
     assert time.monotonic() - killed < 100  # measured: 10 s
     assert code == 1
     assert "process 0 of 2 lost another one" in message
-    assert "start all again, with --resume to go on from the last checkpoint" in message
+    assert "start all again, with --resume to go on from what was saved" in message
     assert "Traceback" not in message
     assert not (folder / "killed" / "results.json").exists()
 
@@ -203,6 +213,52 @@ def test_processes_with_other_arguments_are_refused(folder: Path) -> None:
         assert "Traceback" not in message
 
 
+def test_a_sweep_stopped_then_killed_gives_the_results_of_one_process(folder: Path) -> None:
+    _run(folder, 1, 1, "--output-dir", "sweep-whole", base=SWEEP)
+    output = ["--output-dir", "sweep"]
+    waves = folder / "sweep" / "waves" / "inner-0"
+
+    def job(*options: str) -> Processes:
+        return Processes(folder, 2, 2, *output, *options, slurm=False, base=SWEEP)
+
+    def wait_for(wave: str, running: Processes) -> None:
+        while not (waves / wave).exists():
+            if running.running[0].poll() is not None:
+                pytest.fail(f"the job ended before {wave}: {running.end()}")
+            time.sleep(0.005)
+
+    first = job("--wave-size", "2")
+    wait_for("wave-00000000.npz", first)
+    first.running[1].send_signal(signal.SIGTERM)
+    (code, _, message), (code_1, printed_1, message_1) = first.end()
+    assert (code, code_1) == (130, 143), (message, message_1)
+    assert "of 8 runs; all of it is saved. Go on with: " in message
+    assert "wave-00000006.npz" not in os.listdir(waves)
+
+    second = job("--resume")  # in waves of the size that the first had
+    wait_for("wave-00000004.npz", second)
+    second.running[1].kill()
+    killed = time.monotonic()
+    (code, _, message), _ = second.end()
+    assert time.monotonic() - killed < 100
+    assert code == 1 and "process 0 of 2 lost another one" in message
+    assert "Traceback" not in message
+
+    (_, printed, _), (_, printed_1, message_1) = _run(folder, 2, 2, *output, "--resume", base=SWEEP)
+    assert "tune, then train" in printed
+    assert message_1 == ""
+    assert all(line.startswith("[Gloo]") for line in printed_1.splitlines()), printed_1
+    _assert_same_results(folder / "sweep", folder / "sweep-whole", "scores.npz")
+    results, whole = (
+        json.loads((folder / name / "results.json").read_text())
+        for name in ("sweep", "sweep-whole")
+    )
+    assert results["outer_splits"] == whole["outer_splits"]
+    done = [wave["done"] for wave in results["waves"] if wave["stage"] == "inner-0"]
+    assert done[0] >= 6 and done[-1] == 8, "finished waves were not done again"
+    assert results["devices"]["processes"] == 2 and results["devices"]["count"] == 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -213,7 +269,9 @@ def test_processes_with_other_arguments_are_refused(folder: Path) -> None:
     ],
 )
 def test_a_mistake_gets_one_line(tmp_path: Path, options: list[str], message: str) -> None:
-    done = subprocess.run(_command(*options), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        _command(*VALIDATE, *options), cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -65,6 +65,9 @@ def test_it_is_given_back(tmp_path: Path) -> None:
     second = FolderLock(tmp_path / "new")
     del second
     assert FolderLock(tmp_path / "new").release.alive
+    with FolderLock(tmp_path / "new") as third:
+        assert third.held
+    assert not third.held
 
 
 def test_it_knows_when_its_folder_was_removed(tmp_path: Path) -> None:

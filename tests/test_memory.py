@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -93,19 +94,48 @@ def test_control_groups_limit_the_hosts_memory(tmp_path: Path) -> None:
     assert memory._left_by_control_groups(tmp_path / "none", root) == []
 
 
+class Device:
+    """Of some process, with memory of its own where stats tell of it."""
+
+    def __init__(self, process_index: int = 0, **stats: int) -> None:
+        self.process_index = process_index
+        self.stats = stats
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self.stats or None
+
+
 def test_a_device_has_its_own_limit_or_a_share_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Device:
-        def __init__(self, **stats: int) -> None:
-            self.stats = stats
-
-        def memory_stats(self) -> dict[str, int] | None:
-            return self.stats or None
-
     monkeypatch.setattr(memory, "_host_memory", lambda: 1000)
     assert memory.free_memory([Device(), Device()]) == 500  # type: ignore[list-item]
     limited = [Device(bytes_limit=300, bytes_in_use=100), Device(bytes_limit=300)]
     assert memory.free_memory(limited) == 200  # type: ignore[arg-type]
     assert memory.free_memory([Device(bytes_limit=5000)]) == 1000  # type: ignore[list-item]
+
+
+def test_processes_of_a_job_share_a_host_and_take_the_least_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+
+    def gather_values(mine: np.ndarray) -> np.ndarray:
+        """This process, a second on its host, and a third on another, which has 7 MiB."""
+        told.append(int(mine))
+        return np.array([mine, mine, mine - 1 if len(told) == 1 else 7])
+
+    monkeypatch.setattr(devices, "gather_values", gather_values)
+    monkeypatch.setattr(devices, "together", lambda devices: True)
+    monkeypatch.setattr(memory, "_host_memory", lambda: 80 << 20)
+    job: Any = [Device(), Device(), Device(1), Device(1), Device(2), Device(2)]
+    assert memory.free_memory(job) == 7 << 20
+    assert told[1] == 20  # MiB: the host's, in halves for two processes of two devices each
+
+
+def test_a_job_counts_the_logits_of_all_runs_in_each_process(data: Examples) -> None:
+    runs = make_runs(kfold_splits(data.labels, 2))
+    (alone, step), (of_four, same) = (memory._bytes_of(runs, data, Experiment(), n) for n in (1, 4))
+    logits = 899 * 10 * 4  # of ceil(1797 / 2) test rows
+    assert same == step and 3 * 2 * logits < of_four - alone < 3 * 2 * (logits + 2 * 8 * 899 + 100)
 
 
 def test_this_host_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,14 +111,14 @@ def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
     harness, sweep = importlib.import_module("harness"), importlib.import_module("sweep")
     config = sweep.Config(data="bundled", folds=2, output_dir=tmp_path / "out")
     output = harness.Output(config.output_dir, script="sweep")
-    job = sweep.Job(config, load_digits("bundled"), sweep.make_numbers(config), output)
+    search = sweep.Sweep(config, load_digits("bundled"), sweep.make_numbers(config), output)
 
     def last_wave(**options: object) -> None:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.5)  # a thread listens for it
 
     with pytest.raises(harness.Stopped, match="stopped after 4 of 4 runs; all of it") as stopped:
-        job.watched(last_wave, "folds-0", 0, 4)
+        search.watched(last_wave, "folds-0", 0, 4)
     assert stopped.value.exit_code == 143
 
 
@@ -167,6 +167,8 @@ def test_nested_with_halving(tmp_path: Path) -> None:
         (["--folds", "1"], "--folds must be at least 2, not 1"),
         (["--halving"], "--halving drops configurations by inner validation rows: add --nested"),
         (["--verify-halving", "--nested"], "--verify-halving needs --halving"),
+        (["--nested", "--halving", "--distributed"], "--halving moves runs from device to device"),
+        (["--distributed"], "--distributed needs --output-dir, the same for all processes"),
         (["--random", "3", "--beta-1", "0.1", "0.2", "0.3"], "takes one value, or two"),
         (["--random", "3", "--weight-decay", "0", "1"], "weight_decay needs 0 < low < high"),
         (["--resume"], "--resume needs --output-dir"),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import halving, sweeps
+from digits_jax import devices, halving, sweeps
 from digits_jax.cross_validation import cross_validate, make_runs
 from digits_jax.data import load_digits
 from digits_jax.model import DigitsCNN
@@ -206,6 +206,17 @@ def test_a_diverged_configuration_is_dropped_first(data: Examples, groups: Any) 
     for rungs in ([], [0, 1], [2, 2], [2, 1]):
         with pytest.raises(ValueError, match="rungs must be ascending"):
             halve(1, 5, rungs)
+
+
+def test_halving_refuses_the_devices_of_several_processes(
+    data: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "together", lambda devices: True)
+    runs = make_runs(kfold_splits(data.labels, 2))
+    with pytest.raises(ValueError, match="needs the devices of one process"):
+        halving.successive_halving(data, runs, 1, 1, [1])
+    with pytest.raises(ValueError, match="needs the devices of one process"):
+        halving.halve_in_waves(data, lambda *_: runs, 1, 1, [1], folder=tmp_path)
 
 
 def test_scores_belong_to_their_configuration_split_and_seed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,21 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import cross_validation, parts
+from digits_jax import cross_validation, devices, parts
 from digits_jax.checkpoint import CheckpointError
 from digits_jax.cross_validation import CrossValidation, cross_validate, make_runs
 from digits_jax.data import load_digits
+from digits_jax.locks import FolderInUse, FolderLock
 from digits_jax.model import DigitsCNN
 from digits_jax.splits import kfold_splits
 from digits_jax.train import Examples, Experiment, Hyperparameters, Run
-from digits_jax.waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
+from digits_jax.waves import (
+    WaveResults,
+    WavesInterrupted,
+    _by_first,
+    read_waves,
+    train_in_waves,
+)
 
 EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
 COUNT = 10
@@ -259,6 +267,74 @@ def test_other_waves_are_refused_by_name(data: Examples, runs: Run, tmp_path: Pa
     (tmp_path / "wave-00000004.npz").rename(tmp_path / "wave-00000003.npz")
     with pytest.raises(CheckpointError, match="start is 4 there and 3 here"):
         _train(data, runs, tmp_path, resume=True, identity={"seed": 3})
+
+
+def test_a_folder_in_use_is_refused_by_name(data: Examples, runs: Run, tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    with pytest.raises(FolderInUse, match=f"{tmp_path} is in use by process {os.getpid()} on "):
+        _train(data, runs, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nothing was done"
+    lock.release()
+
+    def another(done: int) -> None:
+        with pytest.raises(FolderInUse):
+            FolderLock(tmp_path)
+        told.append(done)
+
+    told: list[int] = []
+    _train(data, runs, tmp_path, on_wave=another)
+    assert told == [0, 4, 8, 10]
+    FolderLock(tmp_path)  # it was given back
+
+
+def test_processes_with_other_waves_are_refused(
+    data: Examples, runs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather_values(mine: np.ndarray) -> np.ndarray:
+        other = mine.copy()
+        other[-1] ^= 1  # the digest of the configuration
+        return np.array([mine, other])
+
+    monkeypatch.setattr(devices, "together", lambda devices: True)
+    monkeypatch.setattr(devices, "gather_values", gather_values)
+    with pytest.raises(devices.ProcessesDiffer, match="have different configuration"):
+        _train(data, runs, tmp_path / "waves")
+    assert not (tmp_path / "waves").exists()
+
+
+def test_what_the_first_process_finds_or_refuses_is_told_to_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[bytes] = []
+
+    def told(look: Any) -> tuple[Any, Any]:
+        """What process 0 gets and raises, and then process 1, which must not look for itself."""
+        outcome: list[Any] = []
+        for process, own in enumerate((look, lambda: pytest.fail("process 1 looked"))):
+            monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+            try:
+                outcome.append(_by_first(own, together=True))
+            except Exception as error:
+                outcome.append(error)
+        return outcome[0], outcome[1]
+
+    def from_first(content: bytes) -> bytes:
+        sent[:] = [content] if jax.process_index() == 0 else sent
+        return sent[0]
+
+    monkeypatch.setattr(devices, "from_first", from_first)
+    found = {"loss": np.array([np.pi, np.nan]), "starts": np.array([], np.int64)}
+    for got in told(lambda: found):
+        assert got.keys() == found.keys()
+        np.testing.assert_array_equal(got["loss"], found["loss"])
+        assert got["loss"].dtype == np.float64 and got["starts"].dtype == np.int64
+
+    def refuse() -> Any:
+        raise FolderInUse("held by another")
+
+    first, second = told(refuse)
+    assert isinstance(first, FolderInUse) and isinstance(second, CheckpointError)
+    assert str(first) == str(second) == "held by another"
 
 
 @pytest.mark.parametrize(
