@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
+import json
 import re
 import runpy
 import shlex
+import socket
 import subprocess
 import sys
 import tomllib
@@ -21,6 +24,7 @@ from typing import Any
 
 import pytest
 import tyro
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +40,7 @@ def _commands(markdown: str) -> Iterator[list[str]]:
     A span of nothing but options belongs to the script before it in its line.
     """
     for block in _blocks(markdown, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in block.replace("\\\n", " ").replace("$i", "0").splitlines():
             yield from _split(line)
     for line in re.sub(r"^```.*?^```$", "", markdown, flags=re.M | re.S).splitlines():
         script: list[str] = []
@@ -152,6 +156,51 @@ def test_files_and_extras_that_it_names_exist() -> None:
         for name in list_.split(",")
     }
     assert named and named <= set(extras)
+
+
+def test_its_two_processes_run(tmp_path: Path) -> None:
+    (block,) = [block for block in _blocks(README, "sh") if "--num-processes" in block]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        block = block.replace(":6006", f":{probe.getsockname()[1]}")
+    block = block.replace("experiments/", f"{shlex.quote(str(ROOT))}/experiments/")
+    block = block.replace("python ", f"{shlex.quote(sys.executable)} ")
+    done = subprocess.run(["sh", "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert "mean ± sd" in done.stdout, done.stderr
+    results = json.loads((tmp_path / "runs/two/results.json").read_text())
+    assert results["devices"]["processes"] == 2
+
+
+def test_the_pods_of_the_kubernetes_job_find_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ROOT / "experiments/cross_validate.yaml"
+    service, job = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    pods, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    name = job["metadata"]["name"]
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert service["spec"]["selector"] == {"job-name": name}
+    assert pods["completionMode"] == "Indexed"
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin", "OUTPUT_DIR": str(tmp_path / "out")}
+    for checkpoints in (False, True):
+        if checkpoints:
+            (tmp_path / "out/checkpoints").mkdir(parents=True)
+        words = subprocess.run(
+            [*container["command"], *container["args"]],
+            env={**environment, "JOB_COMPLETION_INDEX": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\0")[:-1]
+        given = dict(itertools.pairwise(words))
+        assert given["--coordinator-address"].startswith(f"{name}-0.{pod['subdomain']}:")
+        assert int(given["--num-processes"]) == pods["completions"] == pods["parallelism"]
+        assert given["--process-id"] == "1" and given["--output-dir"] == str(tmp_path / "out")
+        assert ("--resume" in words) == checkpoints
+        assert _problem(words, monkeypatch) is None
 
 
 def test_its_python_runs() -> None:
