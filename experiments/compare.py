@@ -4,8 +4,9 @@
     python experiments/compare.py --methods svm knn1 --repeats 1
 
 The networks train all folds of all repeats at once; scikit-learn's methods take a process on each
-core. It writes ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``, figures, and the
-predictions of each method as soon as they are whole: ``--resume`` takes these and adds the others.
+core. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``,
+figures, and the predictions of each method as soon as they are whole: ``--resume`` takes these and
+adds the others.
 
 All 5620 rows, seed 0, ten repeats of five folds, 65 minutes on 2 cores of a shared AVX-512 x86-64
 machine that did other work besides (strong 17, MLP 23, forest 11, the notebook's 9, SVM 2); mean
@@ -93,6 +94,7 @@ def report(
     from rich.table import Table
 
     from digits_jax import plots, summarize
+    from report import comparisons
 
     accuracies = {name: each.accuracies(dataset.labels) for name, each in done.items()}
     order = sorted(done, key=lambda name: -accuracies[name].mean())
@@ -151,31 +153,30 @@ def report(
         output.table("pairs.csv", pairs)
     missed = np.flatnonzero(np.all([each.all(axis=0) for each in wrong.values()], axis=0))
     total = time.perf_counter() - STARTED
-    output.json(
-        "results.json",
-        {
-            "experiment": "compare",
-            **harness.describe(config, dataset.provenance),
-            "methods": {
-                name: {
-                    "title": methods.TITLES[name],
-                    "accuracy": summaries[name],
-                    "accuracies": accuracies[name],
-                    "errors_a_repeat": wrong[name].sum(axis=1).mean(),
-                    "seconds": done[name].seconds,
-                    "chosen": done[name].chosen if any(done[name].chosen) else None,
-                }
-                for name in order
-            },
-            "pairs": pairs,
-            "common_errors_a_repeat": {"methods": order, "counts": shared},
-            "missed_by_all": missed,
-            "seconds": {"total": total},
+    results = {
+        "experiment": "compare",
+        **harness.describe(config, dataset.provenance),
+        "methods": {
+            name: {
+                "title": methods.TITLES[name],
+                "accuracy": summaries[name],
+                "accuracies": accuracies[name],
+                "errors_a_repeat": wrong[name].sum(axis=1).mean(),
+                "seconds": done[name].seconds,
+                "chosen": done[name].chosen if any(done[name].chosen) else None,
+            }
+            for name in order
         },
-    )
+        "pairs": pairs,
+        "common_errors_a_repeat": {"methods": order, "counts": shared},
+        "missed_by_all": missed,
+        "seconds": {"total": total},
+    }
+    output.text("report.html", comparisons.compare(results, dataset=dataset, answers=answers))
+    output.json("results.json", results)
     harness.console.print(
         f"{len(missed)} rows are wrong for every method in every repeat. {total:.1f} s. Written to "
-        f"{output.folder}/: results.json, scores.csv, pairs.csv, predictions, figures",
+        f"{output.folder}/: report.html, results.json, scores.csv, pairs.csv, predictions, figures",
         highlight=False,
         soft_wrap=True,
     )

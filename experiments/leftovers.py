@@ -5,8 +5,8 @@
 
 RUN is the folder of a complete ``compare.py``, whose out-of-fold predictions are counted: a row
 has one of each method and repeat, by a model that never saw it. It writes a sheet,
-``leftovers.png``, to tell by eye whether the label is wrong or the digit unreadable, ``rows.csv``
-and ``results.json``.
+``leftovers.png``, to tell by eye whether the label is wrong or the digit unreadable, ``rows.csv``,
+``report.html`` and ``results.json``.
 
 The ceiling that it prints counts as lost the rows that every method misses in most repeats. It
 takes for granted that what models of several kinds miss, trained ever anew, no model of these rows
@@ -75,6 +75,7 @@ def main(config: Config) -> None:
 
     import digits_jax as dj
     from digits_jax import plots
+    from report import comparisons
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
@@ -104,7 +105,6 @@ def main(config: Config) -> None:
         for row in left.tolist()
     ]
     low, high = (100 * bound for bound in ceiling)
-    low, high = (100 * bound for bound in ceiling)
     harness.console.print(
         f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
         f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
@@ -117,28 +117,28 @@ def main(config: Config) -> None:
     figure = plots.digit_sheet(
         *sheet(dataset.images, dataset.labels, shown),
         columns=2 * (NEIGHBOURS + 1),
-        title=f"{len(shown)} of {len(left)} rows that {config.share:.0%} of predictions get wrong "
-        f"(framed), each before the {NEIGHBOURS} other rows nearest to it: label, distance",
+        title=f"{len(shown)} of {len(left)} rows that {100 * config.share:g} % of predictions get "
+        f"wrong (framed), each before the {NEIGHBOURS} other rows nearest to it: label, distance",
         framed=range(0, (NEIGHBOURS + 1) * len(shown), NEIGHBOURS + 1),
     )
     plots.save(figure, output.folder / "leftovers", ("png", "svg") if config.svg else ("png",))
     if found:
         output.table("rows.csv", found)
-    output.json(
-        "results.json",
-        {
-            "experiment": "leftovers",
-            **harness.describe(config, dataset.provenance),
-            "methods": list(names),
-            "repeats": repeats,
-            "rows_wrong_in": counts,
-            "left": found,
-            "lost": lost,
-            "ceiling": {"share": 1 - lost / rows, "wilson95": ceiling},
-        },
-    )
+    results = {
+        "experiment": "leftovers",
+        **harness.describe(config, dataset.provenance),
+        "methods": list(names),
+        "repeats": repeats,
+        "rows_wrong_in": counts,
+        "left": found,
+        "lost": lost,
+        "ceiling": {"share": 1 - lost / rows, "wilson95": ceiling},
+    }
+    page = comparisons.leftovers(results, dataset=dataset, answers=answers, folder=output.folder)
+    output.text("report.html", page)
+    output.json("results.json", results)
     harness.console.print(
-        f"Written to {output.folder}/: results.json, rows.csv, leftovers.png",
+        f"Written to {output.folder}/: report.html, results.json, rows.csv, leftovers.png",
         highlight=False,
         soft_wrap=True,
     )

@@ -110,21 +110,23 @@ def main(config: Config) -> None:
     report(model, checks, predictions)
 
     from digits_jax import plots
+    from report import searches
 
     plots.save(make_figure(measured, config, most), output.folder / "scaling")
-    output.json(
-        "results.json",
-        {
-            "experiment": "scaling",
-            **harness.describe(config, dataset.provenance),
-            "points": measured,
-            "model": model,
-            "held_out": checks,
-            "predictions": predictions,
-            "seconds": {"total": time.perf_counter() - STARTED},
-        },
+    results = {
+        "experiment": "scaling",
+        **harness.describe(config, dataset.provenance),
+        "points": measured,
+        "model": model,
+        "held_out": checks,
+        "predictions": predictions,
+        "seconds": {"total": time.perf_counter() - STARTED},
+    }
+    output.text("report.html", searches.scaling(results))
+    output.json("results.json", results)
+    harness.console.print(
+        f"Written to {output.folder}/: report.html, results.json, scaling.png", soft_wrap=True
     )
-    harness.console.print(f"Written to {output.folder}/: results.json, scaling.png", soft_wrap=True)
 
 
 def measure_alone(point: Point, config: Config) -> dict[str, Any]:

@@ -9,8 +9,8 @@ and batch size are a loop around it. Without ``--nested`` the best score is opti
 chosen on the rows that it is computed from. With it, inner folds of each outer training set choose,
 and the outer test rows score "tune, then train" without bias.
 
-It writes ``results.json`` (last, and whole), ``configurations.csv``, ``scores.npz``, figures and
-the waves to the output folder.
+It writes ``report.html``, ``results.json`` (last, and whole), ``configurations.csv``,
+``scores.npz``, figures and the waves to the output folder.
 
 Measured once each, on all 5620 rows, 10 epochs, 2 cores of a shared AVX-512 x86-64 machine (± is
 the sd between folds):
@@ -503,6 +503,7 @@ def write(
     import numpy as np
 
     from digits_jax import plots
+    from report import searches
 
     rows = []
     for i, k in enumerate(order.tolist()):
@@ -531,20 +532,20 @@ def write(
         formats = ("png", "svg") if config.svg else ("png",)
         plots.save(figure, sweep.output.folder / name, formats)
     total = time.perf_counter() - STARTED
-    sweep.output.json(
-        "results.json",
-        {
-            "experiment": "sweep",
-            **harness.describe(config, sweep.dataset.provenance),
-            "configurations": rows,
-            **content,
-            "waves": sweep.waves,
-            "seconds": {"total": total},
-        },
-    )
+    results = {
+        "experiment": "sweep",
+        **harness.describe(config, sweep.dataset.provenance),
+        "configurations": rows,
+        **content,
+        "waves": sweep.waves,
+        "seconds": {"total": total},
+    }
+    page = searches.sweep(results, columns=columns, scores=sound, label=label, log=LOGARITHMIC)
+    sweep.output.text("report.html", page)
+    sweep.output.json("results.json", results)
     harness.console.print(
-        f"{total:.1f} s. Written to {sweep.output.folder}/: results.json, configurations.csv, "
-        "scores.npz, figures, waves/",
+        f"{total:.1f} s. Written to {sweep.output.folder}/: report.html, results.json, "
+        "configurations.csv, scores.npz, figures, waves/",
         highlight=False,
         soft_wrap=True,
     )

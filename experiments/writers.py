@@ -7,8 +7,8 @@ UCI's two files are of different writers, and the data's authors call this test 
 measure. A random split mixes the writers; one of the same sizes is the control, so that the
 difference is not one of training rows. Every seed trains on both, all at once; the control is also
 split anew for each. The networks vote besides: the mean of five seeds' probabilities. It writes
-``results.json`` (last, and whole), ``scores.csv``, a figure, and the predictions of each method as
-soon as they are whole: ``--resume`` takes these and adds the others.
+``report.html``, ``results.json`` (last, and whole), ``scores.csv``, a figure, and the predictions
+of each method as soon as they are whole: ``--resume`` takes these and adds the others.
 
 No choice may be made on these test rows: a recipe that was tuned on them has no figure here.
 """
@@ -128,6 +128,7 @@ def report(
     from rich.table import Table
 
     from digits_jax import plots
+    from report import comparisons
 
     scores = {name: score(each, dataset.labels, config.seeds) for name, each in done.items()}
     order = sorted(done, key=lambda name: -scores[name]["new_writers"]["mean"])
@@ -161,17 +162,15 @@ def report(
             "prediction95",
         ),
     }
-    figure = plots.method_scores(
-        [methods.TITLES[name] for name in order],
-        {
-            label: [scores[name][kind]["accuracies"] for name in order]
-            for kind, (label, _) in kinds.items()
-        },
-        {
-            label: [scores[name][kind][interval] for name in order]
-            for kind, (label, interval) in kinds.items()
-        },
-    )
+    accuracies = {
+        label: [scores[name][kind]["accuracies"] for name in order]
+        for kind, (label, _) in kinds.items()
+    }
+    intervals = {
+        label: [scores[name][kind][interval] for name in order]
+        for kind, (label, interval) in kinds.items()
+    }
+    figure = plots.method_scores([methods.TITLES[name] for name in order], accuracies, intervals)
     plots.save(figure, output.folder / "writers", ("png", "svg") if config.svg else ("png",))
     output.table(
         "scores.csv",
@@ -183,25 +182,32 @@ def report(
         ],
     )
     total = time.perf_counter() - STARTED
-    output.json(
-        "results.json",
-        {
-            "experiment": "writers",
-            **harness.describe(config, dataset.provenance),
-            "methods": {
-                name: {
-                    "title": methods.TITLES[name],
-                    **scores[name],
-                    "chosen": done[name].chosen if any(done[name].chosen) else None,
-                }
-                for name in order
-            },
-            "seconds": {"total": total},
+    results = {
+        "experiment": "writers",
+        **harness.describe(config, dataset.provenance),
+        "methods": {
+            name: {
+                "title": methods.TITLES[name],
+                **scores[name],
+                "chosen": done[name].chosen if any(done[name].chosen) else None,
+            }
+            for name in order
         },
+        "seconds": {"total": total},
+    }
+    page = comparisons.writers(
+        results,
+        dataset=dataset,
+        rows=done[order[0]].rows[0],
+        answers={name: done[name].predicted[: config.seeds] for name in order},
+        accuracies=accuracies,
+        intervals=intervals,
     )
+    output.text("report.html", page)
+    output.json("results.json", results)
     harness.console.print(
-        f"{total:.1f} s. Written to {output.folder}/: results.json, scores.csv, predictions, "
-        "writers.png",
+        f"{total:.1f} s. Written to {output.folder}/: report.html, results.json, scores.csv, "
+        "predictions, writers.png",
         highlight=False,
         soft_wrap=True,
     )

@@ -83,6 +83,7 @@ def test_methods_share_the_folds_of_scikit_learn(finished: Path) -> None:
         "checkpoints",
         "common_errors.png",
         "pairs.csv",
+        "report.html",
         "results.json",
         "scores.csv",
         *(f"predictions_{name}.npz" for name in METHODS),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import plotly.graph_objects
 import pytest
@@ -20,7 +23,7 @@ from PIL import Image
 
 from digits_jax import Dataset, load_digits, metrics
 from digits_jax.train import History
-from report import Report, figures, misclassified, overviews, pages
+from report import Report, comparison_figures, figures, misclassified, overviews, pages
 
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=http://example.com/x.png>"
 FOLDS, EPOCHS, REPEATS = 3, 5, 2
@@ -177,6 +180,25 @@ def _all_figures(digits: Dataset) -> dict[str, dict[str, Any]]:
         "roc": figures.roc(metrics.roc_curves(labels, shares), names),
         "reliability": figures.reliability(metrics.reliability(labels, shares)),
         "embedding": figures.embedding(rng.normal(size=(300, 2)), labels, "t-SNE"),
+        "methods": comparison_figures.method_scores(
+            ["A", "<b>"],
+            {"new": [[0.9, 0.8], [0.7, 0.7]], "random": [[0.9], [0.6]]},
+            {"new": [(0.8, 1), (0.6, 0.8)], "random": [(np.nan, np.nan)] * 2},
+            {"new": ["fold 1", "fold 2"], "random": ["seed 0"]},
+        ),
+        "errors": comparison_figures.common_errors([[10, 5], [5, 200]], ["A", "<b>"]),
+        "effects": comparison_figures.effects(
+            {"learning_rate": [0.1, 0.1, 0.2], "activation": ["relu", "tanh", "tanh"]},
+            np.array([[0.5, 0.7], [0.7, 0.9], [0.3, np.nan]]),
+            "Accuracy",
+            log=["learning_rate"],
+        ),
+        "pair": comparison_figures.pair(
+            [1, 1, 2], [3, 3, 4], np.array([0.5, 0.7, np.nan]), ("x", "y"), "Accuracy"
+        ),
+        "costs": comparison_figures.costs(
+            [("runs", "s", {"a": {1: [3, 1, 2]}}), ("rows", "MB", {"a": {1: [1]}, "b": {2: [2]}})]
+        ),
         "bars": figures.bars({"x": [2, 1, 3], "digits_jax": [1, 1, 1]}, "s", mark=("floor", 0.5)),
     }
 
@@ -204,6 +226,31 @@ def test_figures_show_their_numbers(digits: Dataset) -> None:
     assert [len(found[name]["data"]) for name in ("roc", "embedding")] == [11, 10]
 
 
+def test_figures_of_comparisons_show_their_numbers(digits: Dataset) -> None:
+    found = _all_figures(digits)
+    dots, mean, *_ = found["methods"]["data"]
+    assert dots["x"] == [90, 80, 70, 70] and dots["text"][3] == "&lt;b&gt;, fold 2"
+    assert mean["x"] == [85, 70] and mean["error_x"] == {"array": [15, 10], "arrayminus": [5, 10]}
+    heights = [trace["y"] for trace in found["methods"]["data"]]
+    assert heights[1] == [-0.175, 0.825] and heights[3] == [0.175, 1.175]  # side by side
+    (cells,) = found["errors"]["data"]
+    assert cells["z"] == [[1, 0.5], [0.025, 1]] and cells["text"][1] == [
+        "5.0<br>2 %",
+        "200<br>100 %",
+    ]
+    rates, all_rates, words, all_words = found["effects"]["data"]
+    assert rates["y"] == words["y"] == [60, 80, 30]
+    assert rates["text"][0] == "learning rate 0.1, activation relu"
+    assert all_rates["x"] == [0.1, 0.2] and all_rates["y"] == [70, 30]
+    assert all_rates["error_y"]["array"] == [5, 0]  # quartiles of 50, 70, 70, 90
+    assert all_words["x"] == ["relu", "tanh"] and all_words["mode"] == "markers"
+    assert [trace["showlegend"] for trace in found["effects"]["data"]] == [True, True, False, False]
+    assert found["effects"]["layout"]["xaxis"]["type"] == "log"
+    assert found["pair"]["data"][0]["marker"]["color"] == [60]
+    assert [trace["y"] for trace in found["costs"]["data"]] == [[2], [1], [2]]
+    assert found["costs"]["data"][0]["error_y"] == {"array": [1], "arrayminus": [1]}
+
+
 def test_reports_of_speed_and_of_layers(tmp_path: Path) -> None:
     """Those whose results are quickly made up; the others are tested with their scripts."""
     accuracy = {"mean": 0.991, "std": 0.001, "ci95": (0.9901, 0.9919)}
@@ -228,13 +275,11 @@ DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
-def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium, without a window, with the report open."""
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
     if not (CHROMIUM and DRIVER):
         pytest.skip("no chromium and chromedriver; on Debian: apt install chromium-driver")
     webdriver = pytest.importorskip("selenium.webdriver")
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(page, encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--window-size=1100,1400"):
@@ -242,10 +287,44 @@ def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
-        driver.get(path.as_uri())
         yield driver
     finally:
         driver.quit()
+
+
+def _open(browser: Any, path: Path) -> None:
+    """Opens a report: every figure is drawn within the page, and nothing is loaded."""
+    _media(browser, "light")
+    browser.get(path.as_uri())
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map("
+        "e => e.querySelector('.main-svg .xtitle') && e.querySelector('.main-svg').clientWidth)"
+    )
+    assert all(600 < width < 1000 for width in sizes), sizes
+    page = "const e = document.documentElement; return e.scrollWidth - e.clientWidth"
+    assert browser.execute_script(page) == 0
+    loaded = "return performance.getEntriesByType('resource').map(e => e.name)"
+    assert [n for n in browser.execute_script(loaded) if not n.startswith(("data:", "blob:"))] == []
+
+
+def _count(browser: Any, selector: str) -> int:
+    """Elements that are visible."""
+    return int(
+        browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".filter(e => e.checkVisibility()).length",
+            selector,
+        )
+    )
+
+
+def _choose(browser: Any, name: str, value: str) -> None:
+    browser.execute_script(
+        "const s = document.querySelector(`select[name=${arguments[0]}]`); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('change', {bubbles: true}))",
+        name,
+        value,
+    )
 
 
 def _colours(browser: Any) -> tuple[str, str]:
@@ -262,58 +341,8 @@ def _media(browser: Any, scheme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
-def test_in_a_browser(browser: Any) -> None:
-    def count(selector: str) -> int:
-        return int(
-            browser.execute_script(
-                "return [...document.querySelectorAll(arguments[0])]"
-                ".filter(e => e.checkVisibility()).length",
-                selector,
-            )
-        )
-
-    # It opens: every figure is drawn, nothing is loaded, nothing complains, no markup came alive.
-    assert count(".plot .main-svg .xtitle, .plot .main-svg .x2title") >= 3
-    loaded = "return performance.getEntriesByType('resource').map(e => e.name)"
-    assert [n for n in browser.execute_script(loaded) if not n.startswith(("data:", "blob:"))] == []
-    assert browser.title == "3-fold cross-validation, 2 times"
-    buttons = browser.execute_script(
-        "return [...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title)"
-    )
-    assert "Zoom" in buttons and not any("hare" in each or "loud" in each for each in buttons)
-
-    # The filter.
-    everything = count(".digits > li")
-    assert everything > 10
-    choose = (
-        "const s = document.querySelector(`select[name=${arguments[0]}]`); s.value = arguments[1];"
-        "s.dispatchEvent(new Event('change', {bubbles: true}))"
-    )
-    browser.execute_script(choose, "true", "8")
-    eights = count(".digits > li")
-    assert 0 < eights < everything and eights == count('.digits > li[data-true="8"]')
-    (said,) = browser.execute_script("return [document.querySelector('output').textContent]")
-    assert said == f"{eights} of {everything} shown"
-    answer = browser.execute_script(
-        "return JSON.parse(document.querySelector('.digits > li:not([hidden])')"
-        ".dataset.predicted)[0]"
-    )
-    browser.execute_script(choose, "predicted", answer)
-    assert 0 < count(".digits > li") <= eights
-    browser.execute_script(choose, "true", "")
-    browser.execute_script(choose, "predicted", "")
-    assert count(".digits > li") == everything
-    browser.execute_script(
-        "document.querySelectorAll('.plot')[2].emit('plotly_click',"
-        " {points: [{customdata: ['8', arguments[0]]}]})",
-        answer,
-    )
-    assert 0 < count(".digits > li") <= eights
-    browser.execute_script("document.querySelector('form').reset()")
-    browser.execute_script(choose, "true", "")
-
-    # Light and dark: by the system's setting, and by the button.
-    _media(browser, "light")
+def _light_and_dark(browser: Any) -> None:
+    """By the system's setting, and by the button."""
     light = _colours(browser)
     _media(browser, "dark")
     end = time.monotonic() + 20  # the figures are drawn anew, a moment later
@@ -334,7 +363,109 @@ def test_in_a_browser(browser: Any) -> None:
     )
     pdf = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
     content = base64.b64decode(pdf)
-    assert content.startswith(b"%PDF") and 3 <= content.count(b"/Type /Page\n") <= 12
+    assert content.startswith(b"%PDF") and 2 <= content.count(b"/Type /Page\n") <= 12
     assert browser.execute_script("return window.printed") == [light[1], 680]
     assert _colours(browser) == dark
-    assert [m for m in browser.get_log("browser") if m["level"] in ("SEVERE", "WARNING")] == []
+
+
+def _complaints(browser: Any) -> list[Any]:
+    return [m for m in browser.get_log("browser") if m["level"] in ("SEVERE", "WARNING")]
+
+
+def test_in_a_browser(browser: Any, page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    _open(browser, tmp_path / "report.html")
+    assert browser.title == "3-fold cross-validation, 2 times"  # no markup came alive
+    buttons = browser.execute_script(
+        "return [...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title)"
+    )
+    assert "Zoom" in buttons and not any("hare" in each or "loud" in each for each in buttons)
+
+    # The filter.
+    everything = _count(browser, ".digits > li")
+    assert everything > 10
+    _choose(browser, "true", "8")
+    eights = _count(browser, ".digits > li")
+    assert 0 < eights < everything and eights == _count(browser, '.digits > li[data-true="8"]')
+    (said,) = browser.execute_script("return [document.querySelector('output').textContent]")
+    assert said == f"{eights} of {everything} shown"
+    answer = browser.execute_script(
+        "return JSON.parse(document.querySelector('.digits > li:not([hidden])')"
+        ".dataset.predicted)[0]"
+    )
+    _choose(browser, "predicted", answer)
+    assert 0 < _count(browser, ".digits > li") <= eights
+    _choose(browser, "true", "")
+    _choose(browser, "predicted", "")
+    assert _count(browser, ".digits > li") == everything
+    browser.execute_script(
+        "document.querySelectorAll('.plot')[2].emit('plotly_click',"
+        " {points: [{customdata: ['8', arguments[0]]}]})",
+        answer,
+    )
+    assert 0 < _count(browser, ".digits > li") <= eights
+    browser.execute_script("document.querySelector('form').reset()")
+    _choose(browser, "true", "")
+    _light_and_dark(browser)
+    assert _complaints(browser) == []
+
+
+def _run(script: str, *arguments: object) -> None:
+    """A script in this process, which has started JAX already."""
+    harness, module = importlib.import_module("harness"), importlib.import_module(script)
+    with pytest.MonkeyPatch.context() as patch, joblib.parallel_config("sequential"):
+        patch.setattr(harness, "start_jax", lambda **_: None)
+        patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        harness.run(module.Config, module.main, module.__doc__)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of compare.py, leftovers.py and sweep.py, which have run as small as they go."""
+    folder, bundled = tmp_path_factory.mktemp("made"), ("--data", "bundled")
+    small = (*bundled, "--folds", 2, "--output-dir")
+    _run("compare", "--methods", "knn1", "knn3", "--repeats", 2, *small, folder / "compare")
+    leftovers = (*bundled, "--output-dir", folder / "leftovers")
+    _run("leftovers", "--run", folder / "compare", *leftovers)
+    tried = ("--learning-rate", 1e-3, 1e-2, "--dropout-rate", 0, 0.5, "--width", 0.125)
+    _run("sweep", *tried, "--epochs", 2, *small, folder / "sweep")
+    return folder
+
+
+@pytest.mark.parametrize("script", ["compare", "leftovers", "sweep"])
+def test_reports_of_scripts_in_a_browser(browser: Any, made: Path, script: str) -> None:
+    results = json.loads((made / script / "results.json").read_text())
+    _open(browser, made / script / "report.html")
+    headlines = browser.execute_script(
+        "return [...document.querySelectorAll('.headline')].map(e => e.innerText)"
+    )
+    plots = _count(browser, ".plot")
+    if script == "sweep":
+        best = results["best"]["accuracy"]
+        assert plots == 2 and "optimistic" in headlines[1]
+        low, high = (100 * end for end in best["ci95"])
+        assert f"{100 * best['mean']:.2f} ± {100 * best['std']:.2f} %" in headlines[0]
+        assert f"{low:.2f} to {high:.2f} %" in headlines[0]
+        assert _count(browser, "section.table tbody tr") == 4
+    else:
+        missed = results["left"] if script == "leftovers" else results["missed_by_all"]
+        row = {"leftovers": 0, "compare": 2}[script]
+        assert plots == {"leftovers": 1, "compare": 3}[script]
+        assert f"\n{len(missed)}\n" in headlines[row]
+        everything = _count(browser, ".digits > li")
+        true = browser.execute_script("return document.querySelector('.digits > li').dataset.true")
+        _choose(browser, "true", true)
+        shown = _count(browser, ".digits > li")
+        assert 0 < shown == _count(browser, f'.digits > li[data-true="{true}"]') < everything
+        _choose(browser, "true", "")
+        for plot in range(plots):  # a click filters where it is on a class
+            cell = {"customdata": [true, true]} if plot == plots - 1 else {}
+            browser.execute_script(
+                "document.querySelectorAll('.plot')[arguments[0]].emit('plotly_click',"
+                " {points: [arguments[1]]})",
+                plot,
+                cell,
+            )
+            assert _count(browser, ".digits > li") == (shown if cell else everything)
+    _light_and_dark(browser)
+    assert _complaints(browser) == []

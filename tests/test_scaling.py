@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +67,30 @@ def test_a_point_is_measured_in_a_process_of_its_own(scaling: ModuleType) -> Non
     assert point["bytes"]["peak"] > 0
     figure = scaling.make_figure([point, point | {"wave_size": 1}], config, most=200)
     assert [axes.get_xlabel() for axes in figure.axes][:2] == ["runs at once", "runs"]
+
+
+def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) -> None:
+    points = [_point(runs) for runs in (1, 2, 10)] + [_point(10, rows=300, steps=2)]
+    points.append(_point(10, width=2.0))
+    waved = _point(10, wave_size=5, bytes={"results": 5000, "peak": 12 * 10**7})
+    model = scaling.fit(points[:4])
+    results = {
+        "config": {"epochs": 3},
+        "points": [*points, waved],
+        "model": model,
+        "held_out": [scaling.check(model, _point(20))],
+        "predictions": [scaling.predict(model, devices, 7, waved) for devices in (1, 8)],
+    }
+    page = importlib.import_module("report.searches").scaling(results)
+    (text,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page)
+    runs, memory, in_waves, rows, width = json.loads(text)[0]["data"]
+    assert runs["x"] == [1, 2, 10] and runs["y"][2] == pytest.approx(8)  # 80 ms by ten runs
+    assert runs["error_y"]["array"][2] == pytest.approx(64)
+    assert memory["y"] == [101, 102, 110] and in_waves["y"] == [120]
+    assert rows["x"] == [300, 1000] and width["x"] == [1, 2]
+    assert (
+        "Check: 20 runs" in page and f"{results['predictions'][0]['seconds'] / 86400:.1f}" in page
+    )
 
 
 def test_bad_options_are_refused(

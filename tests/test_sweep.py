@@ -45,6 +45,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
         "configurations.csv",
         "effects.png",
+        "report.html",
         "results.json",
         "scores.npz",
         "waves",

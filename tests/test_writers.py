@@ -67,7 +67,17 @@ def test_a_run_on_the_full_set(
     assert score["random"]["mean"] - expected == pytest.approx(-score["difference"])
     assert score["new_writers"]["votes_of_five"] == []
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"predictions_knn1.npz", "results.json", "scores.csv", "writers.png"}
+    assert names == {
+        "predictions_knn1.npz",
+        "report.html",
+        "results.json",
+        "scores.csv",
+        "writers.png",
+    }
+    page = (tmp_path / "report.html").read_text()
+    assert f"{100 * expected:.2f} ± 0.00 %" in page
+    wrong = 1797 - round(1797 * expected)
+    assert f"{wrong} of 1797 test rows are wrong at least once" in page
 
 
 def test_figures_by_hand(writers: ModuleType) -> None:

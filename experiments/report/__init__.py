@@ -35,7 +35,7 @@ class Digit:
     answers: list[str]  # wrong ones, the most frequent first
     wrong: int  # predictions that are wrong
     count: int  # predictions in all
-    shares: list[tuple[str, float]]  # [K], each class and its mean probability
+    shares: list[tuple[str, float]]  # [K], each class and its mean probability, or share of answers
 
 
 class Report:
@@ -74,10 +74,17 @@ class Report:
         uri = _data_uri(path.read_bytes())
         self._parts.append({"kind": "image", "title": title, "uri": uri, "alt": alt, "note": note})
 
-    def sheet(self, title: str, digits: Sequence[Digit], classes: Sequence[str], note: str) -> None:
-        """Digits with their probabilities, to be filtered by true and by predicted class."""
+    def sheet(
+        self,
+        title: str,
+        digits: Sequence[Digit],
+        classes: Sequence[str],
+        note: str,
+        bars: str,
+    ) -> None:
+        """Digits to be filtered by true and by predicted class; ``bars`` are what they show."""
         part = {"kind": "sheet", "title": title, "digits": digits, "classes": classes, "note": note}
-        self._parts.append(part)
+        self._parts.append(part | {"bars": bars.capitalize()})
 
     def html(self, results: Mapping[str, Any]) -> str:
         """The whole page.
@@ -127,7 +134,7 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return ", ".join(map(_word, value))
+        return ", ".join(map(_word, value)) or "–"
     return "–" if value is None else str(value)
 
 

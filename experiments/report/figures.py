@@ -20,6 +20,7 @@ Figure = dict[str, Any]
 BLUE, ORANGE, GREY = "#3f90da", "#e76300", "#94a4a2"
 # Ten that stay apart under colour-vision deficiency: Petroff (2021), arXiv:2107.02270.
 TEN = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+BLUES = [[0, "#eef3f8"], [0.35, "#9ecae1"], [1, "#08519c"]]
 LINES = 12  # runs of which each has a curve; more are a band and their mean
 
 
@@ -72,7 +73,7 @@ def _curve(values: npt.NDArray[Any], name: str, line: Figure, x: str, y: str) ->
         "type": "scatter",
         "mode": "lines" if len(values) > 1 else "markers",
         "x": list(range(1, len(values) + 1)),
-        "y": _short(values),
+        "y": short(values),
         "name": label,
         "legendgroup": label,
         "showlegend": x == "x",
@@ -120,7 +121,7 @@ def scores(panels: Mapping[str, Sequence[float]], names: Sequence[str], axis: st
                 "type": "scatter",
                 "mode": "markers",
                 "x": [html.escape(name) for name in names],
-                "y": _short(values),
+                "y": short(values),
                 "name": title,
                 "marker": {"color": color, "size": 9},
                 "yaxis": f"y{number}",
@@ -139,6 +140,7 @@ def confusion(matrix: npt.NDArray[Any], names: Sequence[str]) -> Figure:
     ]
     trace = {
         "type": "heatmap",
+        "meta": "confusion",  # a click on a cell filters the sheet
         "z": np.round(np.sqrt(shares), 4).tolist(),
         "x": labels,
         "y": labels,
@@ -147,7 +149,7 @@ def confusion(matrix: npt.NDArray[Any], names: Sequence[str]) -> Figure:
         "customdata": cells,
         "hovertemplate": "true %{customdata[0]}, predicted %{customdata[1]}: %{text} rows, "
         "%{customdata[2]} % of the class<extra></extra>",
-        "colorscale": [[0, "#eef3f8"], [0.35, "#9ecae1"], [1, "#08519c"]],
+        "colorscale": BLUES,
         "zmin": 0,
         "zmax": 1,
         "showscale": False,
@@ -178,15 +180,15 @@ def roc(curves: Sequence[RocCurve], names: Sequence[str]) -> Figure:
         {
             "type": "scatter",
             "mode": "lines",
-            "x": _short(np.maximum(curve.false_positive_rate, lowest)),
-            "y": _short(curve.true_positive_rate),
+            "x": short(np.maximum(curve.false_positive_rate, lowest)),
+            "y": short(curve.true_positive_rate),
             "name": f"{html.escape(name)}: AUC {curve.auc:.5f}",
             "line": {"shape": "hv", "color": TEN[k % 10], "dash": ("solid", "dash")[k % 2]},
         }
         for k, (curve, name) in enumerate(zip(curves, names, strict=True))
     ]
     dotted = {"color": GREY, "dash": "dot"}
-    diagonal = {"x": _short(chance), "y": _short(chance), "name": "chance", "line": dotted}
+    diagonal = {"x": short(chance), "y": short(chance), "name": "chance", "line": dotted}
     traces.append({"type": "scatter", "mode": "lines", **diagonal})
     bottom = min(
         [0.99, *(c.true_positive_rate[c.false_positive_rate <= lowest].max() for c in curves
@@ -229,12 +231,12 @@ def reliability(found: Reliability) -> Figure:
         {
             "type": "scatter",
             "mode": "markers",
-            "x": _short(x),
-            "y": _short(y),
+            "x": short(x),
+            "y": short(y),
             "error_y": {
                 "type": "data",
-                "array": _short(ends[:, 1] - y),
-                "arrayminus": _short(y - ends[:, 0]),
+                "array": short(ends[:, 1] - y),
+                "arrayminus": short(y - ends[:, 0]),
                 "thickness": 1,
             },
             "name": "bin, 95 % interval",
@@ -242,7 +244,7 @@ def reliability(found: Reliability) -> Figure:
         },
         {
             "type": "bar",
-            "x": _short((np.arange(bins) + 0.5) / bins),
+            "x": short((np.arange(bins) + 0.5) / bins),
             "y": found.count.tolist(),
             "width": 1 / bins,
             "name": "rows",
@@ -272,8 +274,8 @@ def embedding(points: npt.NDArray[Any], labels: npt.NDArray[Any], axis: str) -> 
         {
             "type": "scatter",
             "mode": "markers",
-            "x": _short(points[labels == k, 0]),
-            "y": _short(points[labels == k, 1]),
+            "x": short(points[labels == k, 0]),
+            "y": short(points[labels == k, 1]),
             "text": [f"row {row}" for row in np.flatnonzero(labels == k)],
             "name": str(k),
             "marker": {"color": TEN[i % 10], "symbol": symbols[i % 5], "size": 5, "opacity": 0.7},
@@ -301,12 +303,12 @@ def bars(
     trace = {
         "type": "bar",
         "orientation": "h",
-        "x": _short(median),
+        "x": short(median),
         "y": names,
         "error_x": {
             "type": "data",
-            "array": _short(greatest - median),
-            "arrayminus": _short(median - least),
+            "array": short(greatest - median),
+            "arrayminus": short(median - least),
             "thickness": 1,
         },
         "marker": {"color": [BLUE if each else GREY for each in own]},
@@ -327,7 +329,7 @@ def bars(
     return {"data": [trace], "layout": layout}
 
 
-def _short(values: npt.ArrayLike) -> list[float | None]:
+def short(values: npt.ArrayLike) -> list[float | None]:
     """Six significant digits are more than a screen shows; NaN and infinity become gaps."""
     array = np.asarray(values, float)
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in array]

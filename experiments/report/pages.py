@@ -62,7 +62,7 @@ def cross_validation(
         f"Test accuracy and loss of each of the {size}, with their mean and standard deviation.",
     )
     _curves(page, history, names)
-    _mistakes(page, dataset, rows, shares)
+    mistakes(page, dataset, rows, shares)
     return page.html(results)
 
 
@@ -112,8 +112,8 @@ def train(
         for name, run in zip(names, results["runs"], strict=True)
     ]
     if count > 1:
-        spread = [_spread(results[score], score == "loss") for score in scores]
-        cells.append(("mean ± sd", *spread))
+        means = [spread(results[score], 100, 2) for score in scores[1:]]
+        cells.append(("mean ± sd", spread(results["loss"], 1, 4), *means))
     note = f"calibration error of run 1: {100 * results['expected_calibration_error']:.2f} %"
     page.table("Test scores", columns, cells, note)
     each = [name for name in classes if name in dataset.class_names]
@@ -131,7 +131,7 @@ def train(
         ],
     )
     _curves(page, history, names)
-    _mistakes(page, dataset, np.tile(rows, count), shares.reshape(-1, shares.shape[-1]))
+    mistakes(page, dataset, np.tile(rows, count), shares.reshape(-1, shares.shape[-1]))
     page.figure(
         "ROC curves, run 1",
         figures.roc(curves, dataset.class_names),
@@ -186,15 +186,15 @@ def interval(summary: Mapping[str, Any], scale: float, digits: int) -> str:
     return " to ".join(f"{scale * end:.{digits}f}" for end in ends)
 
 
-def _spread(summary: Mapping[str, Any], loss: bool) -> str:
-    scale, digits = (1, 4) if loss else (100, 2)
+def spread(summary: Mapping[str, Any], scale: float, digits: int) -> str:
+    """Mean ± sd."""
     return f"{scale * summary['mean']:.{digits}f} ± {scale * summary['std']:.{digits}f}"
 
 
 def _summary_rows(results: Results) -> list[tuple[str, str, str]]:
     loss, accuracy = results["loss"], results["accuracy"]
     return [
-        ("mean ± sd", _spread(loss, True), _spread(accuracy, False)),
+        ("mean ± sd", spread(loss, 1, 4), spread(accuracy, 100, 2)),
         ("95 % interval", interval(loss, 1, 4), interval(accuracy, 100, 2)),
     ]
 
@@ -210,21 +210,35 @@ def _curves(page: Report, history: History, names: Sequence[str]) -> None:
     )
 
 
-def _mistakes(
-    page: Report, dataset: Dataset, rows: npt.NDArray[np.integer], shares: npt.NDArray[Any]
+def mistakes(
+    page: Report,
+    dataset: Dataset,
+    rows: npt.NDArray[np.integer],
+    shares: npt.NDArray[Any],
+    *,
+    whose: str = "",
 ) -> None:
-    """The confusion matrix, and the sheet of digits behind it."""
+    """The confusion matrix, and the sheet of digits behind it.
+
+    Args:
+        page: what they go to.
+        dataset: the rows.
+        rows: row numbers [M] of predictions; a row may have several.
+        shares: their probabilities [M, K], or 1 for the class predicted.
+        whose: predictions, where they are not of one network.
+    """
     from digits_jax import metrics
 
     matrix = metrics.confusion(dataset.labels[rows], shares.argmax(1))
     wrong = int(matrix.sum() - matrix.trace())
     page.figure(
-        "Confusion matrix",
+        f"Confusion matrix, {whose}" if whose else "Confusion matrix",
         figures.confusion(matrix, dataset.class_names),
         f"How often each class is predicted as each; {wrong} of {matrix.sum()} predictions are "
         "wrong.",
         "A click on a cell shows its digits below.",
     )
+    bars = f"shares of the answers of {whose}" if whose else "probabilities"
     digits = misclassified(dataset.images, dataset.labels, rows, shares, dataset.class_names)
     shown = digits[:SHEET]
     cut = f", of which {len(shown)} are shown" if len(shown) < len(digits) else ""
@@ -233,6 +247,7 @@ def _mistakes(
         shown,
         dataset.class_names,
         f"{len(digits)} of {len(set(rows.tolist()))} test rows are wrong at least once{cut}; those "
-        "that are wrong most often, and most surely, come first. Bars are probabilities, means "
-        "over the predictions of a row.",
+        f"that are wrong most often, and most surely, come first. Bars are {bars}, means over the "
+        "predictions of a row.",
+        bars,
     )

@@ -68,7 +68,7 @@
     filter(); // a browser that goes back keeps what was selected
 
     // A click on a cell of the confusion matrix shows its digits.
-    for (const plot of plots.filter((each) => figures[each.dataset.figure].data[0].type === "heatmap"))
+    for (const plot of plots.filter((each) => figures[each.dataset.figure].data[0].meta === "confusion"))
       plot.on("plotly_click", ({ points: [cell] }) => {
         form.elements.true.value = cell.customdata[0];
         form.elements.predicted.value = cell.customdata[0] === cell.customdata[1] ? "" : cell.customdata[1];
