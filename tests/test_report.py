@@ -453,6 +453,15 @@ def test_reports_of_scripts_in_a_browser(browser: Any, made: Path, script: str) 
         assert plots == {"leftovers": 1, "compare": 3}[script]
         assert f"\n{len(missed)}\n" in headlines[row]
         everything = _count(browser, ".digits > li")
+        notes = browser.execute_script(
+            "return [...document.querySelectorAll('.digits > li')].map(e => e.innerText)"
+        )
+        sheet = [re.search(r"row (\d+), wrong (\d+) of 4 times", note) for note in notes]
+        shares = {int(each[1]): int(each[2]) / 4 for each in sheet if each}
+        if script == "leftovers":
+            assert shares == {each["row"]: each["wrong_share"] for each in missed}
+        else:
+            assert [row for row, share in shares.items() if share == 1] == missed
         true = browser.execute_script("return document.querySelector('.digits > li').dataset.true")
         _choose(browser, "true", true)
         shown = _count(browser, ".digits > li")

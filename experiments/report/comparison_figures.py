@@ -58,7 +58,7 @@ def method_scores(
         traces += [shared | dots, shared | mean]
     layout = {
         "height": 130 + len(names) * (14 + 16 * len(scores)),
-        "margin": {**MARGIN, "l": 10},
+        "margin": {**MARGIN, "l": 10, "t": 65},
         "xaxis": {"title": {"text": "Accuracy (%)"}, "zeroline": False},
         "yaxis": {
             "tickvals": list(range(len(names))),

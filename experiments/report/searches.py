@@ -188,6 +188,7 @@ def scaling(results: Results) -> str:
             )
             for point in points
         ],
+        "In waves, compiling and saving are counted.",
     )
     page.table(
         f"{one['runs']:,} runs, predicted",
