@@ -90,7 +90,10 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
 
     Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
     """
-    parsed = _parse(config, description)
+    try:
+        parsed = _parse(config, description)
+    except BrokenPipeError:  # --help | head
+        os._exit(1)
     notes.quiet = getattr(parsed, "quiet", False)
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -144,6 +147,7 @@ def _parse(config: type[Config], description: str) -> Config:
             return tyro.cli(config, description=description)
     except SystemExit as stop:
         if not stop.code:
+            sys.stdout.flush()
             raise
         text = said.getvalue()
         parts = re.split(r"\n[ │]*[-─]{5,}[ │]*\n", text)

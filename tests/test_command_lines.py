@@ -26,6 +26,7 @@ sys.path.append(str(EXPERIMENTS))
 SCRIPTS = sorted(
     path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config" in path.read_text()
 )
+EXAMPLES = [f"examples/{path.stem}" for path in sorted(EXPERIMENTS.glob("examples/*.py"))]
 ZERO_IS_FINE = {"seed", "split_seed", "index", "run", "label_smoothing"}
 REQUIRED = {"predict": ["--checkpoint"], "leftovers": ["--run"]}
 HUGE = "99999999999999999999"
@@ -218,6 +219,17 @@ def test_a_narrow_terminal_gets_one_line_too(tmp_path: Path) -> None:
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
         assert words[0] in done.stderr and "│" not in done.stderr and "--- " not in done.stderr
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *EXAMPLES])
+def test_help_may_be_cut_short(script: str) -> None:
+    """As by ``| head``, whose end of the pipe is closed here from the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(EXPERIMENTS / f"{script}.py"), "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
 
 
 def test_the_tests_know_the_scripts() -> None:

@@ -9,6 +9,7 @@ and scores from the predictions of the folds.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -89,4 +90,7 @@ def main(
 
 if __name__ == "__main__":
     dj.use_all_cpu_cores()
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os._exit(1)

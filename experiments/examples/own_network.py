@@ -10,6 +10,7 @@ train at once; the refit is then loaded from its checkpoint and reads a digit.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -83,4 +84,7 @@ def main(
 
 if __name__ == "__main__":
     dj.use_all_cpu_cores()
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os._exit(1)

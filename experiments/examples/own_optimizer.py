@@ -12,6 +12,7 @@ compares them.
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import flax.linen as nn
@@ -110,4 +111,7 @@ def main(
 
 if __name__ == "__main__":
     dj.use_all_cpu_cores()
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os._exit(1)
