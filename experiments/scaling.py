@@ -3,17 +3,17 @@
     python experiments/scaling.py --data optdigits.csv
 
 Each point trains the notebook's network in a process of its own, so that its memory is its own.
-A cost model is fitted to the points, checked against points that it has not seen, and used to tell
-what the notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
+A cost model is fitted to the points, checked against points that it has not seen (other numbers of
+runs, and jobs in waves of the size that was chosen from the free memory), and used to tell what the
+notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
 
     seconds of an epoch = call + step * steps of an epoch * ceil(runs / devices)
-    bytes of a checkpoint, of results = a constant + so much a run
+    bytes of memory, of a checkpoint, of results = a constant + so much a run
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import multiprocessing
 import statistics
 import tempfile
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from digits_jax import Dataset
+
 STARTED = time.perf_counter()
 FOLDS = 5
 EPOCHS = 100  # of the protocol whose cost is predicted
 MANY = 1_000_000  # runs
 DEVICES = (1, 8, 256)
+WAVED_EPOCHS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,10 +54,13 @@ class Config:
     """Multiples of the layers' features, at ten runs and all rows; 1 is there anyway."""
     held_out: tuple[int, ...] = (20, 100)
     """Numbers of runs that the fit doesn't see, to check it."""
+    waves: tuple[int, ...] = (2, 3)
+    """Numbers of waves, which the fit doesn't see either."""
     epochs: int = 3
     """Timed epochs of each point, after one that warms up."""
-    wave_size: int = 50
-    """Runs of a wave, for the largest number of runs once more, in waves."""
+    wave_size: int | None = None
+    """Runs of a wave. Default: what fits in half of the free memory; on a CPU at most 64 runs for
+    each core."""
     output_dir: Path | None = None
     """Folder for all that is written. Default: runs/scaling/<date>-<time>."""
 
@@ -72,15 +78,19 @@ class Point:
 def main(config: Config) -> None:
     """Measures, fits, shows and writes."""
     harness.positive(epochs=config.epochs, wave_size=config.wave_size)
-    for name in ("runs", "rows", "widths", "held_out"):
+    for name in ("runs", "rows", "widths", "held_out", "waves"):
         values = getattr(config, name)
         flag = "--" + name.replace("_", "-")
         inside = bool(values) and all(0 < value <= 10**6 for value in values)
         harness.require(inside, f"{flag} must be positive numbers of at most a million")
     harness.require(len(set(config.runs)) > 1, "--runs must name two numbers, to fit a line")
+    harness.require(min(config.waves) > 1, "--waves must be at least 2, for the first one compiles")
     output = harness.Output(config.output_dir, script="scaling")
     harness.start_jax(compilation_cache=False)
+    import jax
+
     import digits_jax as dj
+    from digits_jax.memory import free_memory
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
@@ -90,32 +100,42 @@ def main(config: Config) -> None:
     )
     harness.require(max(config.rows) <= most, f"--rows must be at most {most}, what the data have")
     output.claim()
+    free = free_memory(jax.devices())
+    size = config.wave_size or chosen_wave_size(dataset, free)
+    harness.console.print(
+        f"waves of {size} runs; each of {jax.device_count()} devices has {free / 1e9:.1f} GB free",
+        highlight=False,
+    )
     points = [Point(runs=runs, rows=most) for runs in config.runs]
     points += [Point(runs=10, rows=rows) for rows in config.rows]
     points += [Point(runs=10, rows=most, width=width) for width in config.widths]
     points += [Point(runs=runs, rows=most) for runs in config.held_out]
-    points += [Point(runs=max(config.runs), rows=most, wave_size=config.wave_size)]
+    points += [Point(runs=waves * size, rows=most, wave_size=size) for waves in config.waves]
     measured = []
     for point in dict.fromkeys(points):
         with harness.console.status(f"{point}"):
             measured.append(measure_alone(point, config))
-        harness.console.print(_in_words(measured[-1]), highlight=False)
-    whole = [each for each in measured if each["wave_size"] is None]
-    plain = [each for each in whole if each["width"] == 1]
+        harness.console.print(_in_words(measured[-1]), highlight=False, soft_wrap=True)
+    waved = [each for each in measured if each["wave_size"]]
+    plain = [each for each in measured if each["width"] == 1 and not each["wave_size"]]
     model = fit([each for each in plain if each["runs"] not in config.held_out])
-    checks = [check(model, each) for each in plain if each["runs"] in config.held_out]
-    waved = next(each for each in measured if each["wave_size"] is not None)
+    unseen = [each for each in plain if each["runs"] in config.held_out]
+    checks = [check(model, each) for each in unseen + waved]
     steps = next(each["steps"] for each in plain if each["rows"] == most)
-    predictions = [predict(model, devices, steps, waved) for devices in DEVICES]
+    logits = max(plain, key=_runs)["bytes"]["logits"] / max(map(_runs, plain))
+    predictions = [predict(model, devices, steps, waved[-1], logits) for devices in DEVICES]
     report(model, checks, predictions)
 
     from digits_jax import plots
     from report import searches
 
-    plots.save(make_figure(measured, config, most), output.folder / "scaling")
+    figure = make_figure(measured, model, config, most)
+    plots.save(figure, output.folder / "scaling")
     results = {
         "experiment": "scaling",
         **harness.describe(config, dataset.provenance),
+        "wave_size": size,
+        "free_bytes_a_device": free,
         "points": measured,
         "model": model,
         "held_out": checks,
@@ -126,6 +146,23 @@ def main(config: Config) -> None:
     output.json("results.json", results)
     harness.console.print(
         f"Written to {output.folder}/: report.html, results.json, scaling.png", soft_wrap=True
+    )
+
+
+def chosen_wave_size(dataset: Dataset, free: int) -> int:
+    """Runs of a wave of very many, where each device has so many bytes free."""
+    import jax
+
+    import digits_jax as dj
+    from digits_jax.memory import fitting_wave_size
+
+    return fitting_wave_size(
+        MANY,
+        dj.make_runs(dj.kfold_splits(dataset.labels, FOLDS)),
+        dj.Examples(dataset.images, dataset.labels),
+        experiment=dj.Experiment(),
+        devices=jax.devices(),
+        free=free,
     )
 
 
@@ -155,11 +192,14 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
     before = resident()
     moments: list[float] = []
 
+    splits = dj.kfold_splits(examples.labels, FOLDS)
+
     def runs_of(start: int, stop: int) -> dj.Run:
-        repeats = -(-stop // FOLDS)
-        splits = dj.kfold_splits(dataset.labels[rows], FOLDS, repeats=repeats)
-        splits = jax.tree.map(lambda leaf: leaf[start:stop], splits)
-        return dj.make_runs(splits, seed=start)
+        numbers = np.arange(start, stop)
+        runs = dj.make_runs(jax.tree.map(lambda leaf: leaf[numbers % FOLDS], splits))
+        return runs._replace(
+            key=jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
+        )
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +219,7 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
                 checkpoints.save(1, {"states": result.states})
             timing["checkpoint"] = time.perf_counter() - saving
             saved = {"checkpoint": tree_bytes(Path(folder))}
-            saved["results"] = sum(np.asarray(part).nbytes for part in (result.logits, result.loss))
+            saved["logits"] = result.logits.nbytes
         else:
             dj.train_in_waves(
                 examples,
@@ -188,19 +228,20 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
                 folder=folder,
                 wave_size=point.wave_size,
                 experiment=experiment,
-                epochs=1 + epochs,
+                epochs=WAVED_EPOCHS,
                 on_wave=lambda runs: moments.append(time.perf_counter()),
             )
             peak = resident("VmHWM") - before
-            waves = [(b - a) / (1 + epochs) for a, b in itertools.pairwise(moments)]
-            timing = {"epoch": [sum(waves) / len(waves) * -(-point.runs // point.wave_size)]}
+            waves = np.diff(moments)[1:]  # the first compiles
+            timing = {"epoch": (waves / WAVED_EPOCHS).tolist()}
             saved = {"results": tree_bytes(Path(folder))}
     steps = -(-(point.rows * (FOLDS - 1) // FOLDS) // experiment.batch_size)
     forward: int = sum(layer.flops for layer in dj.layer_table(network))
     return {
         **dataclasses.asdict(point),
         "devices": jax.device_count(),
-        "epochs": 1 + epochs,
+        "platform": jax.default_backend(),
+        "epochs": 1 + epochs if point.wave_size is None else WAVED_EPOCHS,
         "steps": steps,
         "flops_per_row": 3 * forward,  # backward costs twice as much
         "seconds": timing | {"total": time.perf_counter() - started},
@@ -222,10 +263,10 @@ def tree_bytes(folder: Path) -> int:
 
 
 def _in_words(point: dict[str, Any]) -> str:
-    waves = "" if point["wave_size"] is None else f", in waves of {point['wave_size']}"
+    waves = f", in waves of {point['wave_size']}" if point["wave_size"] else ""
     return (
         f"{point['runs']:4d} runs, {point['rows']:5d} rows, width {point['width']:g}{waves}: "
-        f"{1e3 * _epoch_seconds(point) / point['runs']:.1f} ms an epoch of a run, "
+        f"{1e3 * _epoch_seconds(point) / at_once(point):.1f} ms an epoch of a run, "
         f"{point['bytes']['peak'] / 1e6:.0f} MB"
     )
 
@@ -258,9 +299,19 @@ def _line(
     return {constant: float(a), slope: float(b)}
 
 
+def at_once(point: dict[str, Any]) -> int:
+    """Runs that train together: all, or those of a wave."""
+    return int(point["wave_size"] or point["runs"])
+
+
 def lanes_steps(point: dict[str, Any]) -> float:
     """Steps that the busiest device takes in an epoch."""
-    return float(-(-point["runs"] // point["devices"]) * point["steps"])
+    return float(-(-at_once(point) // point["devices"]) * point["steps"])
+
+
+def model_seconds(model: dict[str, float], point: dict[str, Any]) -> float:
+    """What an epoch of all runs that train together takes, on paper."""
+    return model["call_seconds"] + model["step_seconds"] * lanes_steps(point)
 
 
 def _runs(point: dict[str, Any]) -> float:
@@ -276,12 +327,12 @@ def _bytes(name: str) -> Callable[[dict[str, Any]], float]:
     return lambda point: float(point["bytes"][name])
 
 
-def check(model: dict[str, float], point: dict[str, Any]) -> dict[str, float]:
+def check(model: dict[str, float], point: dict[str, Any]) -> dict[str, Any]:
     """The model beside a point that it was not fitted to."""
-    predicted = model["call_seconds"] + model["step_seconds"] * lanes_steps(point)
-    measured = _epoch_seconds(point)
+    predicted, measured = model_seconds(model, point), _epoch_seconds(point)
     return {
         "runs": point["runs"],
+        "wave_size": point["wave_size"],
         "predicted_seconds": predicted,
         "measured_seconds": measured,
         "ratio": predicted / measured,
@@ -289,7 +340,7 @@ def check(model: dict[str, float], point: dict[str, Any]) -> dict[str, float]:
 
 
 def predict(
-    model: dict[str, float], devices: int, steps: int, wave: dict[str, Any]
+    model: dict[str, float], devices: int, steps: int, wave: dict[str, Any], logits: float
 ) -> dict[str, float]:
     """The notebook's protocol for a million runs in waves, on devices like those measured."""
     lanes = wave["wave_size"] / wave["devices"]  # runs of a wave on each device
@@ -302,6 +353,7 @@ def predict(
         "seconds": model["start_seconds"] + waves * EPOCHS * epoch,
         "waves": waves,
         "results_bytes": MANY * (wave["bytes"]["results"] / wave["runs"] + history),
+        "logits_bytes": MANY * logits,
         "checkpoint_bytes": MANY * model["checkpoint_bytes_a_run"],
         "memory_bytes_at_once": MANY / devices * model["memory_bytes_a_run"],
         "memory_bytes_of_a_wave": model["memory_bytes"] + lanes * model["memory_bytes_a_run"],
@@ -310,7 +362,7 @@ def predict(
 
 def report(
     model: dict[str, float],
-    checks: Sequence[dict[str, float]],
+    checks: Sequence[dict[str, Any]],
     predictions: Sequence[dict[str, float]],
 ) -> None:
     """The model, how well it foretells what it has not seen, and the table of a million runs."""
@@ -322,12 +374,15 @@ def report(
         f"{model['memory_bytes_a_run'] / 1e6:.1f} MB of memory and "
         f"{model['checkpoint_bytes_a_run'] / 1e6:.2f} MB of checkpoint",
         highlight=False,
+        soft_wrap=True,
     )
     for each in checks:
+        waves = f" in waves of {each['wave_size']}" if each["wave_size"] else ""
         harness.console.print(
-            f"held out, {each['runs']:.0f} runs: predicted {each['predicted_seconds']:.2f} s an "
+            f"held out, {each['runs']} runs{waves}: predicted {each['predicted_seconds']:.2f} s an "
             f"epoch, measured {each['measured_seconds']:.2f} (ratio {each['ratio']:.2f})",
             highlight=False,
+            soft_wrap=True,
         )
     table = Table(title=f"{MANY:,} runs of {EPOCHS} epochs, in waves")
     for column in ("devices", "days", "waves (files)", "results (GB)", "memory a device (MB)"):
@@ -343,59 +398,82 @@ def report(
     harness.console.print(table)
     first = predictions[0]
     harness.console.print(
-        f"All at once, one device would need {first['memory_bytes_at_once'] / 1e12:.1f} TB of "
-        f"memory and a checkpoint {first['checkpoint_bytes'] / 1e12:.1f} TB: memory breaks first, "
-        "so runs go in waves, whose results are one file each and whose states are not kept.",
+        f"What breaks first is memory: all at once, one device would need "
+        f"{first['memory_bytes_at_once'] / 1e12:.1f} TB. Then the checkpoint of all states, "
+        f"{first['checkpoint_bytes'] / 1e12:.1f} TB, and all logits, "
+        f"{first['logits_bytes'] / 1e9:.0f} GB. So runs go in waves, whose states are not kept, "
+        "nor logits unless asked for. A file for each run would be a million small files: there "
+        "is one for each wave.",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def make_figure(points: Sequence[dict[str, Any]], config: Config, most: int) -> Figure:
+def make_figure(
+    points: Sequence[dict[str, Any]], model: dict[str, float], config: Config, most: int
+) -> Figure:
     """Seconds of a run's epoch, and memory, by runs, rows and width."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5.2), dpi=150, layout="constrained")
-    panels = list(figure.subplots(2, 2).flat)
-    whole = [point for point in points if point["wave_size"] is None]
-    by_runs = [p for p in whole if p["width"] == 1 and p["rows"] == most]
-    by_rows = [p for p in whole if p["width"] == 1 and p["runs"] == 10]
-    by_width = [p for p in whole if p["rows"] == most and p["runs"] == 10]
-    for panel, chosen, x, label in (
-        (panels[0], by_runs, "runs", "runs at once"),
-        (panels[2], by_rows, "rows", "rows of the data set"),
-        (panels[3], by_width, "width", "width (multiple of the layers' features)"),
-    ):
-        chosen = sorted(chosen, key=lambda point: point[x])
-        xs = [point[x] for point in chosen]
-        each = [[1e3 * s / point["runs"] for s in point["seconds"]["epoch"]] for point in chosen]
-        middle = [statistics.median(values) for values in each]
-        ranges = [
-            [m - min(values) for m, values in zip(middle, each, strict=True)],
-            [max(values) - m for m, values in zip(middle, each, strict=True)],
-        ]
-        panel.errorbar(xs, middle, yerr=ranges, marker="o", capsize=3, color="#0072B2")
-        panel.set(xscale="log", ylim=(0, None), xlabel=label, ylabel="ms an epoch of one run")
-        panel.set_xticks(xs, [f"{value:g}" for value in xs], minor=False)
-        panel.minorticks_off()
-    memory = panels[1]
-    by_runs = sorted(by_runs, key=lambda point: point["runs"])
-    runs = [point["runs"] for point in by_runs]
-    memory.plot(runs, [p["bytes"]["peak"] / 1e6 for p in by_runs], "o-", label="all at once")
-    for point in points:
-        if point["wave_size"] is not None:
-            label = f"in waves of {point['wave_size']}"
-            megabytes = point["bytes"]["peak"] / 1e6
-            memory.plot(point["runs"], megabytes, "s", color="#D55E00", label=label)
-    memory.set(xscale="log", ylim=(0, None), xlabel="runs", ylabel="memory for training (MB)")
-    memory.set_xticks(runs, [str(value) for value in runs], minor=False)
-    memory.minorticks_off()
-    memory.legend(frameon=False)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-    title = f"{points[0]['devices']} CPU devices; medians and ranges of {config.epochs} epochs"
+    waved = [point for point in points if point["wave_size"]]
+    held_out = [p for p in points if p["runs"] in config.held_out and p not in waved]
+    seen = [point for point in points if point not in waved + held_out]
+    plain = [point for point in seen if point["width"] == 1]
+    by_runs = {
+        "all at once": [point for point in plain if point["rows"] == most],
+        "held out of the fit": held_out,
+        f"in waves of {waved[0]['wave_size']}": waved,
+    }
+    by_rows = {"all at once": [point for point in plain if point["runs"] == 10]}
+    by_width = {"all at once": [p for p in seen if p["rows"] == most and p["runs"] == 10]}
+
+    figure = Figure(figsize=(10, 5.6), dpi=150, layout="constrained")
+    panels = figure.subplots(2, 3, sharex="col")
+    draw(panels[:, 0], "runs", by_runs, model)
+    draw(panels[:, 1], "rows", by_rows, model)
+    draw(panels[:, 2], "width", by_width, None)  # the model is of width 1
+    labels = (f"runs, of {most} rows", "rows, ten runs", "width: times the features, ten runs")
+    for panel, label in zip(panels[1], labels, strict=True):
+        panel.set_xlabel(label)
+    panels[0, 0].set_ylabel("ms an epoch of one run")
+    panels[1, 0].set_ylabel("peak memory (MB)")
+    panels[0, 0].legend(frameon=False, fontsize=8)
+    devices = f"{points[0]['devices']} {points[0]['platform'].upper()} devices"
+    title = (
+        f"{devices}. Time: medians and ranges of {config.epochs} epochs. "
+        "Memory: the most that a process grew by, compiling included"
+    )
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     return figure
+
+
+def draw(
+    panels: Any, x: str, groups: dict[str, list[dict[str, Any]]], model: dict[str, float] | None
+) -> None:
+    """Time in the upper panel, memory in the lower; what ``model`` says of the first group."""
+    upper, lower = panels
+    colors = ("#0072B2", "#009E73", "#D55E00")
+    for (name, group), marker, color in zip(groups.items(), "oDs", colors, strict=False):
+        style: dict[str, Any] = {"marker": marker, "color": color, "ms": 4, "ls": "none"}
+        for point in group:
+            each = [1e3 * seconds / at_once(point) for seconds in point["seconds"]["epoch"]]
+            middle = statistics.median(each)
+            ends = [[middle - min(each)], [max(each) - middle]]
+            upper.errorbar(point[x], middle, yerr=ends, capsize=2, label=name, **style)
+            lower.plot(point[x], point["bytes"]["peak"] / 1e6, **style)
+            name = "_nolegend_"  # once is enough
+    if model is not None:
+        group = sorted(next(iter(groups.values())), key=lambda point: point[x])
+        xs = [point[x] for point in group]
+        on_paper = [1e3 * model_seconds(model, point) / at_once(point) for point in group]
+        upper.plot(xs, on_paper, color="0.6", lw=1, zorder=0, label="fitted model")
+    ticks = sorted({point[x] for point in next(iter(groups.values()))})  # of all, they overlap
+    lower.set_xscale("log")
+    lower.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    lower.minorticks_off()
+    for panel in panels:
+        panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
+        panel.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

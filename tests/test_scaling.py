@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from digits_jax.data import load_digits
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
@@ -28,7 +30,7 @@ def _point(runs: int, *, rows: int = 1000, steps: int = 7, **more: Any) -> dict[
     epoch = 0.01 + 0.002 * steps * -(-runs // 2)
     return {
         **{"runs": runs, "rows": rows, "width": 1.0, "wave_size": None, "epochs": 4},
-        **{"devices": 2, "steps": steps},
+        **{"devices": 2, "platform": "cpu", "steps": steps},
         "seconds": {"compile": 5.0, "epoch": [epoch, epoch, 9 * epoch]},
         "bytes": {"checkpoint": 1000 + 3000 * runs, "peak": 10**8 + 10**6 * runs},
         **more,
@@ -43,18 +45,20 @@ def test_the_fit_finds_the_costs_that_made_the_points(scaling: ModuleType) -> No
     assert model["checkpoint_bytes_a_run"] == pytest.approx(3000)
     assert model["memory_bytes"] == pytest.approx(10**8)
     assert model["start_seconds"] == 5
-    checked = scaling.check(model, _point(20))
-    assert checked["ratio"] == pytest.approx(1)
+    for unseen in (_point(20), _point(60, wave_size=20) | {"seconds": {"epoch": [0.15]}}):
+        assert scaling.check(model, unseen)["ratio"] == pytest.approx(1)
 
 
 def test_a_million_runs_are_their_waves(scaling: ModuleType) -> None:
     model = scaling.fit([_point(runs) for runs in (1, 2, 5, 50)])
     wave = _point(40, wave_size=20) | {"bytes": {"results": 40 * 500}}
-    one, eight = (scaling.predict(model, devices, 7, wave) for devices in (1, 8))
+    one, eight = (scaling.predict(model, devices, 7, wave, 900.0) for devices in (1, 8))
     epoch = 0.01 + 0.002 * 7 * 10  # ten of a wave's runs on each of two devices
     assert one["waves"] == 100_000
     assert one["seconds"] == pytest.approx(5 + 100_000 * 100 * epoch)
     assert (one["seconds"] - 5) / (eight["seconds"] - 5) == pytest.approx(8)
+    assert one["logits_bytes"] == 900_000_000
+    assert one["memory_bytes_of_a_wave"] == pytest.approx(10**8 + 10 * 10**6)
     assert one["results_bytes"] == pytest.approx(1_000_000 * (500 + 8 * 96))
 
 
@@ -65,8 +69,30 @@ def test_a_point_is_measured_in_a_process_of_its_own(scaling: ModuleType) -> Non
     assert point["steps"] == 2  # 160 rows in batches of 128
     assert point["bytes"]["checkpoint"] > 2 * 4 * 20_000  # more than the weights of two
     assert point["bytes"]["peak"] > 0
-    figure = scaling.make_figure([point, point | {"wave_size": 1}], config, most=200)
-    assert [axes.get_xlabel() for axes in figure.axes][:2] == ["runs at once", "runs"]
+    waves = scaling.measure_alone(scaling.Point(runs=6, rows=200, width=0.5, wave_size=2), config)
+    assert len(waves["seconds"]["epoch"]) == 2  # of three waves; the first compiles
+    assert waves["bytes"]["results"] > 6 * 4 * 2 * scaling.WAVED_EPOCHS
+
+
+def test_the_figure_shows_every_point_once(scaling: ModuleType) -> None:
+    points = [_point(runs) for runs in (1, 5, 10, 20)] + [_point(10, rows=300, steps=2)]
+    points += [_point(10, width=2.0)]
+    points += [_point(60, wave_size=20, seconds={"epoch": [0.15, 0.14, 0.16]})]
+    config = scaling.Config(runs=(1, 5, 10), held_out=(20,))
+    figure = scaling.make_figure(points, scaling.fit(points[:3]), config, most=1000)
+    time, *_, by_width = figure.axes[:3]
+    assert len(time.containers) == 5 and len(by_width.containers) == 2
+    assert [text.get_text() for text in time.get_legend().get_texts()] == [
+        *("fitted model", "all at once", "held out of the fit", "in waves of 20"),
+    ]
+    dots = dict(container[0].get_xydata()[0] for container in time.containers)
+    assert dots[60] == pytest.approx(7.5) and dots[5] == pytest.approx(52 / 5)  # ms
+
+
+def test_less_memory_makes_smaller_waves(scaling: ModuleType) -> None:
+    dataset = load_digits("bundled")
+    sizes = [scaling.chosen_wave_size(dataset, free) for free in (1 << 27, 1 << 28, 1 << 40)]
+    assert sizes[0] < sizes[1] < sizes[2] == 64 * 8  # rounds, devices
 
 
 def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) -> None:
@@ -78,16 +104,18 @@ def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) ->
         "config": {"epochs": 3},
         "points": [*points, waved],
         "model": model,
-        "held_out": [scaling.check(model, _point(20))],
-        "predictions": [scaling.predict(model, devices, 7, waved) for devices in (1, 8)],
+        "held_out": [scaling.check(model, _point(20)), scaling.check(model, waved)],
+        "predictions": [scaling.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
     }
     page = importlib.import_module("report.searches").scaling(results)
     (text,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page)
-    runs, memory, in_waves, rows, width = json.loads(text)[0]["data"]
+    runs, waves, memory, in_waves, rows, _, width, wide = json.loads(text)[0]["data"]
     assert runs["x"] == [1, 2, 10] and runs["y"][2] == pytest.approx(8)  # 80 ms by ten runs
     assert runs["error_y"]["array"][2] == pytest.approx(64)
+    assert waves["x"] == [10] and waves["y"] == pytest.approx([16])  # 80 ms by a wave's five
     assert memory["y"] == [101, 102, 110] and in_waves["y"] == [120]
-    assert rows["x"] == [300, 1000] and width["x"] == [1, 2]
+    assert rows["x"] == [300, 1000] and width["x"] == wide["x"] == [1, 2]
+    assert "Check: 10 runs in waves of 5" in page
     assert (
         "Check: 20 runs" in page and f"{results['predictions'][0]['seconds'] / 86400:.1f}" in page
     )

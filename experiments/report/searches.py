@@ -142,37 +142,31 @@ def scaling(results: Results) -> str:
         "predicted, of 100 epochs each, in waves",
     )
     for each in results["held_out"]:
+        in_waves = f" in waves of {each['wave_size']}" if each["wave_size"] else ""
         page.headline(
-            f"Check: {each['runs']} runs",
+            f"Check: {each['runs']} runs{in_waves}",
             f"{each['ratio']:.2f}",
             "predicted seconds by measured ones, of an epoch that the fit did not see",
         )
     whole = [point for point in points if point["wave_size"] is None]
     most, usual = max(p["rows"] for p in whole), [p for p in whole if p["width"] == 1]
+    waved = [point for point in points if point["wave_size"] is not None]
     series = {
-        "runs at once": [p for p in usual if p["rows"] == most],
-        "rows of the data set": [p for p in usual if p["runs"] == 10],
-        "width": [p for p in whole if p["rows"] == most and p["runs"] == 10],
+        "runs": {"all at once": [p for p in usual if p["rows"] == most], "in waves": waved},
+        "rows of the data set": {"all at once": [p for p in usual if p["runs"] == 10]},
+        "width": {"all at once": [p for p in whole if p["rows"] == most and p["runs"] == 10]},
     }
     panels = [
-        (across, "ms an epoch of one run", {"all at once": _by(chosen, across, _milliseconds)})
-        for across, chosen in series.items()
-        if chosen
+        (across, label, {name: _by(chosen, across, value) for name, chosen in groups.items()})
+        for across, groups in series.items()
+        if groups["all at once"]
+        for label, value in (("ms an epoch of one run", _milliseconds), ("MB", _megabytes))
     ]
-    waved = [point for point in points if point["wave_size"] is not None]
-    memory = {"all at once": series["runs at once"], "in waves": waved}
-    panels.insert(
-        1,
-        (
-            "runs",
-            "memory for training (MB)",
-            {name: _by(chosen, "runs", _megabytes) for name, chosen in memory.items()},
-        ),
-    )
     page.figure(
         "Time and memory",
         figures.costs(panels),
-        "Milliseconds an epoch of one run by runs, rows and width, and memory by runs.",
+        "Milliseconds an epoch of one run, and the most memory that training took, compiling "
+        "included, by runs, rows and width.",
     )
     page.table(
         "Points",
@@ -188,7 +182,7 @@ def scaling(results: Results) -> str:
             )
             for point in points
         ],
-        "In waves, compiling and saving are counted.",
+        "In waves, evaluating and saving are counted; the first wave, which compiles, is left out.",
     )
     page.table(
         f"{one['runs']:,} runs, predicted",
@@ -219,7 +213,8 @@ def _by(
 
 
 def _milliseconds(point: Results) -> list[float]:
-    return [1e3 * seconds / point["runs"] for seconds in point["seconds"]["epoch"]]
+    at_once = point["wave_size"] or point["runs"]
+    return [1e3 * seconds / at_once for seconds in point["seconds"]["epoch"]]
 
 
 def _megabytes(point: Results) -> list[float]:
