@@ -204,13 +204,16 @@ def test_the_pods_of_the_kubernetes_job_find_each_other(
 
 
 def test_its_python_runs() -> None:
-    """All blocks, one after another, as in a notebook; on fewer rows and for fewer epochs."""
+    """All blocks, one after another, as in a notebook; on fewer rows and for fewer epochs.
+
+    Progress is what the text says of a notebook.
+    """
+    (progress,) = re.findall(r"`(on_epoch=[^`]+)`", README)
     code = "\n".join(_blocks(README, "python"))
     assert "cross_validate(" in code
-    code = re.sub(r"epochs=\d+", "epochs=2", code).replace(
-        "load_digits()", "load_digits('bundled')"
-    )
+    code = code.replace("load_digits()", "load_digits('bundled')")
+    code = code.replace("epochs=100", f"epochs=2, {progress}")
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"Summary\(mean=0\.\d+, std=", done.stdout)
+    assert re.match(r"\n1/2\n2/2Summary\(mean=0\.\d+, std=", done.stdout)
