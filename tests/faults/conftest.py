@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_runner import CROSS_VALIDATE, Script, Tally
+from fault_runner import CROSS_VALIDATE, Script, Tally, uninterrupted
 
 
 @pytest.fixture
@@ -26,8 +26,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, cache: Path, all_faults: bool) -> Script:
     """An uninterrupted cross-validation, whose compiled programs are now in the cache."""
-    for _ in range(1 + all_faults):  # the second one shows how long each phase takes from now on
-        script = Script(CROSS_VALIDATE.words, tmp_path_factory.mktemp("reference") / "run", cache)
-        code, errors = script.end()
-        assert code == 0, errors
-    return script
+    return uninterrupted(
+        CROSS_VALIDATE, tmp_path_factory.mktemp("reference"), cache, timed=all_faults
+    )

@@ -39,7 +39,8 @@ class Job:
     total: int  # what they count to
     arrays: tuple[str, ...]  # files that must be the same to the byte
     saving: str  # glob of what is there while it saves
-    saved: Callable[[Path], int]  # how much of the work is safe
+    saved: Callable[[Path], int]  # how much of the work is on the disk
+    promised: Callable[[int], int]  # how much must be there, from the last line of progress
 
 
 class Tally:
@@ -129,6 +130,22 @@ class Script:
         return code, self._errors[0]
 
 
+def uninterrupted(job: Job, folder: Path, cache: Path, *, timed: bool) -> Script:
+    """A job that nobody kills, whose compiled programs are in the cache afterwards.
+
+    Args:
+        job: what runs.
+        folder: where its output folder goes.
+        cache: of compiled programs.
+        timed: run it once more, to see how long each phase takes with a filled cache.
+    """
+    for name in ("first", "timed")[: 1 + timed]:
+        script = Script(job.words, folder / name, cache)
+        code, errors = script.end()
+        assert code == 0, errors
+    return script
+
+
 def kill_at(script: Script, job: Job, phase: str, rng: random.Random, reference: Script) -> bool:
     """SIGKILL at a random moment of a phase; False if the process had ended before."""
     folder = script.folder
@@ -168,10 +185,11 @@ def newest_epoch(folder: Path) -> int:
 
 
 def finished_runs(folder: Path) -> int:
-    """The waves of a sweep that are whole."""
+    """The runs of a sweep in waves that are whole."""
     from digits_jax.parts import read_part
 
-    return len([read_part(path) for path in folder.glob("waves/*/wave-*.npz")])
+    waves = [read_part(path)[0] for path in folder.glob("waves/*/wave-*.npz")]
+    return sum(len(wave["loss"]) for wave in waves)
 
 
 def differences(folder: Path, expected: Path, arrays: Sequence[str]) -> list[str]:
@@ -202,6 +220,7 @@ CROSS_VALIDATE = Job(
     arrays=("history.npz", "predictions.npz"),
     saving="checkpoints/*tmp*",
     saved=newest_epoch,
+    promised=lambda epoch: epoch - 2,  # a save is waited for before the next epoch's
 )
 SWEEP = Job(
     words=[
@@ -214,4 +233,5 @@ SWEEP = Job(
     arrays=("scores.npz", "configurations.csv"),
     saving="waves/*/.*.tmp",
     saved=finished_runs,
+    promised=lambda run: (run - 1) // 2 * 2,  # a wave of two is saved before the next begins
 )

@@ -6,16 +6,15 @@ import random
 import shutil
 from pathlib import Path
 
-import pytest
 from fault_runner import (
     CROSS_VALIDATE,
-    EXPERIMENTS,
     SWEEP,
     Job,
     Script,
     Tally,
     differences,
     kill_at,
+    uninterrupted,
 )
 
 PHASES = ("start-up", "compile", "training", "saving", "results")
@@ -27,14 +26,11 @@ def test_kills_of_a_cross_validation_lose_nothing(
     _kill(CROSS_VALIDATE, 55 if all_faults else 8, tmp_path / "run", cache, reference, tally)
 
 
-@pytest.mark.skipif(not (EXPERIMENTS / "sweep.py").exists(), reason="there is no sweep yet")
 def test_kills_of_a_sweep_lose_nothing(
     tmp_path: Path, cache: Path, tally: Tally, all_faults: bool
 ) -> None:
-    reference = Script(SWEEP.words, tmp_path / "reference", cache)
-    code, errors = reference.end()
-    assert code == 0, errors
-    _kill(SWEEP, 20 if all_faults else 3, tmp_path / "run", cache, reference, tally)
+    reference = uninterrupted(SWEEP, tmp_path, cache, timed=all_faults)
+    _kill(SWEEP, 55 if all_faults else 3, tmp_path / "run", cache, reference, tally)
 
 
 def _kill(job: Job, kills: int, folder: Path, cache: Path, reference: Script, tally: Tally) -> None:
@@ -55,9 +51,7 @@ def _kill(job: Job, kills: int, folder: Path, cache: Path, reference: Script, ta
             _ends_as(job, folder, reference, tally)
             shutil.rmtree(folder)
             continue
-        least = before
-        if job.counts == "epoch":  # the save of an epoch is waited for before the next one's
-            least = max(before, script.progress() - 2)
+        least = max(before, job.promised(script.progress(job.counts)))
         if job.saved(folder) < least:
             tally.lose(f"{kind} killed in {phase}", f"{job.saved(folder)} are saved, not {least}")
         tally.survived(f"{kind} killed in {phase}")
