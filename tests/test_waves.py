@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import subprocess
@@ -26,6 +27,7 @@ from digits_jax.waves import (
     WaveResults,
     WavesInterrupted,
     _by_first,
+    in_waves,
     read_waves,
     train_in_waves,
 )
@@ -335,6 +337,28 @@ def test_what_the_first_process_finds_or_refuses_is_told_to_all(
     first, second = told(refuse)
     assert isinstance(first, FolderInUse) and isinstance(second, CheckpointError)
     assert str(first) == str(second) == "held by another"
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_all_stop_where_one_is_asked_to_and_the_first_alone_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: int
+) -> None:
+    nothing_yet = io.BytesIO()
+    np.savez(nothing_yet, starts=np.array([], np.int64))
+    asked = iter([False, False, True])  # the other process: at the start, and after each wave
+    monkeypatch.setattr(devices, "from_first", lambda content: nothing_yet.getvalue())
+    monkeypatch.setattr(devices, "gather_values", lambda mine: np.array([mine, next(asked)]))
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    with pytest.raises(WavesInterrupted, match="stopped after 4 of 6 runs"):
+        in_waves(
+            lambda start, stop: {"loss": np.zeros(stop - start)},
+            *(6, 2),
+            folder=tmp_path / "waves",
+            identity_of=lambda start, stop: {},
+            together=True,
+        )
+    written = sorted(path.name for path in tmp_path.glob("waves/*"))
+    assert written == ["wave-00000000.npz", "wave-00000002.npz"][: 2 * (process == 0)]
 
 
 @pytest.mark.parametrize(
