@@ -217,7 +217,9 @@ def write_task(config: Config, folder: Path) -> tuple[Path, dict[str, Any]]:
     import numpy as np
 
     from digits_jax import kfold_splits, load_digits
+    from terminal import say_in_plain_words
 
+    say_in_plain_words()
     digits = load_digits(config.data)
     harness.show_data(digits.provenance)
     rows = slice(QUICK_ROWS if config.quick else None)

@@ -131,7 +131,8 @@ def main(config: Config) -> None:
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",
     )
     scores = dj.summarize(accuracies)
-    low, high = scores.ci95
+    summary = harness.summary_json("accuracy", scores)
+    low, high = summary["ci95"]
     fast = float(np.median(seconds[1:]))
     harness.console.print(
         f"{len(accuracies)} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
@@ -147,7 +148,7 @@ def main(config: Config) -> None:
         **harness.describe(config, dataset.provenance),
         "accuracies": accuracies,
         "diverged": diverged,
-        "accuracy": {"mean": scores.mean, "std": scores.std, "ci95": scores.ci95},
+        "accuracy": summary,
         "reached": low >= NOTEBOOK,
         "seconds": {
             "with_compilation": seconds[0],
@@ -158,6 +159,9 @@ def main(config: Config) -> None:
     }
     output.text("report.html", overviews.speedrun(results, target=NOTEBOOK))
     output.json("results.json", results)
+    harness.console.print(
+        f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
+    )
 
 
 def one_cycle(
