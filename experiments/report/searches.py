@@ -160,7 +160,10 @@ def scaling(results: Results) -> str:
         (across, label, {name: _by(chosen, across, value) for name, chosen in groups.items()})
         for across, groups in series.items()
         if groups["all at once"]
-        for label, value in (("ms an epoch of one run", _milliseconds), ("MB", _megabytes))
+        for label, value in (
+            ("ms an epoch of one run", _milliseconds),
+            ("peak memory (MB)", _megabytes),
+        )
     ]
     page.figure(
         "Time and memory",
