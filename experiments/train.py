@@ -237,10 +237,11 @@ def report(
         tracking.finish(output.folder, config=vars(config), scores=scores_of, figures=figures)
     total = time.perf_counter() - STARTED
     output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})
+    tracked = ", tensorboard/" if config.tensorboard else ""
     harness.console.print(
         f"{total:.1f} s: compiling {result.seconds['compile']:.1f}, training "
         f"{result.seconds['train']:.1f}. Written to {output.folder}/: report.html, results.json, "
-        "history.npz, predictions.npz, figures, checkpoints/",
+        f"history.npz, predictions.npz, figures, checkpoints/{tracked}",
         highlight=False,
         soft_wrap=True,
     )

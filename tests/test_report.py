@@ -270,6 +270,14 @@ def test_a_page_without_figures_is_small() -> None:
     assert len(page) < 20_000 and "&lt;x&gt;" in page and "1 &lt; 2" in page
 
 
+def test_every_script_with_a_folder_of_results_writes_a_report() -> None:
+    scripts = Path(__file__).parents[1].glob("experiments/*.py")
+    texts = {path.name: path.read_text() for path in scripts if path.name != "harness.py"}
+    with_folder = {name for name, text in texts.items() if "harness.Output(" in text}
+    assert len(with_folder) > 12 and "predict.py" not in with_folder
+    assert {name for name in with_folder if 'text("report.html"' not in texts[name]} == set()
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
