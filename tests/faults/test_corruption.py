@@ -19,11 +19,6 @@ import digits_jax as dj
 from digits_jax.checkpoint import CheckpointError, Checkpoints, DamagedError, run_checksums
 from digits_jax.cross_validation import CrossValidation
 
-# Where one array can't be read, orbax closes the loop in which it still reads the others.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
-)
-
 IDENTITY = {"data": "abc", "runs": ["fold 1", "fold 2", "refit"], "rate": 1e-3}
 
 
