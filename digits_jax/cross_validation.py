@@ -27,7 +27,7 @@ import numpy.typing as npt
 from jax.sharding import Mesh
 
 from digits_jax import devices as _devices
-from digits_jax import presets, train
+from digits_jax import presets, train, turns
 from digits_jax.splits import Split, check_stacked
 from digits_jax.train import Examples, Experiment, History, Hyperparameters, Run, Sums, TrainState
 
@@ -234,6 +234,9 @@ def cross_validate(
     count = runs.key.shape[0]
     mesh = _devices.runs_mesh(count, devices)
     at_once = _devices.lanes_at_once(mesh) if at_once is None else at_once
+    in_turns = _takes_turns(count, devices, at_once)
+    if in_turns:
+        mesh = _devices.runs_mesh(len(devices or jax.devices()), devices)
 
     described = {**describe(data, runs, experiment), **(identity or {})}
     if mesh.is_multi_process:
@@ -254,6 +257,7 @@ def cross_validate(
             mesh=mesh,
             at_once=at_once,
             epochs_per_call=epochs_per_call,
+            in_turns=in_turns,
         )
         compiled = time.perf_counter()
 
@@ -268,22 +272,23 @@ def cross_validate(
             states = _devices.place(_padded(states, mesh.size), shard)
         else:
             states = program.init(placed, placed_data)
-        while epoch < epochs:
-            states, new = program.train(states, placed, placed_data)
+        calls = (epochs - epoch) // epochs_per_call
+        advance = _in_turns if in_turns else _side_by_side
+        for now, new in advance(program, states, runs, placed_data, mesh, calls):
             epoch += epochs_per_call
             history = jax.tree.map(
-                lambda old, part: np.concatenate([old, part], axis=1),
-                history,
-                _host(new, mesh, count),
+                lambda old, part: np.concatenate([old, part], axis=1), history, new
             )
             stop = on_epoch is not None and bool(on_epoch(Progress(epoch, epochs, history)))
             if mesh.is_multi_process:
                 stop = bool(_devices.gather_values(np.asarray(stop)).any())
             if saved is not None and (stop or epoch % every == 0 or epoch == epochs):
                 kept = _devices.place(_padded(history, mesh.size), shard)
-                saved.save(epoch, {"states": states, "history": kept}, runs=count)
+                saved.save(epoch, {"states": now(), "history": kept}, runs=count)
             if stop and epoch < epochs:
                 raise Interrupted(epoch, epochs)
+            if epoch == epochs:
+                states = now()
     trained = time.perf_counter()
 
     sums, logits = _host(program.evaluate(states, placed, placed_data), mesh, count)
@@ -556,11 +561,57 @@ def _host(tree: Any, mesh: Mesh, count: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:count], _devices.gather(tree, mesh))
 
 
+def _takes_turns(count: int, devices: Sequence[jax.Device] | None, at_once: int | None) -> bool:
+    """Whether the runs are dealt to the devices in turns: to CPU cores that would idle else."""
+    devices = jax.devices() if devices is None else devices
+    return (
+        at_once == 1
+        and devices[0].platform == "cpu"
+        and jax.process_count() == 1
+        and not _devices.debugging()
+        and turns.pay(count, len(devices))
+    )
+
+
+def _side_by_side(
+    program: _Program, states: TrainState, runs: Run, data: Examples, mesh: Mesh, calls: int
+) -> Iterator[tuple[Callable[[], TrainState], History]]:
+    """After each call: how to get the states, until the next one, and the call's history."""
+    placed = _devices.place(_padded(runs, mesh.size), _devices.runs_sharding(mesh))
+    for _ in range(calls):
+        states, new = program.train(states, placed, data)
+        yield (lambda now=states: now), _host(new, mesh, len(runs.key))  # type: ignore[misc]
+
+
+def _in_turns(
+    program: _Program, states: TrainState, runs: Run, data: Examples, mesh: Mesh, calls: int
+) -> Iterator[tuple[Callable[[], TrainState], History]]:
+    """As ``_side_by_side``, but each device trains whichever run is due."""
+    count, shard = len(runs.key), _devices.runs_sharding(mesh)
+    with_a_blank = _padded(runs, count + 1)
+
+    def place(tree: Any) -> Any:
+        return _devices.place(tree, shard)
+
+    @functools.cache
+    def dealt(turn: tuple[int, ...]) -> Run:
+        of_turn = jax.tree.map(lambda leaf: _taken(leaf, np.array(turn)), with_a_blank)
+        return cast(Run, place(of_turn))
+
+    def train(states: TrainState, turn: tuple[int, ...]) -> tuple[TrainState, History]:
+        return program.train(states, dealt(turn), data)
+
+    first = _host(states, mesh, count)
+    for states_of, new in turns.train_in_turns(train, first, mesh=mesh, calls=calls):
+        yield functools.partial(lambda get: place(_padded(get(), mesh.size)), states_of), new
+
+
 class _Program(NamedTuple):
     """The compiled programs of an experiment, of the whole runs axis."""
 
     init: Callable[..., TrainState]  # (runs, data)
-    train: Callable[..., tuple[TrainState, History]]  # (states, runs, data); states are consumed
+    # (states, runs, data); it consumes the states, but for runs in turns, of one lane a device
+    train: Callable[..., tuple[TrainState, History]]
     evaluate: Callable[..., tuple[Sums, jax.Array]]  # (states, runs, data)
     states: TrainState  # shapes and dtypes, with the runs axis
 
@@ -573,12 +624,13 @@ def _compile(
     mesh: Mesh,
     at_once: int | None,
     epochs_per_call: int,
+    in_turns: bool = False,
 ) -> _Program:
     """The programs for arrays like these; compiled once for each shape and configuration."""
     leaves, structure = jax.tree.flatten((runs, data))
     arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     make = _compile_for.__wrapped__ if _devices.debugging() else _compile_for
-    return make(arrays, structure, experiment, mesh, at_once, epochs_per_call)
+    return make(arrays, structure, experiment, mesh, at_once, epochs_per_call, in_turns)
 
 
 @functools.lru_cache(maxsize=16)
@@ -589,6 +641,7 @@ def _compile_for(
     mesh: Mesh,
     at_once: int | None,
     epochs_per_call: int,
+    in_turns: bool,
 ) -> _Program:
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
     runs, data = jax.tree.unflatten(structure, leaves)
@@ -608,16 +661,27 @@ def _compile_for(
         lifted = lift(lambda lane, data: one(lane[0], lane[1], data))
         return cast(tuple[Sums, jax.Array], lifted((states, runs), data))
 
-    states = jax.eval_shape(init, runs, data)
     sharding = _devices.runs_sharding(mesh)
-    states = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), states
-    )
+
+    def lanes(tree: Any, lanes: int | None = None) -> Any:
+        """The same arrays with another number of lanes, sharded."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (lanes or leaf.shape[0], *leaf.shape[1:]), leaf.dtype, sharding=sharding
+            ),
+            tree,
+        )
+
+    states = lanes(jax.eval_shape(init, runs, data))
     if _devices.debugging():  # programs compiled ahead of time don't take part
         return _Program(jax.jit(init), jax.jit(train_), jax.jit(evaluate), states)
+    if in_turns:
+        turn = jax.jit(train_).lower(lanes(states, mesh.size), lanes(runs, mesh.size), data)
+    else:
+        turn = jax.jit(train_, donate_argnums=0).lower(states, runs, data)
     lowered = [
         jax.jit(init).lower(runs, data),
-        jax.jit(train_, donate_argnums=0).lower(states, runs, data),
+        turn,
         jax.jit(evaluate).lower(states, runs, data),
     ]
     # Initial weights are drawn once: on a CPU their program is not worth 2 s of optimizing.

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from digits_jax import cross_validation, devices, load_digits, train
+from digits_jax import cross_validation, devices, load_digits, train, turns
 from digits_jax.checkpoint import CheckpointError
 from digits_jax.cross_validation import (
     CrossValidation,
@@ -129,6 +129,17 @@ def test_nothing_but_the_history_is_gathered_before_the_end(
     assert [each.split()[0] for each in gathered[2:]] == ["tuple", "TrainState"]
 
 
+def test_turns_give_what_lanes_side_by_side_give(
+    data: Examples, runs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"epochs": 3, "devices": jax.devices()[:4]}
+    in_turns = _cross_validate(data, runs, **options)
+    monkeypatch.setattr(turns, "pay", lambda runs, devices: False)
+    side_by_side = _cross_validate(data, runs, **options)
+    _assert_close(in_turns, side_by_side)
+    assert in_turns.states.params["logits"]["kernel"].shape == (6, 32, 10)
+
+
 def test_scores_are_those_of_the_logits(data: Examples, reference: CrossValidation) -> None:
     labels = np.asarray(data.labels)
     assert np.isnan(reference.loss[5]) and np.isnan(reference.accuracy[5])
@@ -156,30 +167,34 @@ def test_a_held_out_row_never_reaches_its_folds_training(data: Examples, runs: R
     assert sound == [False, False, True, False, False, False]
 
 
-def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run) -> None:
+@pytest.mark.parametrize("count", [4, 8])  # devices: in turns, and one run on each
+def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run, count: int) -> None:
     compiled: list[str] = []
 
-    def count(event: str, seconds: float, **_: Any) -> None:
+    def note(event: str, seconds: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
     experiment = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()))
-    jax.monitoring.register_event_duration_secs_listener(count)
+    options: dict[str, Any] = {"experiment": experiment, "devices": jax.devices()[:count]}
+    jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        cross_validate(data, runs, experiment=experiment, epochs=5)
+        cross_validate(data, runs, epochs=5, **options)
         first = len(compiled)
-        cross_validate(data, runs, experiment=experiment, epochs=7)
+        cross_validate(data, runs, epochs=7, **options)
     finally:
-        jax.monitoring.unregister_event_duration_listener(count)
+        jax.monitoring.unregister_event_duration_listener(note)
     assert first == 3, "initial weights, an epoch, the evaluation"
     assert len(compiled) == first, "other epochs, the same programs"
 
 
-@pytest.mark.parametrize(("count", "at_once"), [(2, None), (4, 1)])
+@pytest.mark.parametrize(
+    ("count", "at_once", "in_turns"), [(2, None, False), (3, 1, False), (4, 1, True)]
+)
 def test_no_communication_between_devices(
-    data: Examples, runs: Run, count: int, at_once: int | None
+    data: Examples, runs: Run, count: int, at_once: int | None, in_turns: bool
 ) -> None:
-    mesh = devices.runs_mesh(6, jax.devices()[:count])
+    mesh = devices.runs_mesh(count, jax.devices()[:count])
     padded = cross_validation._padded(runs, mesh.size)
     program = cross_validation._compile(
         devices.place(padded, devices.runs_sharding(mesh)),
@@ -188,6 +203,7 @@ def test_no_communication_between_devices(
         mesh=mesh,
         at_once=at_once,
         epochs_per_call=1,
+        in_turns=in_turns,
     )
     text = program.train.as_text()  # type: ignore[attr-defined]
     assert "while" in text
@@ -264,11 +280,13 @@ def test_progress_is_told_each_epoch(data: Examples, runs: Run, reference: Cross
     np.testing.assert_array_equal(told[1].history.loss, reference.history.loss)
 
 
+@pytest.mark.parametrize("count", [4, 8])  # devices: in turns, and one run on each
 def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
-    tmp_path: Path, data: Examples, runs: Run
+    tmp_path: Path, data: Examples, runs: Run, count: int
 ) -> None:
-    whole = _cross_validate(data, runs, epochs=5)
+    whole = _cross_validate(data, runs, epochs=5, devices=jax.devices()[:count])
     options: dict[str, Any] = {"epochs": 5, "checkpoints": tmp_path / "saved", "resume": True}
+    options["devices"] = jax.devices()[:count]
     for epoch in (1, 3):
         with pytest.raises(Interrupted, match=f"stopped after {epoch} of 5 epochs"):
             _cross_validate(data, runs, **options, on_epoch=lambda p, e=epoch: p.epoch == e)
@@ -281,11 +299,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     _assert_equal(again, whole)
 
 
+@pytest.mark.parametrize("count", [1, 4])  # devices: one after another, and in turns
 def test_what_is_trained_after_a_save_does_not_touch_it(
-    tmp_path: Path, data: Examples, runs: Run
+    tmp_path: Path, data: Examples, runs: Run, count: int
 ) -> None:
-    """The compiled program may write over the states that it is given."""
-    devices = jax.devices()[:1]
+    """The compiled program may write over the states that it is given, or be ahead of the save."""
+    devices = jax.devices()[:count]
     options: dict[str, Any] = {"checkpoints": tmp_path, "checkpoint_every": 1, "devices": devices}
     _cross_validate(data, runs, epochs=4, **options)
     (tmp_path / "4").rename(tmp_path / "aside")

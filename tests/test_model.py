@@ -18,6 +18,7 @@ from digits_jax.model import (
     Conv3x3,
     DigitsCNN,
     Dropout,
+    _random_words,
     conv3x3,
     conv3x3_by_pixels,
     layer_table,
@@ -336,6 +337,20 @@ def test_dropout_keeps_the_mean_and_the_rate(rate: float) -> None:
     assert set(np.unique(y)) <= {np.float32(0), np.float32(1 / (1 - rate))}
     assert abs((y == 0).mean() - rate) < 4 * np.sqrt(0.25 / x.size)
     assert abs(y.mean() - 1) < 0.01
+
+
+@pytest.mark.parametrize("count", [2, 34_816, 7])
+def test_random_words_are_those_of_jax(count: int) -> None:
+    keys = jax.random.split(jax.random.key(5), 3)
+    words = jax.jit(jax.vmap(lambda key: _random_words(key, count)))(keys)
+    with jax.threefry_partitionable(False):
+        for got, key in zip(words, keys, strict=True):
+            expected = jax.random.bits(key, (count + count % 2,), jnp.uint32)
+            np.testing.assert_array_equal(got, expected[:count])
+    other = jax.random.key(5, impl="rbg")
+    np.testing.assert_array_equal(
+        _random_words(other, count), jax.random.bits(other, (count,), jnp.uint32)
+    )
 
 
 def test_dropout_differs_between_rows_layers_and_keys_and_is_off_by_default() -> None:
