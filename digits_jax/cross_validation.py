@@ -672,28 +672,27 @@ def _compile_for(
             tree,
         )
 
-    states = lanes(jax.eval_shape(init, runs, data))
     if _devices.debugging():  # programs compiled ahead of time don't take part
+        states = lanes(jax.eval_shape(init, runs, data))
         return _Program(jax.jit(init), jax.jit(train_), jax.jit(evaluate), states)
+    traced_init = jax.jit(init).trace(runs, data)
+    states = lanes(traced_init.out_info)
     if in_turns:
         turn = jax.jit(train_).lower(lanes(states, mesh.size), lanes(runs, mesh.size), data)
     else:
         turn = jax.jit(train_, donate_argnums=0).lower(states, runs, data)
-    lowered = [
-        jax.jit(init).lower(runs, data),
-        turn,
-        jax.jit(evaluate).lower(states, runs, data),
-    ]
+    pool = ThreadPoolExecutor(2)  # XLA compiles outside Python's lock
+    compiled_train = pool.submit(turn.compile)
     # Initial weights are drawn once: on a CPU their program is not worth 2 s of optimizing.
     cpu = mesh.devices.flat[0].platform == "cpu"
     quickly: Any = {"xla_backend_optimization_level": 0} if cpu else None
-    pool = ThreadPoolExecutor(2)  # XLA compiles outside Python's lock
-    compiled_init = pool.submit(lowered[0].compile, quickly)
-    compiled_train = lowered[1].compile()
-    later = pool.submit(lowered[2].compile)  # while the first epochs train
+    compiled_init = pool.submit(traced_init.lower().compile, quickly)
+    lowered_evaluate = jax.jit(evaluate).lower(states, runs, data)
+    programs = cast(Any, compiled_init.result()), cast(Any, compiled_train.result())
+    later = pool.submit(lowered_evaluate.compile)  # while the first epochs train
 
     def evaluate_(*arguments: Any) -> Any:
         return later.result()(*arguments)
 
     pool.shutdown(wait=False)
-    return _Program(cast(Any, compiled_init.result()), cast(Any, compiled_train), evaluate_, states)
+    return _Program(*programs, evaluate_, states)

@@ -6,10 +6,10 @@
 Every program trains the notebook's network on the same rows of the same five folds: batches of 128
 (the last of an epoch is partial), reshuffled each epoch, Adam, dropout, float32. Each runs in a
 process of its own with nothing compiled beforehand; a round runs each once, and the next round
-starts with another one, so that a slow minute of the machine does not hit one program alone. Times
-are medians with their range over the rounds; a ratio is taken within a round, then its median over
-the rounds. The floor is the network's arithmetic at the rate of float32 matrix products that the
-same round measured.
+starts with another one, so that a slow minute of the machine does not hit one program alone. A time
+is the mean of a run's epochs, and of the rounds the median with its range; a ratio is taken within
+a round, then its median over the rounds. The floor is the network's arithmetic at the rate of
+float32 matrix products that the same round measured.
 
 Peers that are not installed are left out, by name; ``pip install digits_jax[peers]`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
@@ -116,7 +116,7 @@ ON_REQUEST: tuple[PeerName, ...] = ("keras-jax", "keras-torch")
 MATMUL = "matmul"
 MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 FOLDS = 5  # the notebook's
-WARM_UP = 2  # epochs before those that are timed; the first compiles
+WARM_UP = 4  # epochs before those that are timed; the first compiles, some for the evaluation
 QUICK_ROWS = 1500  # rows of the data set: ten steps an epoch instead of 36
 BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
 
@@ -135,7 +135,7 @@ class Config:
     rounds: int = 5
     """Runs of every program, interleaved."""
     epochs: int = 10
-    """Timed epochs in each run, after two that compile and warm up."""
+    """Timed epochs in each run, after four that compile and warm up."""
     peers: tuple[PeerName, ...] = ()
     """Programs to run beside this project; default: all but Keras on JAX and on PyTorch."""
     output_dir: Path | None = None
@@ -299,7 +299,7 @@ def run_rounds(
 def _in_words(result: dict[str, Any]) -> str:
     if "flop_per_second" in result:
         return f"{result['flop_per_second'] / 1e9:.0f} GFLOP/s"
-    return f"{statistics.median(result['epoch_seconds']):.3f} s an epoch"
+    return f"{_mean_epoch(result):.3f} s an epoch"
 
 
 def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
@@ -379,13 +379,13 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
     """
     rates = [results[MATMUL]["flop_per_second"] for results in rounds]
     floors = [flop_per_epoch / rate for rate in rates]
-    own = [_median_epoch(results[REFERENCE]) for results in rounds]
+    own = [_mean_epoch(results[REFERENCE]) for results in rounds]
     peers = {}
     for name, peer in PEERS.items():
         runs = [results[name] for results in rounds if name in results]
         if not runs:
             continue
-        seconds = [_median_epoch(run) for run in runs]
+        seconds = [_mean_epoch(run) for run in runs]
         peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
         peers[name] = {
             "title": peer.title,
@@ -408,8 +408,9 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
     }
 
 
-def _median_epoch(result: dict[str, Any]) -> float:
-    return float(statistics.median(result["epoch_seconds"]))
+def _mean_epoch(result: dict[str, Any]) -> float:
+    # The mean: where folds take turns on the devices, long epochs alternate with short ones.
+    return float(statistics.mean(result["epoch_seconds"]))
 
 
 def _spread(values: Sequence[float]) -> list[float]:
