@@ -1,7 +1,7 @@
 # The public names, and where each comes from; `__init__.py` loads each at its first use.
 
 from . import metrics, plots, statistics
-from .augment import Jitter
+from .augment import Jitter, ShiftedViews
 from .cross_validation import (
     CrossValidation,
     Interrupted,
@@ -77,6 +77,7 @@ __all__ = [
     "Progress",
     "Provenance",
     "Run",
+    "ShiftedViews",
     "Split",
     "Summary",
     "Sums",

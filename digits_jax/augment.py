@@ -1,6 +1,6 @@
-"""Augmentation: random changes of the training images, for the ``augment`` of an ``Experiment``.
+"""Augmentation for an ``Experiment``: its ``augment`` in training, its ``views`` in testing.
 
-Shapes: B images of a batch, H and W pixels.
+Shapes: B images of a batch, H and W pixels, V views of an image.
 """
 
 from __future__ import annotations
@@ -71,6 +71,28 @@ class Jitter:
         darkest = jnp.maximum(jnp.max(warped, axis=(1, 2), keepdims=True), 1e-6)
         power = jnp.exp(draws[5] * self.ink).reshape(-1, 1, 1)
         return darkest * (warped / darkest) ** power
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShiftedViews:
+    """Five views of an image: as it is, and shifted up, down, left and right.
+
+    Attributes:
+        distance: of each shift, in pixels; read bilinearly, 0 comes in from outside.
+    """
+
+    distance: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.distance) and self.distance > 0):
+            raise ValueError(f"distance must be a number above 0, not {self.distance}")
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """The views, float32 [V, B, H, W], of images [B, H, W] of any number type."""
+        still = jnp.broadcast_to(jnp.eye(2), (len(images), 2, 2))
+        shifts = self.distance * jnp.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], jnp.float32)
+        shifts = jnp.broadcast_to(shifts[:, None, None, None], (5, len(images), 1, 1, 2))
+        return jnp.stack([warp(images, still, shift) for shift in shifts])
 
 
 def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:

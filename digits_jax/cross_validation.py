@@ -173,7 +173,8 @@ def cross_validate(
     Args:
         data: images [N, H, W] or [N, H, W, C] and labels int [N].
         runs: see ``make_runs``.
-        experiment: network, optimizer, loss, augmentation, batch size. Default: the notebook's.
+        experiment: network, optimizer, loss, augmentation, views, batch size. Default: the
+            notebook's.
         epochs: passes over the training rows, at least 1.
         states: of these runs after earlier epochs, [R, ...], to go on from; the history is that of
             the new epochs alone. Default: the initial weights that the keys draw.

@@ -25,7 +25,7 @@ import flax.linen as nn
 import numpy as np
 from jax.typing import ArrayLike
 
-from digits_jax.augment import Jitter
+from digits_jax.augment import Jitter, ShiftedViews
 from digits_jax.model import DigitsCNN
 from digits_jax.optimizers import OneCycleAdam
 from digits_jax.train import Experiment, Hyperparameters
@@ -37,7 +37,7 @@ class Preset(NamedTuple):
     """A recipe: the arguments of ``cross_validate`` and ``make_runs`` that make it up.
 
     Attributes:
-        experiment: network, optimizer, loss, augmentation, batch size.
+        experiment: network, optimizer, loss, augmentation, views, batch size.
         hyperparameters: numbers, or arrays [R].
         epochs: passes over the training rows.
     """
@@ -102,6 +102,7 @@ def preset(
         ),
         optimizer=OneCycleAdam(),
         augment=Jitter(rotation=10.0, scale=0.1, shift=0.7, elastic=0.4, ink=0.4),
+        views=ShiftedViews(distance=0.3),
         batch_size=batch_size,
     )
     steps = epochs * np.ceil(np.asarray(train_rows) / batch_size)

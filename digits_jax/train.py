@@ -212,6 +212,8 @@ class Experiment:
         optimizer: makes the optax transformation, inside the traced step, from (traced) numbers.
         loss: the loss of each row; see ``cross_entropy``.
         augment: ``augment(key, images) -> images``, applied to training batches, or None.
+        views: test-time augmentation, ``views(images) -> [V, B, ...]``, V views of each image; see
+            ``predict``. None: the image as it is.
         batch_size: rows of a step; the last step of an epoch takes what is left. More than there
             are rows is one step an epoch.
 
@@ -224,14 +226,16 @@ class Experiment:
     optimizer: Callable[[Hyperparameters], optax.GradientTransformation] = adam
     loss: Callable[[jax.Array, jax.Array, Hyperparameters | None], jax.Array] = cross_entropy
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    views: Callable[[jax.Array], jax.Array] | None = None
     batch_size: int = 128
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, nn.Module):
             raise TypeError(f"network must be a flax.linen Module, not {self.network!r}")
-        for name in ("optimizer", "loss", "augment"):
+        for name in ("optimizer", "loss", "augment", "views"):
             value = getattr(self, name)
-            if not callable(value) and (name != "augment" or value is not None):
+            optional = name in ("augment", "views")
+            if not callable(value) and not (optional and value is None):
                 raise TypeError(f"{name} must be a function, not {value!r}")
         if not isinstance(self.batch_size, int):
             raise TypeError(f"batch_size must be an integer, not {self.batch_size!r}")
@@ -400,11 +404,21 @@ def _correct(logits: jax.Array, batch: Batch) -> jax.Array:
 def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> jax.Array:
     """Logits [B, K] of images [B, H, W] or [B, H, W, C], dropout off.
 
-    Of the averaged weights where the state has them, else of the last ones.
+    Of the averaged weights where the state has them, else of the last ones. Where the experiment
+    has ``views``, they are the logarithms of the class probabilities, mean over an image's views.
     """
     variables = state.average or {"params": state.params, **state.collections}
-    logits: Any = experiment.network.apply(variables, jnp.asarray(images), train=False)
-    return cast(jax.Array, logits)
+
+    def logits_of(images: jax.Array) -> jax.Array:
+        return cast(jax.Array, experiment.network.apply(variables, images, train=False))
+
+    images = jnp.asarray(images)
+    if experiment.views is None:
+        return logits_of(images)
+    views = experiment.views(images)
+    count, rows = views.shape[:2]
+    shares = jax.nn.log_softmax(logits_of(views.reshape(-1, *views.shape[2:])))
+    return jax.nn.logsumexp(shares.reshape(count, rows, -1), axis=0) - jnp.log(count)
 
 
 def eval_step(state: TrainState, batch: Batch, *, experiment: Experiment) -> Sums:

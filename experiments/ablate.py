@@ -34,6 +34,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "GELU": ("network.conv_activation",),
     "no dropout": ("numbers.dropout_rate",),
     "augmentation": ("experiment.augment",),
+    "five views of a test image": ("experiment.views",),
     "label smoothing": ("numbers.label_smoothing",),
     "one-cycle learning rate": ("experiment.optimizer", "numbers.learning_rate"),
     "weight decay": ("numbers.weight_decay",),

@@ -1,4 +1,4 @@
-"""Jitter: nothing where its numbers are zero, exact where it can be, and never out of range."""
+"""Jitter and views: nothing where their numbers are zero, exact where they can be, in range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from digits_jax.augment import Jitter, warp
+from digits_jax.augment import Jitter, ShiftedViews, warp
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (6, 8, 8)).astype(np.uint8)
 STILL = Jitter()
@@ -114,3 +114,19 @@ def test_lanes_under_vmap_equal_each_alone() -> None:
 def test_numbers_out_of_range_are_refused(numbers: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Jitter(**numbers)
+
+
+def test_shifted_views_are_the_image_and_its_four_shifts() -> None:
+    views = ShiftedViews(distance=1.0)(jnp.asarray(IMAGES))
+    assert (views.shape, views.dtype) == ((5, 6, 8, 8), jnp.float32)
+    for view, shift in zip(views, [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], strict=True):
+        expected = [ndimage.shift(image, shift, order=0) for image in IMAGES]
+        np.testing.assert_array_equal(view, expected)
+    near = ShiftedViews(distance=0.25)(jnp.asarray(IMAGES))
+    np.testing.assert_allclose(near, 0.25 * views + 0.75 * views[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [0.0, -1.0, float("nan"), float("inf")])
+def test_views_at_no_distance_are_refused(distance: float) -> None:
+    with pytest.raises(ValueError, match=f"distance must be a number above 0, not {distance}"):
+        ShiftedViews(distance=distance)

@@ -316,6 +316,29 @@ def test_averaged_weights_are_those_of_a_plain_loop_and_predict(data: Examples) 
     assert not np.allclose(logits, last, atol=1e-3)
 
 
+def test_an_image_gets_the_mean_of_its_views_probabilities(data: Examples) -> None:
+    def views(images: jax.Array) -> jax.Array:
+        return jnp.stack([images, images[:, ::-1], 2 * images])
+
+    plain, viewed = Experiment(network=QUIET), Experiment(network=QUIET, views=views)
+    run = _run(_split(200, 100, padding=7))
+    state, _ = train_epochs(
+        init_state(run, data, experiment=plain), run, data, experiment=plain, epochs=2
+    )
+    images = jnp.asarray(data.images)
+    shares = [jax.nn.softmax(predict(state, x, experiment=plain)) for x in views(images)]
+    logits = predict(state, images, experiment=viewed)
+    np.testing.assert_allclose(jnp.exp(logits), sum(shares) / 3, rtol=1e-5, atol=1e-7)
+    sums, tested = evaluate(state, run, data, experiment=viewed)
+    np.testing.assert_allclose(tested, logits[200:], rtol=1e-5, atol=1e-5)
+    losses = -np.asarray(logits)[np.arange(200, 300), np.asarray(data.labels)[200:]]
+    assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
+    trained = train_epochs(
+        init_state(run, data, experiment=viewed), run, data, experiment=viewed, epochs=2
+    )
+    _assert_equal(trained[0].params, state.params)  # training sees no views
+
+
 def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Examples) -> None:
     experiment = Experiment(network=SMALL)
     batch = _batch(data, slice(0, 32))

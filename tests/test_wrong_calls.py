@@ -189,6 +189,7 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: dj.Experiment(optimizer="adam"), TypeError, "optimizer must be a function"),  # type: ignore[arg-type]
         (lambda: dj.Experiment(loss=None), TypeError, "loss must be a function, not None"),  # type: ignore[arg-type]
         (lambda: dj.Experiment(augment=True), TypeError, "augment must be a function, not True"),  # type: ignore[arg-type]
+        (lambda: dj.Experiment(views=5), TypeError, "views must be a function, not 5"),  # type: ignore[arg-type]
     ],
     "init_state": [
         (
