@@ -164,7 +164,8 @@ def cross_validate(
     """Trains all runs at once and evaluates each on its own test rows.
 
     One program is compiled, whatever the number of runs, folds or epochs; R is sharded over the
-    devices. Where the devices don't divide R, the last device gets runs that train nothing.
+    devices. Where the devices don't divide R, the last device gets runs that train nothing; CPU
+    cores, which would wait for each other, take the runs in turns (see ``turns.py``).
 
     In a job of several processes (see ``devices.initialize_distributed``) each calls this with the
     same arguments and trains the runs on its own devices. They meet after each call of the
