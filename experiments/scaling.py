@@ -7,8 +7,11 @@ A cost model is fitted to the points, checked against points that it has not see
 runs, and jobs in waves of the size that was chosen from the free memory), and used to tell what the
 notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
 
-    seconds of an epoch = call + step * steps of an epoch * ceil(runs / devices)
+    seconds of an epoch = call + step * steps of an epoch * runs a device
     bytes of memory, of a checkpoint, of results = a constant + so much a run
+
+Runs a device are those of the device that has the most, or the mean where runs take turns on the
+devices (see ``turns.py``).
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ class Config:
     """Numbers of runs that the fit doesn't see, to check it."""
     waves: tuple[int, ...] = (2, 3)
     """Numbers of waves, which the fit doesn't see either."""
-    epochs: int = 3
+    epochs: int = 4
     """Timed epochs of each point, after one that warms up."""
     wave_size: int | None = None
     """Runs of a wave. Default: what fits in half of the free memory; on a CPU at most 64 runs for
@@ -306,7 +309,11 @@ def at_once(point: dict[str, Any]) -> int:
 
 def lanes_steps(point: dict[str, Any]) -> float:
     """Steps that the busiest device takes in an epoch."""
-    return float(-(-at_once(point) // point["devices"]) * point["steps"])
+    from digits_jax import turns
+
+    runs, devices = at_once(point), point["devices"]
+    in_turns = point["platform"] == "cpu" and turns.pay(runs, devices)
+    return float((runs / devices if in_turns else -(-runs // devices)) * point["steps"])
 
 
 def model_seconds(model: dict[str, float], point: dict[str, Any]) -> float:
@@ -320,7 +327,7 @@ def _runs(point: dict[str, Any]) -> float:
 
 def _epoch_seconds(point: dict[str, Any]) -> float:
     seconds: list[float] = point["seconds"]["epoch"]
-    return statistics.median(seconds)
+    return statistics.mean(seconds)  # of turns, long epochs alternate with short ones
 
 
 def _bytes(name: str) -> Callable[[dict[str, Any]], float]:
@@ -440,7 +447,7 @@ def make_figure(
     panels[0, 0].legend(frameon=False, fontsize=8)
     devices = f"{points[0]['devices']} {points[0]['platform'].upper()} devices"
     title = (
-        f"{devices}. Time: medians and ranges of {config.epochs} epochs. "
+        f"{devices}. Time: means and ranges of {config.epochs} epochs. "
         "Memory: the most that a process grew by, compiling included"
     )
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
@@ -457,7 +464,7 @@ def draw(
         style: dict[str, Any] = {"marker": marker, "color": color, "ms": 4, "ls": "none"}
         for point in group:
             each = [1e3 * seconds / at_once(point) for seconds in point["seconds"]["epoch"]]
-            middle = statistics.median(each)
+            middle = statistics.mean(each)
             ends = [[middle - min(each)], [max(each) - middle]]
             upper.errorbar(point[x], middle, yerr=ends, capsize=2, label=name, **style)
             lower.plot(point[x], point["bytes"]["peak"] / 1e6, **style)

@@ -204,7 +204,7 @@ def pair(
 
 
 def costs(panels: Sequence[tuple[str, str, Mapping[str, Mapping[Any, Sequence[float]]]]]) -> Figure:
-    """Medians with ranges of costs, on a logarithmic x axis.
+    """Means with ranges of costs, on a logarithmic x axis.
 
     Args:
         panels: what is on both axes, and by the name of a series, the values at each x.
@@ -216,7 +216,7 @@ def costs(panels: Sequence[tuple[str, str, Mapping[str, Mapping[Any, Sequence[fl
         for name, points in series.items():
             known = name in names
             names += [] if known else [name]
-            middle = np.array([np.median(each) for each in points.values()])
+            middle = np.array([np.mean(each) for each in points.values()])
             low, high = np.array([[min(each), max(each)] for each in points.values()]).T
             trace = {"type": "scatter", "mode": "lines+markers", "name": name, **_place(i)}
             trace |= {"x": list(points), "y": short(middle), "legendgroup": name}

@@ -132,7 +132,7 @@ def scaling(results: Results) -> str:
     page = Report(
         "What a run costs",
         "The notebook's network on five folds; each point in a process of its own, "
-        f"{points[0]['devices']} devices; medians and ranges of {results['config']['epochs']} "
+        f"{points[0]['devices']} devices; means and ranges of {results['config']['epochs']} "
         "epochs.",
     )
     one = predictions[0]
@@ -180,7 +180,7 @@ def scaling(results: Results) -> str:
                 point["rows"],
                 f"{point['width']:g}",
                 point["wave_size"] or "–",
-                f"{statistics.median(_milliseconds(point)):.1f}",
+                f"{statistics.mean(_milliseconds(point)):.1f}",
                 f"{_megabytes(point)[0]:.0f}",
             )
             for point in points
