@@ -322,7 +322,9 @@ def load_states(
         experiment: with the network that was trained. Default: see ``trained_experiment``.
 
     Returns:
-        The states, every leaf a NumPy array [R, ...], and the identity of what was trained.
+        The states, every leaf a NumPy array [R, ...], and the identity of what was trained. Run i
+        predicts with ``predict(jax.tree.map(lambda leaf: leaf[i], states), images,
+        experiment=...)``.
 
     Raises:
         CheckpointError: there is none, it can't be read, or it is of another network.
@@ -509,6 +511,13 @@ def _checked(data: Examples, runs: Run, experiment: Experiment) -> Examples:
             "data must be images [N, H, W] or [N, H, W, C] and integer labels [N], not "
             f"{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
         )
+    if images.dtype.kind in "fc":
+        bad = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
+        if bad.size:
+            raise ValueError(
+                f"images must be finite; row {bad[0]} is not, the first of {bad.size}: leave these "
+                "rows out, or fill in their pixels"
+            )
     classes = getattr(experiment.network, "classes", np.inf)
     if not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(

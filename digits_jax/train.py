@@ -406,7 +406,15 @@ def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> 
 
     Of the averaged weights where the state has them, else of the last ones. Where the experiment
     has ``views``, they are the logarithms of the class probabilities, mean over an image's views.
+
+    Raises:
+        ValueError: `state` is that of many runs.
     """
+    if jnp.ndim(state.step):
+        raise ValueError(
+            f"state is that of {len(state.step)} runs; take one of them, with "
+            "jax.tree.map(lambda leaf: leaf[i], states)"
+        )
     variables = state.average or {"params": state.params, **state.collections}
 
     def logits_of(images: jax.Array) -> jax.Array:

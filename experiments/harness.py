@@ -405,13 +405,21 @@ class Output:
         self._refuse_another_run()  # which may have ended since we looked
         for left in self.folder.glob(".*.partial"):  # by a kill
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        # While it is there, the run counts as complete.
-        (self.folder / "results.json").unlink(missing_ok=True)
+
+    def begin(self) -> None:
+        """Takes results.json away, since a run counts as complete while it is there.
+
+        Called before anything else changes in the folder, and no sooner: what is refused, say a
+        --resume with another configuration, leaves a finished run finished.
+        """
+        if reports():
+            (self.folder / "results.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[Path]:
         """A path to write to, which becomes ``name`` if nothing fails."""
         try:
+            self.begin()
             descriptor, path = tempfile.mkstemp(".partial", f".{name}.", self.folder)
             os.close(descriptor)
             try:
@@ -565,6 +573,7 @@ def train(
             tracker = stack.enter_context(Tracker(output.folder, names, rates))
 
         def on_epoch(progress: Progress) -> bool:
+            output.begin()
             if tracker is not None:
                 tracker.write(progress.history)
             return watch.on_epoch(progress)

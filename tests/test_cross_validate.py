@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,23 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(finished: Path
     done = _run(finished.parent, *COMMON, "--output-dir", "out", "--resume", "--batch-size", "64")
     assert done.returncode == 2
     assert "experiment.batch_size is 128 there and 64 here" in done.stderr
+    assert (finished / "results.json").exists(), "the finished run is as it was"
+
+
+def test_a_run_that_goes_on_is_not_complete_until_it_ends(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    options = [*COMMON, "--epochs", "600", "--output-dir", "out", "--resume"]
+    process = subprocess.Popen(
+        _command(*options), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch "):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 143, message
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_divergence_is_named_and_left_out(tmp_path: Path) -> None:

@@ -156,11 +156,17 @@ def test_scores_are_those_of_the_logits(data: Examples, reference: CrossValidati
 
 
 def test_a_held_out_row_never_reaches_its_folds_training(data: Examples, runs: Run) -> None:
-    """Whatever touches a poisoned row becomes NaN; so only the fold that tests it stays sound."""
+    """Whatever trains on a poisoned row becomes NaN; so only the fold that tests it stays sound."""
+
+    def poison(key: jax.Array, images: jax.Array) -> jax.Array:
+        return jax.numpy.where(images == 99, np.nan, images)
+
     row = int(runs.split.test_rows[2][0])
-    images = np.asarray(data.images, np.float32)
-    images[row] = np.nan
-    states = _cross_validate(Examples(images, data.labels), runs).states
+    images = np.array(data.images)
+    images[row] = 99
+    experiment = Experiment(network=EXPERIMENT.network, augment=poison)
+    poisoned = Examples(images, data.labels)
+    states = _cross_validate(poisoned, runs, experiment=experiment).states
     sound = [
         all(np.isfinite(leaf[i]).all() for leaf in jax.tree.leaves(states.params)) for i in range(6)
     ]
@@ -433,6 +439,16 @@ def test_saved_states_load_to_predict_with(tmp_path: Path, data: Examples, runs:
         ({"data": Examples(np.zeros((4, 64)), np.zeros(4, int))}, r"images \[N, H, W\]"),
         ({"data": Examples(np.zeros((4, 8, 8)), np.zeros(4, int))}, "names rows 0 to 398"),
         ({"data": Examples(np.zeros((399, 8, 8)), np.zeros(399))}, "integer labels"),
+        (
+            {
+                "data": Examples(
+                    np.where(np.arange(399) == 7, np.nan, 1.0)[:, None, None]
+                    * np.ones((399, 8, 8)),
+                    np.zeros(399, int),
+                )
+            },
+            "images must be finite; row 7 is not, the first of 1",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(

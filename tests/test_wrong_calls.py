@@ -213,6 +213,15 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
             ValueError,
             "images must be [B, H, W] or [B, H, W, C], with H and W at least 2 for 1 pools, not",
         ),
+        (
+            lambda: dj.predict(
+                jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), _state()),
+                IMAGES,
+                experiment=EXPERIMENT,
+            ),
+            ValueError,
+            "state is that of 3 runs; take one of them, with jax.tree.map",
+        ),
     ],
     "train_epoch": [
         (lambda: _epoch(RUNS), ValueError, "take one of stacked runs with jax.tree.map"),
