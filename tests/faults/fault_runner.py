@@ -212,7 +212,7 @@ def differences(folder: Path, expected: Path, arrays: Sequence[str]) -> list[str
 CROSS_VALIDATE = Job(
     words=[
         "cross_validate.py",
-        *("--data", "bundled", "--folds", "2", "--no-refit"),
+        *("--data", "bundled", "--folds", "3", "--no-refit"),
         *("--epochs", str(EPOCHS), "--checkpoint-every", "1"),
     ],
     counts="epoch",
