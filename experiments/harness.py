@@ -6,13 +6,16 @@ Only the standard library, tyro and rich are imported before the arguments are p
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import csv
 import dataclasses
 import errno
 import importlib.metadata
 import importlib.util
+import inspect
 import io
+import itertools
 import json
 import logging
 import math
@@ -23,8 +26,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import threading
 import time
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -142,9 +147,11 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
 def _parse(config: type[Config], description: str) -> Config:
     """The command line; of what tyro says of a mistake, the first paragraph as one line."""
     said = io.StringIO()
+    if {"-h", "--help"} & set(sys.argv):
+        _join_lines_of_help(config)
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config, description=description)
+            return tyro.cli(config, description=joined(description))
     except SystemExit as stop:
         if not stop.code:
             sys.stdout.flush()
@@ -154,6 +161,34 @@ def _parse(config: type[Config], description: str) -> Config:
         title_apart = "╭" not in text and len(parts) > 1  # where the output isn't UTF-8
         problem = re.sub("╭.*╮|│|╰.*╯", " ", parts[title_apart]).split()
         _fail(f"{' '.join(problem)} (--help lists all options)", 2)
+
+
+def joined(text: str) -> str:
+    """Each paragraph as one line, for tyro to wrap; indented lines stay: commands, tables.
+
+    tyro by itself keeps the end of a line where the next begins with no letter, such as a flag.
+    """
+    lines: list[str] = []
+    for line in inspect.cleandoc(text).splitlines():
+        if lines and all(each and not each[0].isspace() for each in (line, lines[-1])):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _join_lines_of_help(config: Any) -> None:
+    """Gives tyro the docstrings of a class's fields, ``joined``."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(tree, ast.ClassDef)
+    plain_hints = typing.get_type_hints(config)
+    hints = typing.get_type_hints(config, include_extras=True)
+    for field, below in itertools.pairwise(tree.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            name, text = ast.unparse(field.target), joined(ast.literal_eval(below.value))
+            if dataclasses.is_dataclass(plain_hints[name]):
+                _join_lines_of_help(plain_hints[name])
+            config.__annotations__[name] = Annotated[hints[name], tyro.conf.arg(help=text)]
 
 
 def _terminated(number: int, frame: object) -> None:

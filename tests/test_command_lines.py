@@ -232,6 +232,18 @@ def test_help_may_be_cut_short(script: str) -> None:
     assert done.stderr == ""
 
 
+def test_help_is_wrapped_where_the_line_is_full() -> None:
+    """And not where the source's lines end; commands keep lines of their own."""
+    command = [sys.executable, str(EXPERIMENTS / "train.py"), "--help"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = [line.strip(" │") for line in done.stdout.splitlines()]
+    assert {"python experiments/train.py", "python experiments/train.py --seeds 10"} <= set(lines)
+    assert any("(last, and whole), ``history.npz``" in line for line in lines)
+    assert "uci, bundled, or the path of a CSV in UCI's layout." in lines
+    assert any("and an --output-dir" in line for line in lines)  # of the nested Job
+
+
 def test_the_tests_know_the_scripts() -> None:
     known = "ablate architecture benchmark compare cross_validate explore feature_maps leftovers "
     assert set((known + "predict speedrun sweep train writers").split()) <= set(SCRIPTS)
