@@ -159,8 +159,12 @@ def _parse(config: type[Config], description: str) -> Config:
         text = said.getvalue()
         parts = re.split(r"\n[ │]*[-─]{5,}[ │]*\n", text)
         title_apart = "╭" not in text and len(parts) > 1  # where the output isn't UTF-8
-        problem = re.sub("╭.*╮|│|╰.*╯", " ", parts[title_apart]).split()
-        _fail(f"{' '.join(problem)} (--help lists all options)", 2)
+        problem = " ".join(re.sub("╭.*╮|│|╰.*╯", " ", parts[title_apart]).split())
+        word = r"""Error parsing (--\S+): .*(int\(\)|to float).*?: (".*?"|'.*?')"""
+        if no := re.match(word, problem):  # tyro lists all types that it tried, None too
+            kind = "an integer" if no[2] == "int()" else "a number"
+            problem = f"{no[1]}: {no[3]} is not {kind}"
+        _fail(f"{problem} (--help lists all options)", 2)
 
 
 def joined(text: str) -> str:
