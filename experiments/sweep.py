@@ -190,6 +190,11 @@ def check(config: Config) -> None:
                 bounds = f"{'at least' if low_is_in else 'above'} 0 and below {high:g}"
                 harness.require(inside, f"{flag} must be {bounds}, not {value}")
     harness.require(
+        config.random is None or any(len(getattr(config, name)) == 2 for name in NUMBERS),
+        "--random needs a range: give at least one number two values, low and high, such as "
+        "--learning-rate 1e-4 1e-2",
+    )
+    harness.require(
         config.nested or not config.halving,
         "--halving drops configurations by inner validation rows: add --nested",
     )
