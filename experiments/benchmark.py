@@ -11,7 +11,7 @@ is the mean of a run's epochs, and of the rounds the median with its range; a ra
 a round, then its median over the rounds. The floor is the network's arithmetic at the rate of
 float32 matrix products that the same round measured.
 
-Peers that are not installed are left out, by name; ``pip install digits_jax[peers]`` brings them.
+Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
 
 Measured on 2 cores of a quiet AVX-512 x86-64 machine, ``--rounds 3 --epochs 5``, all 5620 rows, in
