@@ -90,6 +90,10 @@ class Dataset:
     metadata: Mapping[str, Any] | None
     variables: tuple[Mapping[str, Any], ...] | None
 
+    def __repr__(self) -> str:  # a notebook would print all pixels
+        source, digest = self.provenance.source, self.provenance.sha256[:12]
+        return f"Dataset({len(self.labels)} rows, {source}, sha256 {digest}…)"
+
 
 class _Table(NamedTuple):
     rows: npt.NDArray[np.uint8]  # [N, 65], 64 pixels and then the class

@@ -71,6 +71,7 @@ def test_bundled_rows_have_the_known_hash() -> None:
     assert digits.images.dtype == np.uint8 and digits.images.shape == (1797, 8, 8)
     assert digits.images.flags.c_contiguous
     assert digits.labels.dtype == np.int32 and digits.labels.shape == (1797,)
+    assert repr(digits) == "Dataset(1797 rows, bundled, sha256 68aea062d35a…)"  # no pixels
     assert digits.class_names == tuple("0123456789")
     assert digits.metadata is None and digits.variables is None
     np.testing.assert_array_equal(digits.images, sklearn.datasets.load_digits().images)
