@@ -45,8 +45,9 @@ class Config:
     checkpoint: Path | None = None
     """A folder of checkpoints that cross_validate.py or train.py wrote. Default: train a network
     on all rows now."""
-    run: int | None = None
-    """Of the checkpoint's runs, counted from 0. Default: the refit, or else the first."""
+    run: str | None = None
+    """Of the checkpoint's runs: its name, such as "fold 2" or refit, or its number, from 1.
+    Default: the refit, or else the first."""
     epochs: int = 20
     """Passes over the rows, where no checkpoint is given."""
     untrained: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -68,10 +69,7 @@ def main(config: Config) -> None:
     """Loads or trains, looks inside, shows and writes."""
     harness.seed(seed=config.seed)
     harness.positive(epochs=config.epochs)
-    harness.require(
-        config.index >= 0 and (config.run is None or config.run >= 0),
-        "--index and --run are counted from 0: a negative number names nothing",
-    )
+    harness.require(config.index >= 0, "--index is counted from 0: a negative number names nothing")
     harness.require(config.run is None or config.checkpoint is not None, "--run needs --checkpoint")
     output = harness.Output(config.output_dir, script="feature_maps")
     harness.start_jax(compilation_cache=config.compilation_cache)
@@ -183,7 +181,7 @@ def train(
             )
         except dj.Interrupted as stop:
             raise harness.Stopped(f"{stop}; nothing was saved", watch.signal or 2) from stop
-    return _run(result.states, 0), _run(runs, 0), {"checkpoint": None, "run": 0, "note": note}
+    return _run(result.states, 0), _run(runs, 0), {"checkpoint": None, "run": "refit", "note": note}
 
 
 def load(
@@ -199,20 +197,17 @@ def load(
     if (folder / "checkpoints").is_dir():  # the output folder that holds it
         folder = folder / "checkpoints"
     states, identity = dj.load_states(folder, experiment=experiment)
-    count = len(states.step)
-    names = list(identity.get("runs") or [f"run {number}" for number in range(count)])
-    number = config.run
-    if number is None:
-        number = count - 1 if names[-1] == "refit" else 0
-    harness.require(
-        0 <= number < count, f"--run {number} is out of range: the runs are 0 to {count - 1}"
-    )
+    names = harness.run_names(states, identity)
+    if config.run is None:
+        number = len(names) - 1 if names[-1] == "refit" else 0
+    else:
+        number = harness.find_run(names, config.run)
     state = _run(states, number)
     note = f"{names[number]} of {folder}, {int(state.step)} optimizer steps"
     # As make_runs derives it; where the initial weights come from, the split plays no part.
     key = jax.random.fold_in(jax.random.key(int(identity.get("seed", config.seed))), number)
     run = dj.Run(_run(dj.refit_split(dataset.labels), 0), dj.Hyperparameters(), key)
-    return state, run, {"checkpoint": folder, "run": number, "note": note}
+    return state, run, {"checkpoint": folder, "run": names[number], "note": note}
 
 
 def _run(tree: Any, number: int) -> Any:

@@ -46,7 +46,7 @@ from terminal import notes as notes
 from terminal import say_in_plain_words
 
 if TYPE_CHECKING:
-    from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run
+    from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run, TrainState
     from digits_jax.cross_validation import Progress
     from digits_jax.locks import FolderLock
     from digits_jax.statistics import Summary
@@ -374,6 +374,24 @@ def show_data(provenance: Provenance) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def run_names(states: TrainState, identity: Mapping[str, Any]) -> list[str]:
+    """The names of the runs of a checkpoint, as its script gave them, or run 1, run 2, …."""
+    count = len(states.step)
+    names = identity.get("runs")
+    if isinstance(names, list) and len(names) == count:
+        return [str(name) for name in names]
+    return [f"run {i + 1}" for i in range(count)]
+
+
+def find_run(names: Sequence[str], run: str) -> int:
+    """Which of the runs --run means: by its name, or by its number from 1."""
+    if run in names:
+        return names.index(run)
+    known = f"--run {run}: the checkpoint has {', '.join(names)}, or 1 to {len(names)}"
+    require(run.isdecimal() and 1 <= int(run) <= len(names), known)
+    return int(run) - 1
 
 
 class Output:

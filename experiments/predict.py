@@ -105,7 +105,7 @@ def main(config: Config) -> None:
 
     inside = config.checkpoint / "checkpoints"
     states, identity = dj.load_states(inside if inside.is_dir() else config.checkpoint)
-    names = run_names(states, identity)
+    names = harness.run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)
     experiment = dj.trained_experiment(identity)
@@ -143,24 +143,11 @@ def main(config: Config) -> None:
     )
 
 
-def run_names(states: TrainState, identity: dict[str, Any]) -> list[str]:
-    """The names of the runs of a checkpoint, as its script gave them, or run 1, run 2, …."""
-    count = len(states.step)
-    names = identity.get("runs")
-    if isinstance(names, list) and len(names) == count:
-        return [str(name) for name in names]
-    return [f"run {i + 1}" for i in range(count)]
-
-
 def choose(names: Sequence[str], run: str | None) -> list[int]:
     """The models to ask: one by its name or number, or all that vote."""
     if run is None:
         return [i for i, name in enumerate(names) if name != REFIT] or list(range(len(names)))
-    if run in names:
-        return [names.index(run)]
-    known = f"--run {run}: the checkpoint has {', '.join(names)}, or 1 to {len(names)}"
-    harness.require(run.isdecimal() and 1 <= int(run) <= len(names), known)
-    return [int(run) - 1]
+    return [harness.find_run(names, run)]
 
 
 def read(config: Config) -> Inputs:

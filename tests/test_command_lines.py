@@ -27,7 +27,7 @@ SCRIPTS = sorted(
     path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config" in path.read_text()
 )
 EXAMPLES = [f"examples/{path.stem}" for path in sorted(EXPERIMENTS.glob("examples/*.py"))]
-ZERO_IS_FINE = {"seed", "split_seed", "index", "run", "label_smoothing"}
+ZERO_IS_FINE = {"seed", "split_seed", "index", "label_smoothing"}
 REQUIRED = {"predict": ["--checkpoint"], "leftovers": ["--run"]}
 HUGE = "99999999999999999999"
 

@@ -80,7 +80,7 @@ def test_the_refit_is_taken_and_predicts(
     assert (results["index"], results["class"]) == (59, digits.labels[59])
     assert results["predicted"] == probabilities.argmax()
     assert results["probability"] == max(results["probabilities"])
-    assert results["network"]["run"] == 2
+    assert results["network"]["run"] == "refit"
     assert f"refit of {checkpoint[0]}, 75 optimizer steps" in text  # 5 epochs of 15
     line = f"class {digits.labels[59]}, predicted {results['predicted']} with probability "
     assert f"row 59 {line}{results['probability']:.4f}" in text
@@ -137,8 +137,8 @@ def test_figures_are_written_and_not_blank(refit: tuple[Path, str]) -> None:
 def test_the_untrained_network_is_the_run_as_it_began(
     checkpoint: tuple[Path, dj.TrainState], tmp_path: Path
 ) -> None:
-    # Run 1 learned at rate 0: where it ended is where it began.
-    arguments = ("--run", "1", "--index", "1796", "--untrained", "--output-dir", "out")
+    # Fold 2 learned at rate 0: where it ended is where it began.
+    arguments = ("--run", "fold 2", "--index", "1796", "--untrained", "--output-dir", "out")
     done = _run(tmp_path, "--checkpoint", str(checkpoint[0].parent), *arguments)
     assert done.returncode == 0, done.stderr
     assert "fold 2 of " in done.stdout and "row 1796" in done.stdout
@@ -170,7 +170,8 @@ def test_a_users_mistake_gets_one_line(
         (["--index", "1797"], "--index 1797 is out of range: the rows are 0 to 1796"),
         (["--run", "0"], "--run needs --checkpoint"),
         (["--checkpoint", "no"], "no folder of checkpoints at no"),
-        (["--checkpoint", str(checkpoint[0]), "--run", "3"], "--run 3 is out of range: the runs"),
+        (["--checkpoint", str(checkpoint[0]), "--run", "4"], "fold 1, fold 2, refit, or 1 to 3"),
+        (["--checkpoint", str(checkpoint[0]), "--run", "0"], "fold 1, fold 2, refit, or 1 to 3"),
     ):
         done = _run(tmp_path, *arguments)
         assert done.returncode == 2
