@@ -43,8 +43,8 @@ class Config:
     index: int = 59
     """The row whose image goes through the network, counted from 0."""
     checkpoint: Path | None = None
-    """A folder of checkpoints that cross_validate.py or train.py wrote. Default: train a network
-    on all rows now."""
+    """The output folder of cross_validate.py or train.py, or its folder checkpoints. Default:
+    train a network on all rows now."""
     run: str | None = None
     """Of the checkpoint's runs: its name, such as "fold 2" or refit, or its number, from 1.
     Default: the refit, or else the first."""
@@ -192,10 +192,8 @@ def load(
 
     import digits_jax as dj
 
-    folder = config.checkpoint
-    assert folder is not None
-    if (folder / "checkpoints").is_dir():  # the output folder that holds it
-        folder = folder / "checkpoints"
+    assert config.checkpoint is not None
+    folder = harness.checkpoints_in(config.checkpoint)
     states, identity = dj.load_states(folder, experiment=experiment)
     names = harness.run_names(states, identity)
     if config.run is None:

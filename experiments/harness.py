@@ -376,6 +376,17 @@ def show_data(provenance: Provenance) -> None:
     )
 
 
+def checkpoints_in(folder: Path) -> Path:
+    """The folder of checkpoints that --checkpoint means: itself, or that of an output folder."""
+    inside = folder / "checkpoints"
+    folder = inside if inside.is_dir() else folder
+    # Of a folder that isn't there, or whose checkpoints are damaged, the library speaks.
+    held = not folder.is_dir() or any(each.name.isdecimal() for each in folder.iterdir())
+    give = "give the output folder of train.py or cross_validate.py"
+    require(held, f"no checkpoint in {folder}; {give}")
+    return folder
+
+
 def run_names(states: TrainState, identity: Mapping[str, Any]) -> list[str]:
     """The names of the runs of a checkpoint, as its script gave them, or run 1, run 2, …."""
     count = len(states.step)

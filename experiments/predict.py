@@ -103,8 +103,7 @@ def main(config: Config) -> None:
     harness.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
 
-    inside = config.checkpoint / "checkpoints"
-    states, identity = dj.load_states(inside if inside.is_dir() else config.checkpoint)
+    states, identity = dj.load_states(harness.checkpoints_in(config.checkpoint))
     names = harness.run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)

@@ -61,7 +61,7 @@ def refused(
         if "data" in names and "--data" not in words:
             words += ["--data", "bundled"]
         for flag in REQUIRED.get(script, ()):
-            words += [flag, "none"]
+            words += [] if flag in words else [flag, "none"]
         monkeypatch.setattr(sys, "argv", words)
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as stop:
@@ -198,6 +198,15 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
 )
 def test_mistakes_of_a_script(refused: Run, line: str, message: str) -> None:
     assert message in refused(*line.split())
+
+
+@pytest.mark.parametrize("line", ["predict --rows bundled", "feature_maps"])
+def test_a_folder_that_never_held_a_checkpoint(refused: Run, line: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / "notes").mkdir()
+    for folder, named in {"out": "out/checkpoints", "out/notes": "out/notes"}.items():
+        message = refused(*line.split(), "--checkpoint", folder)
+        assert f"no checkpoint in {named}; give the output folder of train.py or cr" in message
 
 
 def test_a_batch_may_be_larger_than_the_data(refused: Run) -> None:
