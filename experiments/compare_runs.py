@@ -4,7 +4,8 @@
 
 Each argument is the output folder of a finished run. Where two cross-validations trained and tested
 on the very same folds, their accuracies are compared fold by fold, by the corrected resampled
-t-test. It writes ``report.html`` and ``results.json`` (last, and whole) to the output folder.
+t-test; where they didn't, it says what differs. It writes ``report.html`` and ``results.json``
+(last, and whole) to the output folder.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def main(config: Config) -> None:
     output.claim()
     rows = [score_row(run) for run in found]
     differences = differing(found)
-    tests = paired(found)
+    tests, untested = paired(found)
     results = {
         "experiment": "compare_runs",
         "command": shlex.join(["python", *sys.argv]),
@@ -74,6 +75,7 @@ def main(config: Config) -> None:
         ],
         "differences": differences,
         "tests": tests,
+        "untested": untested,
     }
 
     from rich.table import Table
@@ -90,7 +92,9 @@ def main(config: Config) -> None:
     harness.console.print(table)
     for test in tests:
         harness.console.print(Text(in_words(test)), soft_wrap=True)
-    output.text("report.html", page(found, rows, differences, tests).html(results))
+    for why in untested:
+        harness.console.print(Text(why), soft_wrap=True)
+    output.text("report.html", page(found, rows, differences, tests, untested).html(results))
     output.json("results.json", results)
     harness.console.print(
         f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
@@ -141,6 +145,9 @@ def read(folder: Path, name: str) -> Finished:
             for fold in folds
         )
         harness.require(fits, f"{file} is damaged: its folds have no accuracy")
+    scored = "accuracy" in results or "loss" in results
+    kind = results["experiment"]
+    harness.require(scored, f"{folder} has no scores to compare: it is a run of {kind}")
     return Finished(name=name, results=results, history=_history(folder / "history.npz"))
 
 
@@ -209,34 +216,46 @@ def differing(runs: Sequence[Finished]) -> dict[str, list[Any]]:
     return table
 
 
-def paired(runs: Sequence[Finished]) -> list[dict[str, Any]]:
-    """The first run against each other one that was tested on the very same folds."""
+def paired(runs: Sequence[Finished]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first run against each other one that was tested on the very same folds.
+
+    And a sentence for each other cross-validation that can't be tested so: why.
+    """
     from digits_jax import corrected_resampled_ttest
 
-    first, tests = runs[0], []
+    first = runs[0]
+    tests: list[dict[str, Any]] = []
+    untested: list[str] = []
     for other in runs[1:]:
-        if _folds(first) is None or _folds(first) != _folds(other):
+        own, others = _folds(first), _folds(other)
+        if own is None or others is None:
             continue
         pair = [run.results["folds"] for run in (first, other)]
         scores = [[fold["accuracy"] for fold in folds] for folds in pair]
+        differs = [name for name, value in own.items() if value != others[name]]
+        why = f"their folds are not the same ({', '.join(differs)})" if differs else ""
         if any(score is None for each in scores for score in each):
-            continue  # a fold diverged
+            why = why or "a fold diverged"
+        if why:
+            untested.append(f"{first.name} and {other.name} were not tested by fold: {why}")
+            continue
         count = first.results["config"]["folds"]
         rows = first.results["data"]["rows"]
         result = corrected_resampled_ttest(
             *scores, train_rows=rows * (count - 1) / count, test_rows=rows / count
         )
         tests.append({"a": first.name, "b": other.name, **result._asdict()})
-    return tests
+    return tests, untested
 
 
-def _folds(run: Finished) -> tuple[Any, ...] | None:
+def _folds(run: Finished) -> dict[str, Any] | None:
     """What two runs must share to have the same folds; None for another experiment."""
     results = run.results
     if results["experiment"] != "cross_validate":
         return None
     config, data = results.get("config", {}), results.get("data", {})
-    return data.get("sha256"), data.get("rows"), *(config.get(name) for name in SPLIT)
+    rows = data.get("sha256"), data.get("rows")
+    return {"data": rows, **{name: config.get(name) for name in SPLIT}}
 
 
 def in_words(test: Mapping[str, Any]) -> str:
@@ -254,6 +273,7 @@ def page(
     rows: Sequence[Sequence[str]],
     differences: Mapping[str, Sequence[Any]],
     tests: Sequence[Mapping[str, Any]],
+    untested: Sequence[str],
 ) -> Report:
     """The page, without the description at its end."""
     from report import Report, figures
@@ -263,7 +283,7 @@ def page(
         ends = f"95 % interval of the mean: {row[4]} %" if row[4] != "–" else ""
         if row[3] != "–":
             report.headline(run.name, f"{row[3]} %", f"test accuracy, mean ± sd. {ends}")
-    notes = [in_words(test) + "." for test in tests]
+    notes = [f"{each}." for each in (*map(in_words, tests), *untested)]
     if "data.sha256" in differences:
         notes.append("These runs saw different rows: their scores are not of the same test.")
     report.table("Scores", COLUMNS, rows, " ".join(notes))

@@ -72,7 +72,9 @@ def test_scores_differences_curves_and_a_paired_test(
     assert curves[0] == pytest.approx([10, 36.6667, 63.3333, 90])
 
 
-def test_other_folds_and_other_rows_are_not_paired(tmp_path: Path) -> None:
+def test_other_folds_and_other_rows_are_not_paired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = _write(tmp_path / "a", ACCURACIES["a"], 4)
     seeded = _write(tmp_path / "b", ACCURACIES["b"], 4, seed=1)
     other = _write(tmp_path / "c", ACCURACIES["b"], 4)
@@ -82,15 +84,36 @@ def test_other_folds_and_other_rows_are_not_paired(tmp_path: Path) -> None:
     assert results["tests"] == []
     assert set(results["differences"]) == {"config.seed", "data.sha256"}
     assert "saw different rows" in page
+    shown = capsys.readouterr().out
+    for name, why in (("b", "seed"), ("c", "data")):
+        sentence = f"a and {name} were not tested by fold: their folds are not the same ({why})"
+        assert sentence in results["untested"] and sentence in shown and sentence in page
 
 
-def test_an_experiment_without_scores_or_curves(runs: tuple[Path, Path]) -> None:
-    explored = runs[0].parent / "<b>"
-    explored.mkdir()
-    (explored / "results.json").write_text('{"experiment": "explore"}')
-    results, page = _compare(runs[0], explored)
-    assert results["runs"][1]["accuracy"] is None
+def test_a_fold_that_diverged_is_not_paired(runs: tuple[Path, Path]) -> None:
+    file = runs[1] / "results.json"
+    file.write_text(file.read_text().replace('"accuracy": 0.96}', '"accuracy": null}'))
+    results, _ = _compare(*runs)
+    assert results["tests"] == []
+    assert results["untested"] == ["a and b were not tested by fold: a fold diverged"]
+
+
+def test_an_experiment_without_curves(runs: tuple[Path, Path]) -> None:
+    quick = runs[0].parent / "<b>"
+    quick.mkdir()
+    summary = json.loads((runs[0] / "results.json").read_text())["accuracy"]
+    (quick / "results.json").write_text(json.dumps({"experiment": "speedrun", "accuracy": summary}))
+    results, page = _compare(runs[0], quick)
+    assert results["runs"][1]["loss"] is None
+    assert results["tests"] == results["untested"] == []  # not both are cross-validations
     assert "&lt;b&gt;" in page and "<b>" not in page.split("<script")[0]
+
+
+def test_an_experiment_without_scores_is_refused(runs: tuple[Path, Path]) -> None:
+    (runs[1] / "results.json").write_text('{"experiment": "explore"}')
+    with pytest.raises(harness.UsageError, match=r"b has no scores to .* a run of explore"):
+        _compare(*runs)
+    assert not (runs[0].parent / "out").exists()
 
 
 def test_names_are_what_the_folders_do_not_share(tmp_path: Path) -> None:
