@@ -176,6 +176,8 @@ def report(
         target_names=names,
         zero_division=0,
     )
+    if len(run_names) > 1:
+        harness.console.print(f"scores by class, of {first} alone", highlight=False)
     harness.console.print(by_class(digits=4), highlight=False)
 
     wrong = np.flatnonzero(predicted != labels)

@@ -37,6 +37,7 @@ def test_it_prints_what_the_notebook_prints(finished: tuple[Path, str]) -> None:
     _, printed = finished
     for text in ("Epoch 1/8 - ", "Epoch 8/8 - ", "loss: ", "macro precision (%)", "weighted avg"):
         assert text in printed
+    assert printed.index("scores by class, of run 1 alone") < printed.index("weighted avg")
 
 
 def test_its_scores_are_those_of_scikit_learn(finished: tuple[Path, str]) -> None:
@@ -74,6 +75,7 @@ def test_it_writes_history_figures_and_a_checkpoint(finished: tuple[Path, str]) 
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["7", "8"]
     page = (out / "report.html").read_text()
     assert page.count('class="plot"') == 4 and "Scores by class, run 1" in page
+    assert "Confusion matrix, sum of 2 runs" in page
     tracked = {path.name for path in (out / "tensorboard").iterdir()}
     assert tracked == {"run 1", "run 2", "figures"}
 

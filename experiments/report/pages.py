@@ -131,7 +131,8 @@ def train(
         ],
     )
     _curves(page, history, names)
-    mistakes(page, dataset, np.tile(rows, count), shares.reshape(-1, shares.shape[-1]))
+    pooled = shares.reshape(-1, shares.shape[-1])
+    mistakes(page, dataset, np.tile(rows, count), pooled, runs=count)
     page.figure(
         "ROC curves, run 1",
         figures.roc(curves, dataset.class_names),
@@ -217,6 +218,7 @@ def mistakes(
     shares: npt.NDArray[Any],
     *,
     whose: str = "",
+    runs: int = 1,
 ) -> None:
     """The confusion matrix, and the sheet of digits behind it.
 
@@ -226,13 +228,15 @@ def mistakes(
         rows: row numbers [M] of predictions; a row may have several.
         shares: their probabilities [M, K], or 1 for the class predicted.
         whose: predictions, where they are not of one network.
+        runs: of one network, whose predictions of the same rows these are.
     """
     from digits_jax import metrics
 
     matrix = metrics.confusion(dataset.labels[rows], shares.argmax(1))
     wrong = int(matrix.sum() - matrix.trace())
+    of = whose or (f"sum of {runs} runs" if runs > 1 else "")
     page.figure(
-        f"Confusion matrix, {whose}" if whose else "Confusion matrix",
+        f"Confusion matrix, {of}" if of else "Confusion matrix",
         figures.confusion(matrix, dataset.class_names),
         f"How often each class is predicted as each; {wrong} of {matrix.sum()} predictions are "
         "wrong.",
