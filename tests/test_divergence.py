@@ -84,7 +84,7 @@ def test_cross_validate_keeps_the_sound_folds(script: Script, tmp_path: Path) ->
     assert not tested & set(results["missed_rows"]), "a diverged fold's rows are not judged"
 
 
-def test_train_shows_the_first_sound_run(script: Script) -> None:
+def test_train_shows_the_first_sound_run(script: Script, tmp_path: Path) -> None:
     code, said, results = script("train", {0: [0]}, "--seeds", "3", "--epochs", "8")
     assert code == 0
     assert "run 1 diverged in epoch 1; it is left out of the means." in said
@@ -94,6 +94,9 @@ def test_train_shows_the_first_sound_run(script: Script) -> None:
     assert results["accuracy"]["mean"] == pytest.approx(np.mean(accuracies)) and accuracies[0] > 0.3
     low, high = results["accuracy_wilson95"]
     assert low < accuracies[0] < high
+    page = (tmp_path / "out" / "report.html").read_text()
+    for title in ("Scores by class, run 2", "(Wilson) of run 2", "Confusion matrix, sum of 2 runs"):
+        assert title in page
 
 
 def test_speedrun_leaves_out_a_repeat(script: Script) -> None:

@@ -94,6 +94,7 @@ def train(
     count = len(results["runs"])
     page = Report("Training and test on held-out rows", _how(results, history))
     names = [f"run {run['run']}" for run in results["runs"]]
+    first = names[0]  # of those that did not diverge
     low, high = results["accuracy_wilson95"]
     if count > 1:
         _headlines(page, results, f"{count} runs on one split")
@@ -101,7 +102,7 @@ def train(
         page.headline("Test accuracy", f"{100 * results['accuracy']['mean']:.2f} %")
         page.headline("Test loss", f"{results['loss']['mean']:.4f} nats")
     page.headline(
-        "95 % interval (Wilson)" + (" of run 1" if count > 1 else ""),
+        "95 % interval (Wilson)" + (f" of {first}" if count > 1 else ""),
         f"{100 * low:.2f} to {100 * high:.2f} %",
         f"chance in the {results['test_rows']} test rows, not in training",
     )
@@ -114,11 +115,11 @@ def train(
     if count > 1:
         means = [spread(results[score], 100, 2) for score in scores[1:]]
         cells.append(("mean ± sd", spread(results["loss"], 1, 4), *means))
-    note = f"calibration error of run 1: {100 * results['expected_calibration_error']:.2f} %"
+    note = f"calibration error of {first}: {100 * results['expected_calibration_error']:.2f} %"
     page.table("Test scores", columns, cells, note)
     each = [name for name in classes if name in dataset.class_names]
     page.table(
-        "Scores by class, run 1",
+        f"Scores by class, {first}",
         ("class", "precision (%)", "recall (%)", "F1 (%)", "rows"),
         [
             (
@@ -134,7 +135,7 @@ def train(
     pooled = shares.reshape(-1, shares.shape[-1])
     mistakes(page, dataset, np.tile(rows, count), pooled, runs=count)
     page.figure(
-        "ROC curves, run 1",
+        f"ROC curves, {first}",
         figures.roc(curves, dataset.class_names),
         "True by false positive rate of each class against the rest: "
         + ", ".join(
@@ -143,7 +144,7 @@ def train(
         ),
     )
     page.figure(
-        "Calibration, run 1",
+        f"Calibration, {first}",
         figures.reliability(reliability),
         "Accuracy by confidence, and the rows of each bin; the expected calibration error is "
         f"{100 * reliability.expected_calibration_error:.2f} %.",
