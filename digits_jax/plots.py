@@ -114,7 +114,7 @@ def method_scores(
     scores: Mapping[str, npt.ArrayLike],
     intervals: Mapping[str, npt.ArrayLike],
 ) -> Figure:
-    """Accuracies of methods [M]: a dot for each run, their mean, and an interval, line by line.
+    """Accuracies of methods [M]: their mean, its interval and, below, a dot for each run.
 
     Both mappings have the same one or more series, such as two kinds of splits, whose names are the
     legend and should say what the interval is: scores [M, R], whose R may differ, and intervals
@@ -123,13 +123,15 @@ def method_scores(
     if list(scores) != list(intervals) or not scores:
         raise ValueError(f"scores and intervals differ: {list(scores)} and {list(intervals)}")
     lines, step = np.arange(len(names)), 0.8 / len(scores)
-    figure, (panel,) = _figure(_PAGE, 0.7 + len(names) * (0.16 + 0.16 * len(scores)))
+    height = 0.16 + 0.16 * len(scores)  # inches of a method
+    below = 0.06 / height  # the interval's line would hide the dots
+    figure, (panel,) = _figure(_PAGE, 0.7 + len(names) * height)
     for i, (name, values) in enumerate(scores.items()):
         runs = 100 * _array(f"scores[{name!r}]", values, len(names), "R")
         ends = 100 * _array(f"intervals[{name!r}]", intervals[name], len(names), 2)
         color, y = (_BLUE, _ORANGE, _GREY)[i % 3], lines + (i - (len(scores) - 1) / 2) * step
-        dots = {"color": color, "alpha": 0.25, "linewidths": 0, "s": 10, "zorder": 1}
-        panel.scatter(runs, np.repeat(y, runs.shape[1]), **dots)
+        dots = {"color": color, "alpha": 0.5, "linewidths": 0, "s": 10, "zorder": 1}
+        panel.scatter(runs, np.repeat(y + below, runs.shape[1]), **dots)
         means = runs.mean(axis=1)
         panel.hlines(y, *ends.T, color=color, linewidth=1.4)
         panel.plot(means, y, "o", color=color, markeredgecolor="white", label=name, markersize=5)

@@ -256,8 +256,10 @@ def test_method_scores_have_a_dot_a_run_a_mean_and_an_interval() -> None:
         np.testing.assert_allclose(bar_ends, 100 * ends[name])
         means = panel.lines[i].get_xdata()
         np.testing.assert_allclose(means, 100 * values.mean(axis=1))
-        height = panel.lines[i].get_ydata()
+        height = np.asarray(panel.lines[i].get_ydata())
         assert list(np.round(height)) == [0, 1, 2]
+        under = np.asarray(dots.get_offsets())[:, 1] - np.repeat(height, values.shape[1])
+        assert (0.05 < under).all() and (under < 0.3).all()  # the axis points down
         for mean, (low, high) in zip(np.asarray(means), 100 * ends[name], strict=True):
             assert f"{mean:.2f} ({low:.2f} to {high:.2f})" in texts
 
