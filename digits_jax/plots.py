@@ -367,11 +367,16 @@ def saliency(image: npt.ArrayLike, gradient: npt.ArrayLike, *, name: str = "logi
 
 
 @_styled
-def differences(panels: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Figure:
+def differences(
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    label: str = "Difference of accuracy (points)",
+) -> Figure:
     """Differences of accuracy from a base, a panel for each base, a row for each method.
 
     Each method has its mean difference and the two ends of its interval, as fractions; they are
-    drawn in percentage points. Panels have axes of their own: their spans may differ much.
+    drawn in percentage points. `label`, below each panel, should say what the interval is.
+    Panels have axes of their own: their spans may differ much.
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels must hold at least one panel, each with at least one method")
@@ -384,7 +389,7 @@ def differences(panels: Mapping[str, Mapping[str, tuple[float, float, float]]]) 
         panel.hlines(below, values[:, 1], values[:, 2], color=_BLUE)
         panel.plot(values[:, 0], below, "o", color=_BLUE)
         panel.set_yticks(below, list(methods))
-        panel.set(title=title, xlabel="Difference of accuracy (points)", ylim=(rows - 0.5, -0.5))
+        panel.set(title=title, xlabel=label, ylim=(rows - 0.5, -0.5))
     return figure
 
 

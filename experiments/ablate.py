@@ -247,7 +247,7 @@ def report(
         }
         for base in ("notebook", "strong")
     }
-    figure = plots.differences(panels)
+    figure = plots.differences(panels, label="Points of accuracy, 95 % interval")
     plots.save(figure, output.folder / "ablation", ("png", "svg") if config.svg else ("png",))
     total = time.perf_counter() - STARTED
     results = {

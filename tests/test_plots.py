@@ -455,10 +455,12 @@ def test_feature_maps_of_a_layer_share_one_scale() -> None:
 
 def test_differences_are_drawn_in_points_with_their_intervals() -> None:
     figure = plots.differences(
-        {"a": {"x": (0.01, -0.01, 0.03), "y": (0.0, 0.0, 0.0)}, "b": {"z": (1, 1, 1)}}
+        {"a": {"x": (0.01, -0.01, 0.03), "y": (0.0, 0.0, 0.0)}, "b": {"z": (1, 1, 1)}},
+        label="Points, 90 % interval",
     )
     left, right = figure.axes
     assert (left.get_title(), right.get_title()) == ("a", "b")
+    assert left.get_xlabel() == right.get_xlabel() == "Points, 90 % interval"
     assert [label.get_text() for label in left.get_yticklabels()] == ["x", "y"]
     (points,) = [line for line in left.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points.get_xydata(), [[1, 0], [0, 1]])
