@@ -125,9 +125,17 @@ def variants(*, train_rows: Any, epochs: int) -> dict[str, Variant]:
     notebook = notebook._replace(numbers=notebook.numbers._replace(schedule_steps=steps))
     recipes = {"notebook": notebook, "strong": strong}
     for name, fields in CHANGES.items():
-        recipes[f"notebook + {name}"] = swap(notebook, strong, fields)
-        recipes[f"strong - {name}"] = swap(strong, notebook, fields)
+        recipes[variant_name("notebook", name)] = swap(notebook, strong, fields)
+        recipes[variant_name("strong", name)] = swap(strong, notebook, fields)
     return recipes
+
+
+def variant_name(base: str, change: str) -> str:
+    """The name of a variant; where the strong recipe takes something away, what comes back."""
+    if base == "notebook":
+        return f"{base} + {change}"
+    back = change.removeprefix("no ")
+    return f"{base} - {change}" if back == change else f"{base} + {back}"
 
 
 def complete(preset: Preset) -> Variant:
@@ -218,8 +226,8 @@ def report(
     for column in ("recipe", "accuracy (%)", "95 % interval", "difference (points)", "p"):
         table.add_column(column, justify="left" if column == "recipe" else "right")
     rows: list[dict[str, Any]] = []
-    for base, sign in (("notebook", "+"), ("strong", "-")):
-        for name in (base, *(f"{base} {sign} {change}" for change in CHANGES)):
+    for base in ("notebook", "strong"):
+        for name in (base, *(variant_name(base, change) for change in CHANGES)):
             accuracy = harness.summary_json("accuracy", summarize(scores[name], **sizes))
             row = {"recipe": name, "accuracy": accuracy, "accuracies": scores[name]}
             low, high = accuracy["ci95"]

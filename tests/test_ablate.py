@@ -35,13 +35,14 @@ def test_variants_of_one_static_part_share_a_program() -> None:
     assert sum(map(len, groups)) == len(variants) == 2 + 2 * len(ablate.CHANGES)
     numbers = [n for n, fields in ablate.CHANGES.items() if all("numbers" in f for f in fields)]
     assert ["notebook", *(f"notebook + {name}" for name in numbers)] in groups
-    assert ["strong", *(f"strong - {name}" for name in numbers)] in groups
+    assert ["strong", *(ablate.variant_name("strong", name) for name in numbers)] in groups
 
 
 def test_it_reports_each_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = ("label smoothing", "weight decay")  # these ride the runs axis: two programs in all
+    # These ride the runs axis: two programs in all.
+    kept = ("label smoothing", "no dropout", "weight decay")
     monkeypatch.setattr(ablate, "CHANGES", {name: ablate.CHANGES[name] for name in kept})
     monkeypatch.setattr(ablate.harness, "start_jax", lambda compilation_cache: None)
     config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
@@ -53,9 +54,11 @@ def test_it_reports_each_change(
     assert list(rows) == [
         "notebook",
         "notebook + label smoothing",
+        "notebook + no dropout",
         "notebook + weight decay",
         "strong",
         "strong - label smoothing",
+        "strong + dropout",
         "strong - weight decay",
     ]
     for name, row in rows.items():
@@ -68,7 +71,8 @@ def test_it_reports_each_change(
             low, high = row["against"]["ci95"]
             assert low <= difference <= high
     assert results["epochs"] == 1
-    assert "strong - weight decay" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "strong - weight decay" in shown and "strong + dropout" in shown
 
 
 def test_a_users_mistake_is_refused(tmp_path: Path) -> None:
