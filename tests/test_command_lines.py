@@ -5,6 +5,7 @@ The scripts run in this process; what would train ends the test instead.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import os
@@ -244,6 +245,16 @@ def test_help_may_be_cut_short(script: str) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("script", EXAMPLES)
+def test_help_of_an_example_is_its_docstring(script: str) -> None:
+    file = EXPERIMENTS / f"{script}.py"
+    done = subprocess.run([sys.executable, str(file), "--help"], capture_output=True, text=True)
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring is not None and docstring.split("\n\n")[0] in done.stdout
+    assert " ".join(docstring.split("\n\n")[-1].split()) in done.stdout  # no line ends early
+    assert "Passes over the training rows." in done.stdout
 
 
 def test_help_is_wrapped_where_the_line_is_full() -> None:

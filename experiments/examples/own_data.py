@@ -91,6 +91,6 @@ def main(
 if __name__ == "__main__":
     dj.use_all_cpu_cores()
     try:
-        tyro.cli(main)
+        tyro.cli(main, description=__doc__)
     except BrokenPipeError:  # who read the output, such as head, has seen enough
         os._exit(1)

@@ -2,10 +2,10 @@
 
     python experiments/examples/own_network.py
 
-``cross_validate`` calls the module as ``network(images, train=..., mask=...)`` and takes logits
-[B, K] from it. Its random stream is ``dropout``; whatever it keeps beside its parameters (here
-``batch_stats``) is trained, checkpointed and restored with them. Five folds and a refit on all rows
-train at once; the refit is then loaded from its checkpoint and reads a digit.
+``cross_validate`` calls the module as ``network(images, train=..., mask=...)`` and takes
+logits [B, K] from it. Its random stream is ``dropout``; whatever it keeps beside its
+parameters (here ``batch_stats``) is trained, checkpointed and restored with them. Five folds and
+a refit on all rows train at once; the refit is then loaded from its checkpoint and reads a digit.
 """
 
 from __future__ import annotations
@@ -85,6 +85,6 @@ def main(
 if __name__ == "__main__":
     dj.use_all_cpu_cores()
     try:
-        tyro.cli(main)
+        tyro.cli(main, description=__doc__)
     except BrokenPipeError:  # who read the output, such as head, has seen enough
         os._exit(1)
