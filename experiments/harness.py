@@ -148,7 +148,8 @@ def _parse(config: type[Config], description: str) -> Config:
     """The command line; of what tyro says of a mistake, the first paragraph as one line."""
     said = io.StringIO()
     if {"-h", "--help"} & set(sys.argv):
-        _join_lines_of_help(config)
+        with contextlib.suppress(OSError):  # no source: then its lines stay as they are
+            _join_lines_of_help(config)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(config, description=joined(description))
