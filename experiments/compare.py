@@ -8,14 +8,13 @@ core. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.cs
 figures, and the predictions of each method as soon as they are whole: ``--resume`` takes these and
 adds the others.
 
-All 5620 rows, seed 0, ten repeats of five folds, 65 minutes on 2 cores of a shared AVX-512 x86-64
-machine that did other work besides (strong 17, MLP 23, forest 11, the notebook's 9, SVM 2); mean
-and sd of the 50 test folds, in percent: strong 99.59 ± 0.18, SVM 99.30 ± 0.24, the notebook's
-99.12 ± 0.33, 3 and 1 nearest neighbours 98.74 and 98.66, MLP 98.27, forest 98.26, logistic
-regression 96.96. Strong is better than the SVM by 0.28 points (p = 0.026) and than the notebook's
-by 0.47 (p = 0.0044), each p uncorrected for the number of pairs. The mean of its ten repeats'
-probabilities for a row still leaves 19 rows wrong (99.66 %), where one network leaves 23: other
-draws of the same recipe would not bring it to 99.70 %.
+All 5620 rows, seed 0, ten repeats of five folds, 35 minutes on 2 cores of a shared AVX-512 x86-64
+machine that did other work besides (strong 22, the notebook's 9, MLP 2, SVM 1, forest 1); mean and
+sd of the 50 test folds, in percent: strong 99.62 ± 0.18, SVM 99.30 ± 0.24, the notebook's 99.13 ±
+0.32, 3 and 1 nearest neighbours 98.74 and 98.66, MLP 98.27, forest 98.26, logistic regression
+96.96. Strong is better than the SVM by 0.32 points (p = 0.012) and than the notebook's by 0.50
+(p = 0.0014), each p uncorrected for the number of pairs. It leaves 21 rows wrong, of which ten are
+wrong for every method (``leftovers.py``).
 """
 
 from __future__ import annotations
