@@ -14,12 +14,12 @@ float32 matrix products that the same round measured.
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
 
-Measured on 2 cores of a quiet AVX-512 x86-64 machine, ``--rounds 3 --epochs 5``, all 5620 rows, in
-9 minutes; seconds for an epoch of all folds, median (range over the rounds):
-digits_jax 0.244 (0.238-0.323), on one device 0.567 (0.497-0.570); PyTorch in two processes 0.661
-(0.643-0.763), eager 0.945 (0.936-0.957), torch.func 1.059 (1.050-1.213), torch.compile 1.616
-(1.529-1.626); Keras on TensorFlow 2.183 (1.525-2.311); Flax nn.Conv by fold 3.954 (3.693-4.848);
-the floor 0.133 (238 GFLOP/s).
+Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--rounds 3 --epochs 4``, all 5620 rows, in
+7 minutes; seconds for an epoch of all folds, median (range over the rounds): digits_jax 0.208
+(0.204-0.210), on one device 0.361 (0.352-0.369); PyTorch in two processes 0.549 (0.539-0.578),
+eager 0.783 (0.758-0.926), torch.func 0.839 (0.829-0.949), torch.compile 1.294 (1.254-1.422); Keras
+on TensorFlow 1.330 (1.226-1.359); Flax nn.Conv by fold 3.231 (3.167-3.245); the floor 0.154 (206
+GFLOP/s).
 """
 
 from __future__ import annotations
