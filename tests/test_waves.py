@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import logging
 import os
@@ -121,6 +122,7 @@ def test_waves_share_one_compilation_and_keep_nothing(
 
     def on_wave(done: int) -> None:
         after.append(len(compiled))
+        gc.collect()
         alive.append(sum(array.nbytes for array in jax.live_arrays()))
 
     experiment = Experiment(network=EXPERIMENT.network, batch_size=48)  # none has compiled it yet
@@ -140,7 +142,8 @@ def test_waves_share_one_compilation_and_keep_nothing(
     info = cross_validation._compile_for.cache_info()
     assert (info.misses - before.misses, info.hits - before.hits) == (1, 3), "the last has one run"
     assert after[0] < after[1] == after[2] == after[3], "nothing else is compiled either"
-    assert max(alive[2:]) <= alive[1], "bytes on the devices after each wave"
+    # Some bytes of other tests may come and go; the states of one run are 4 kB.
+    assert max(alive[2:]) < alive[1] + 1000, "bytes on the devices after each wave"
 
 
 class _Kill(BaseException):
