@@ -276,7 +276,7 @@ def cross_validate(
             states = program.init(placed, placed_data)
         calls = (epochs - epoch) // epochs_per_call
         advance = _in_turns if in_turns else _side_by_side
-        for now, new in advance(program, states, runs, placed_data, mesh, calls):
+        for now, new in advance(program, states, runs, placed, placed_data, mesh, calls):
             epoch += epochs_per_call
             history = jax.tree.map(
                 lambda old, part: np.concatenate([old, part], axis=1), history, new
@@ -585,17 +585,28 @@ def _takes_turns(count: int, devices: Sequence[jax.Device] | None, at_once: int 
 
 
 def _side_by_side(
-    program: _Program, states: TrainState, runs: Run, data: Examples, mesh: Mesh, calls: int
+    program: _Program,
+    states: TrainState,
+    runs: Run,
+    placed: Run,
+    data: Examples,
+    mesh: Mesh,
+    calls: int,
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
     """After each call: how to get the states, until the next one, and the call's history."""
-    placed = _devices.place(_padded(runs, mesh.size), _devices.runs_sharding(mesh))
     for _ in range(calls):
         states, new = program.train(states, placed, data)
         yield (lambda now=states: now), _host(new, mesh, len(runs.key))  # type: ignore[misc]
 
 
 def _in_turns(
-    program: _Program, states: TrainState, runs: Run, data: Examples, mesh: Mesh, calls: int
+    program: _Program,
+    states: TrainState,
+    runs: Run,
+    placed: Run,
+    data: Examples,
+    mesh: Mesh,
+    calls: int,
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
     """As ``_side_by_side``, but each device trains whichever run is due."""
     count, shard = len(runs.key), _devices.runs_sharding(mesh)
