@@ -83,8 +83,10 @@ def conv3x3(x: jax.Array, kernel: jax.Array, *, pool: bool = False) -> jax.Array
 
     The image is cut into 2x2 cells of outputs. All four outputs of a cell, and all their features,
     come from one product of the cell's window of inputs with a matrix that holds the kernel's taps
-    at their places. Images of up to 4x4 pixels use each window without its padding, so that no
-    product is spent on zeros: 2x2 images need 4/9 of the plain form's arithmetic.
+    at their places. Images of up to 4x4 pixels do so along their columns alone, with windows that
+    leave the padding out; down their rows the taps become fewer products (see ``_Filtering``). An
+    image of 4x4 pixels then needs 1/2 of the plain form's arithmetic, one of 2x2 needs 1/3, and the
+    notebook's step takes 0.88 of the time that it takes with the cells alone.
 
     Args:
         x: images, [H, W, C, B], float.
@@ -107,16 +109,21 @@ def conv3x3(x: jax.Array, kernel: jax.Array, *, pool: bool = False) -> jax.Array
     x = jnp.pad(x, ((0, h % 2), (0, w % 2), (0, 0), (0, 0)))
     rows, columns = x.shape[0] // 2, x.shape[1] // 2
     if rows <= 2 and columns <= 2:
-        # Each cell has a window and a matrix of its own, stacked: [rows * columns, ...].
+        # One matrix for each cell along the columns and each of the P products down the rows,
+        # [columns * P, ...].
+        filtering = _FILTERINGS[rows]
+        rows_in = jnp.stack(filtering.inputs(*x))  # [P, W, C, B]
+        kernels = jnp.stack(filtering.taps(*kernel))  # [P, 3, C, F]
         windows, matrices = [], []
-        for i, (top, height) in enumerate(_spans(rows)):
-            for j, (left, width) in enumerate(_spans(columns)):
-                windows.append(x[top : top + height, left : left + width].reshape(-1, batch))
-                start = (top - 2 * i, left - 2 * j)
-                matrices.append(_cell_matrix(kernel, start, (height, width)))
-        y = matmul(jnp.stack(matrices), jnp.stack(windows))
-        y = y.reshape(rows, columns, 2, 2, features, batch)
-        cells, to_images = y.transpose(2, 3, 0, 1, 4, 5), (0, 1, 2, 3)
+        for j, (left, width) in enumerate(_spans(columns)):
+            window = rows_in[:, left : left + width]
+            windows.append(window.reshape(len(window), -1, batch))
+            matrices.append(_row_matrix(kernels, left - 2 * j, width))
+        y = matmul(jnp.concatenate(matrices), jnp.concatenate(windows))
+        y = y.reshape(columns, -1, 2, features, batch)
+        y = jnp.stack(filtering.outputs(*(y[:, product] for product in range(y.shape[1]))))
+        cells = y.reshape(rows, 2, columns, 2, features, batch).transpose(1, 3, 0, 2, 4, 5)
+        to_images = (0, 1, 2, 3)
     else:
         # All cells share one matrix, so they line up beside the batch: [16 * C, cells * B].
         x = jnp.pad(x, ((1, 1), (1, 1), (0, 0), (0, 0)))
@@ -128,7 +135,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, *, pool: bool = False) -> jax.Array
             ]
         )
         window = window.transpose(0, 3, 1, 2, 4).reshape(16 * channels, -1)
-        y = matmul(_cell_matrix(kernel, (-1, -1), (4, 4)), window)
+        y = matmul(_cell_matrix(kernel), window)
         cells, to_images = y.reshape(2, 2, features, rows, columns, batch), (1, 2, 0, 3)
     if pool:
         return max_of_cells(cells).transpose(to_images)[: h // 2, : w // 2]
@@ -137,24 +144,77 @@ def conv3x3(x: jax.Array, kernel: jax.Array, *, pool: bool = False) -> jax.Array
     return y[:h, :w]
 
 
+Lines = tuple[jax.Array, ...]
+
+
+class _Filtering(NamedTuple):
+    """A filter of three taps along a zero-padded line, with few products.
+
+    Sums of the line's points, times sums of the taps, are P products; and sums of these are the
+    line's outputs. In float32 the sums cost a digit at most: the error is 1e-6 of the largest
+    output, where the plain form's is 3e-7.
+
+    Winograd's filtering; Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
+    2016, arXiv:1509.09308.
+    """
+
+    inputs: Callable[..., Lines]  # of as many arrays as the line has points, to P
+    taps: Callable[..., Lines]  # of three arrays, to P
+    outputs: Callable[..., Lines]  # of P arrays, to as many as the line has points
+
+
+def _inputs_of_four(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> Lines:
+    even, odd = d - 4 * b, c - 4 * a
+    even_2, odd_2 = d - b, 2 * (c - a)
+    return d - 5 * b, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, 4 * a - 5 * c
+
+
+def _taps_of_four(a: jax.Array, b: jax.Array, c: jax.Array) -> Lines:
+    even, odd = (a + c) / -6, b / -6
+    even_2, odd_2 = a / 24 + c / 6, b / 12
+    return a / 4, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, c
+
+
+def _outputs_of_four(
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array
+) -> Lines:
+    even, odd, even_2, odd_2 = b + c, b - c, d + e, d - e
+    return a + even + even_2, odd + 2 * odd_2, even + 4 * even_2, odd + 8 * odd_2 + f
+
+
+# By the number of 2x2 cells that lie along the line.
+_FILTERINGS = {
+    # Two points: three products instead of four, as in Karatsuba's multiplication.
+    1: _Filtering(
+        inputs=lambda a, b: (a, a + b, b),
+        taps=lambda a, b, c: (a - b, b, c - b),
+        outputs=lambda a, b, c: (b + c, a + b),
+    ),
+    # Four points: six products instead of ten, F(4, 3) without the two inputs that are padding.
+    2: _Filtering(_inputs_of_four, _taps_of_four, _outputs_of_four),
+}
+
+
 def _spans(cells: int) -> tuple[tuple[int, int], ...]:
     """The first input row and the number of rows that each of one or two cells sees."""
     return ((0, 2),) if cells == 1 else ((0, 3), (1, 3))
 
 
-def _cell_matrix(kernel: jax.Array, start: tuple[int, int], window: tuple[int, int]) -> jax.Array:
-    """The kernel's taps at their places: [window's pixels * C, 2 * 2 * F].
-
-    ``start`` is the first input pixel of the window, counted from the cell's first output pixel.
-    """
+def _cell_matrix(kernel: jax.Array) -> jax.Array:
+    """The taps at their places in a 4x4 window: [16 * C, 2 * 2 * F]."""
     taps = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0)))  # zero where a tap leaves the kernel
-    (y, x), (height, width) = start, window
-    blocks = [
-        taps[y + 2 - i : y + 2 - i + height, x + 2 - j : x + 2 - j + width]
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
+    blocks = [taps[1 - i : 5 - i, 1 - j : 5 - j] for i in (0, 1) for j in (0, 1)]
     return jnp.stack(blocks, axis=3).reshape(-1, 4 * kernel.shape[-1])
+
+
+def _row_matrix(kernels: jax.Array, start: int, width: int) -> jax.Array:
+    """The taps of rows [P, 3, C, F] at their places: [P, width * C, 2 * F].
+
+    ``start`` is the first input pixel of the window, counted from the first of two outputs.
+    """
+    taps = jnp.pad(kernels, ((0, 0), (1, 1), (0, 0), (0, 0)))  # zero where a tap leaves the kernel
+    blocks = [taps[:, start + 2 - j : start + 2 - j + width] for j in (0, 1)]
+    return jnp.stack(blocks, axis=3).reshape(len(kernels), -1, 2 * kernels.shape[-1])
 
 
 def conv3x3_by_pixels(x: jax.Array, kernel: jax.Array, *, pool: bool = False) -> jax.Array:

@@ -88,13 +88,14 @@ def _torch(variant: str, title: str) -> Peer:
     )
 
 
+def _jax(variant: str, title: str, program: str) -> Peer:
+    """A program of JAX's, with the setting of XLA that this project's scripts have."""
+    return Peer(title=title, program=program, variant=variant, environment=harness.xla_flags())
+
+
 PEERS: dict[PeerName, Peer] = {
-    "digits-jax": Peer(
-        title="digits_jax, all devices", program="digits_jax_folds.py", variant="all"
-    ),
-    "digits-jax-1-device": Peer(
-        title="digits_jax, 1 device", program="digits_jax_folds.py", variant="1"
-    ),
+    "digits-jax": _jax("all", "digits_jax, all devices", "digits_jax_folds.py"),
+    "digits-jax-1-device": _jax("1", "digits_jax, 1 device", "digits_jax_folds.py"),
     "keras-tensorflow": _keras("tensorflow", "TensorFlow"),
     "keras-jax": _keras("jax", "JAX"),
     "keras-torch": _keras("torch", "PyTorch"),
@@ -104,12 +105,8 @@ PEERS: dict[PeerName, Peer] = {
     "torch-func": Peer(
         title="PyTorch, torch.func", program="torch_func_folds.py", needs=("torch",)
     ),
-    "flax-conv": Peer(
-        title="Flax nn.Conv, by fold", program="flax_conv_folds.py", variant="one-by-one"
-    ),
-    "flax-conv-vmapped": Peer(
-        title="Flax nn.Conv, vmapped", program="flax_conv_folds.py", variant="vmapped"
-    ),
+    "flax-conv": _jax("one-by-one", "Flax nn.Conv, by fold", "flax_conv_folds.py"),
+    "flax-conv-vmapped": _jax("vmapped", "Flax nn.Conv, vmapped", "flax_conv_folds.py"),
 }
 REFERENCE: PeerName = "digits-jax"
 ON_REQUEST: tuple[PeerName, ...] = ("keras-jax", "keras-torch")

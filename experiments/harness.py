@@ -275,6 +275,16 @@ def seed(**values: int) -> None:
         require(0 <= value < 2**32, f"{flag} must be in 0 to 2^32 - 1, not {value}")
 
 
+def xla_flags() -> dict[str, str]:
+    """What the scripts set for XLA in the environment, as far as the user has not."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    with contextlib.suppress(OSError):  # /proc is Linux's
+        if "avx512f" in Path("/proc/cpuinfo").read_text() and "vector_width" not in flags:
+            # XLA fills half of such a processor's registers unless asked: 3 % of a step's time.
+            return {"XLA_FLAGS": f"{flags} --xla_cpu_prefer_vector_width=512".strip()}
+    return {}
+
+
 def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
     """Imports JAX with one device a core, the library's messages on the console, and its cache.
 
@@ -289,11 +299,7 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
 
     say_in_plain_words()
     _quiet_orbax()
-    flags = os.environ.get("XLA_FLAGS", "")
-    with contextlib.suppress(OSError):  # /proc is Linux's
-        if "avx512f" in Path("/proc/cpuinfo").read_text() and "vector_width" not in flags:
-            # XLA fills half of such a processor's registers unless asked: 3 % of a step's time.
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
+    os.environ.update(xla_flags())
     use_all_cpu_cores()
     if compilation_cache:
         use_compilation_cache()
