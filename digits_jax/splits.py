@@ -307,7 +307,9 @@ def _check_labels(labels: npt.ArrayLike) -> npt.NDArray[np.integer]:
     if not labels.size:
         raise ValueError("labels is empty")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
+        names = np.issubdtype(labels.dtype, np.str_) or labels.dtype == object
+        remedy = "; np.unique(labels, return_inverse=True)[1] numbers them" if names else ""
+        raise TypeError(f"labels must be integers, got {labels.dtype}{remedy}")
     return labels
 
 

@@ -116,7 +116,7 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
     try:
         if getattr(parsed, "tensorboard", False):
             found = importlib.util.find_spec("tensorboardX") is not None
-            require(found, "--tensorboard needs a package: pip install 'digits_jax[tensorboard]'")
+            require(found, "--tensorboard needs a package: pip install '.[tensorboard]'")
         main(parsed)
     except UsageError as error:
         _fail(error, 2)
@@ -183,17 +183,26 @@ def joined(text: str) -> str:
 
 
 def _join_lines_of_help(config: Any) -> None:
-    """Gives tyro the docstrings of a class's fields, ``joined``."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(tree, ast.ClassDef)
-    plain_hints = typing.get_type_hints(config)
-    hints = typing.get_type_hints(config, include_extras=True)
-    for field, below in itertools.pairwise(tree.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-            name, text = ast.unparse(field.target), joined(ast.literal_eval(below.value))
-            if dataclasses.is_dataclass(plain_hints[name]):
-                _join_lines_of_help(plain_hints[name])
-            config.__annotations__[name] = Annotated[hints[name], tyro.conf.arg(help=text)]
+    """Gives tyro the docstrings of a class's own and inherited fields, ``joined``."""
+    for base in config.__mro__:
+        if not dataclasses.is_dataclass(base):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        plain_hints = typing.get_type_hints(base)
+        hints = typing.get_type_hints(base, include_extras=True)
+        for field, below in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                name, text = ast.unparse(field.target), joined(ast.literal_eval(below.value))
+                if dataclasses.is_dataclass(plain_hints[name]):
+                    _join_lines_of_help(plain_hints[name])
+                hint = tyro.conf.arg(help=text, help_behavior_hint=_hint)
+                base.__annotations__[name] = Annotated[hints[name], hint]
+
+
+def _hint(default: str) -> str:
+    """What follows an option's text: its default, where the text doesn't say what nothing means."""
+    return "" if default in ("None", "") else f"(default: {default})"
 
 
 def _terminated(number: int, frame: object) -> None:

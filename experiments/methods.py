@@ -51,7 +51,7 @@ class Options:
     epochs_notebook: int | None = None
     """Passes over the training rows, for a quick trial. Default: the preset's."""
     output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/<script>/<date>-<time>."""
+    """Folder for all that is written. Default: a new one in runs/."""
     resume: bool = False
     """Take the methods that --output-dir holds already, and go on with the others."""
     compilation_cache: bool = True

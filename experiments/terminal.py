@@ -28,9 +28,9 @@ errors = Console(stderr=True)
 # What JAX says of an accelerator that it can't use, and what the user can do about it.
 JAX_SAYS = {
     "NVIDIA GPU may be present": "there is an NVIDIA GPU, but this JAX can't use it and takes the "
-    "CPU; for the GPU: pip install 'digits_jax[cuda]'",
+    "CPU; for the GPU: pip install '.[cuda]'",
     "Google TPU may be present": "there is a TPU, but this JAX can't use it and takes the CPU; for "
-    "the TPU: pip install 'digits_jax[tpu]'",
+    "the TPU: pip install '.[tpu]'",
     "CUDA backend failed to initialize": "the GPU could not be started, and JAX takes the CPU; "
     "JAX_LOGGING_LEVEL=WARNING shows why. Often another program holds the GPU's memory: nvidia-smi",
 }

@@ -67,7 +67,7 @@ def test_a_peer_trains_the_same_network(
     script: ModuleType, finished: tuple[Path, str], name: str
 ) -> None:
     if missing := _missing(script, name):
-        pytest.skip(f"not installed: {', '.join(missing)}; pip install digits_jax[peers]")
+        pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[peers]'")
     report = json.loads((finished[0] / "benchmark.json").read_text())
     peer = report["peers"][name]
     assert peer["parameters"] == sum(layer.parameters for layer in layer_table(DigitsCNN()))

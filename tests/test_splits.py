@@ -191,7 +191,12 @@ def test_holdout_errors() -> None:
         (3, ValueError, "labels must be 1-D, got shape ()"),
         ([0.0, 1.0], TypeError, "labels must be integers, got float64"),
         ([True, False], TypeError, "labels must be integers, got bool"),
-        (["0", "1"], TypeError, "labels must be integers, got <U1"),
+        (
+            ["a", "b"],
+            TypeError,
+            "labels must be integers, got <U1; "
+            "np.unique(labels, return_inverse=True)[1] numbers them",
+        ),
     ],
 )
 def test_labels_errors(split: Any, labels: Any, error: type[Exception], message: str) -> None:

@@ -122,4 +122,4 @@ def test_a_missing_writer_is_said_before_anything_starts(
     with pytest.raises(SystemExit) as stop:
         harness.run(cross_validate.Config, lambda config: pytest.fail("started"), "")
     assert stop.value.code == 2
-    assert "pip install 'digits_jax[tensorboard]'" in capsys.readouterr().err
+    assert "pip install '.[tensorboard]'" in capsys.readouterr().err
