@@ -184,9 +184,8 @@ def joined(text: str) -> str:
 
 def _join_lines_of_help(config: Any) -> None:
     """Gives tyro the docstrings of a class's own and inherited fields, ``joined``."""
-    for base in config.__mro__:
-        if not dataclasses.is_dataclass(base):
-            continue
+    bases: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
+    for base in bases:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
         plain_hints = typing.get_type_hints(base)

@@ -46,7 +46,9 @@ def learning_curves(loss: Any, accuracy: Any, names: Sequence[str]) -> Figure:
     known = np.concatenate([np.asarray(curve, float) for curve in loss])
     known = known[np.isfinite(known)]
     spread = known.max() / known.min() if known.size and known.min() > 0 else 1.0
-    shared = {"title": {"text": "Epoch"}, "rangemode": "normal"}
+    shared: Figure = {"title": {"text": "Epoch"}, "rangemode": "normal"}
+    if max(map(len, loss)) <= 10:
+        shared["dtick"] = 1  # else the axis of a short run has halves of epochs
     layout = {
         "height": 400,
         "margin": {"l": 60, "r": 10, "t": 15, "b": 50},
