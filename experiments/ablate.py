@@ -39,6 +39,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "one-cycle learning rate": ("experiment.optimizer", "numbers.learning_rate"),
     "weight decay": ("numbers.weight_decay",),
     "averaged weights": ("numbers.average_decay",),
+    "batches of 64": ("experiment.batch_size",),
 }
 
 
@@ -115,18 +116,23 @@ def main(config: Config) -> None:
 
 def variants(*, train_rows: Any, epochs: int) -> dict[str, Variant]:
     """Both recipes, the notebook's with each change, and the strong one without each, by name."""
+    import numpy as np
+
     import digits_jax as dj
 
     notebook, strong = (
         complete(dj.preset(name, train_rows=train_rows, epochs=epochs))
         for name in ("notebook", "strong")
     )
-    steps = strong.numbers.schedule_steps  # a constant rate does not look at it
-    notebook = notebook._replace(numbers=notebook.numbers._replace(schedule_steps=steps))
     recipes = {"notebook": notebook, "strong": strong}
     for name, fields in CHANGES.items():
         recipes[variant_name("notebook", name)] = swap(notebook, strong, fields)
         recipes[variant_name("strong", name)] = swap(strong, notebook, fields)
+    for name, (experiment, numbers) in recipes.items():
+        # A cycle ends with the training, however many steps the batches make of it; a constant rate
+        # does not look at it.
+        steps = np.float32(epochs * np.ceil(train_rows / experiment.batch_size))
+        recipes[name] = Variant(experiment, numbers._replace(schedule_steps=steps))
     return recipes
 
 
