@@ -151,8 +151,10 @@ class _Filtering(NamedTuple):
     """A filter of three taps along a zero-padded line, with few products.
 
     Sums of the line's points, times sums of the taps, are P products; and sums of these are the
-    line's outputs. In float32 the sums cost a digit at most: the error is 1e-6 of the largest
-    output, where the plain form's is 3e-7.
+    line's outputs. The sums cost half a digit: with four points the error is 1e-6 of the largest
+    output in float32, where the plain form's is 3e-7; where an accelerator rounds what it
+    multiplies, it is three times the plain form's too (root mean square 9e-4 and 3e-4 of the
+    outputs' with TF32, 7e-3 and 2e-3 with bfloat16, both emulated).
 
     Winograd's filtering; Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
     2016, arXiv:1509.09308.
