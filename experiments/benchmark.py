@@ -113,7 +113,7 @@ ON_REQUEST: tuple[PeerName, ...] = ("keras-jax", "keras-torch")
 MATMUL = "matmul"
 MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 FOLDS = 5  # the notebook's
-WARM_UP = 4  # epochs before those that are timed; the first compiles, some for the evaluation
+WARM_UP = 8  # epochs before those that are timed; the evaluation compiles beside the first ones
 QUICK_ROWS = 1500  # rows of the data set: ten steps an epoch instead of 36
 BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
 
@@ -132,7 +132,7 @@ class Config:
     rounds: int = 5
     """Runs of every program, interleaved."""
     epochs: int = 10
-    """Timed epochs in each run, after four that compile and warm up."""
+    """Timed epochs in each run, after eight that compile and warm up."""
     peers: tuple[PeerName, ...] = ()
     """Programs to run beside this project; default: all but Keras on JAX and on PyTorch."""
     output_dir: Path | None = None
