@@ -14,11 +14,11 @@ float32 matrix products that the same round measured.
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
 
-Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--rounds 3 --epochs 4``, all 5620 rows, in
-7 minutes; seconds for an epoch of all folds, median (range over the rounds): digits_jax 0.208
-(0.204-0.210), on one device 0.361 (0.352-0.369); PyTorch in two processes 0.549 (0.539-0.578),
-eager 0.783 (0.758-0.926), torch.func 0.839 (0.829-0.949), torch.compile 1.294 (1.254-1.422); Keras
-on TensorFlow 1.330 (1.226-1.359); Flax nn.Conv by fold 3.231 (3.167-3.245); the floor 0.154 (206
+Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--rounds 3 --epochs 6``, all 5620 rows, in
+10 minutes; seconds for an epoch of all folds, median (range over the rounds): digits_jax 0.173
+(0.173-0.181), on one device 0.310 (0.306-0.317); PyTorch in two processes 0.578 (0.577-0.623),
+eager 0.766 (0.756-1.004), torch.func 0.872 (0.851-0.973), torch.compile 1.449 (1.447-1.466); Keras
+on TensorFlow 1.208 (1.187-1.339); Flax nn.Conv by fold 3.265 (3.135-3.346); the floor 0.155 (205
 GFLOP/s).
 """
 
