@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,14 @@ hypothesis.settings.load_profile("same")  # the same examples in every run
 FULL_DATA = Path(
     os.environ.get("DIGITS_JAX_DATA", Path(__file__).parents[2] / "shared/data/optdigits.csv")
 )
+
+
+@pytest.fixture(autouse=True)
+def _plain_logger() -> None:
+    """Undoes what a script that an earlier test ran in this process did to the library's logger."""
+    logger = logging.getLogger("digits_jax")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
