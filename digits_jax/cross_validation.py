@@ -275,8 +275,11 @@ def cross_validate(
         else:
             states = program.init(placed, placed_data)
         calls = (epochs - epoch) // epochs_per_call
-        advance = _in_turns if in_turns else _side_by_side
-        for now, new in advance(program, states, runs, placed, placed_data, mesh, calls):
+        if in_turns:
+            advance = _in_turns(program, states, runs, placed_data, mesh, calls)
+        else:
+            advance = _side_by_side(program, states, placed, placed_data, mesh, count, calls)
+        for now, new in advance:
             epoch += epochs_per_call
             history = jax.tree.map(
                 lambda old, part: np.concatenate([old, part], axis=1), history, new
@@ -588,27 +591,24 @@ def _side_by_side(
     program: _Program,
     states: TrainState,
     runs: Run,
-    placed: Run,
     data: Examples,
     mesh: Mesh,
+    count: int,
     calls: int,
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
-    """After each call: how to get the states, until the next one, and the call's history."""
+    """After each call: how to get the states, until the next one, and the call's history.
+
+    ``states``, ``runs`` and ``data`` lie on the devices, padded; ``count`` runs are real.
+    """
     for _ in range(calls):
-        states, new = program.train(states, placed, data)
-        yield (lambda now=states: now), _host(new, mesh, len(runs.key))  # type: ignore[misc]
+        states, new = program.train(states, runs, data)
+        yield (lambda now=states: now), _host(new, mesh, count)  # type: ignore[misc]
 
 
 def _in_turns(
-    program: _Program,
-    states: TrainState,
-    runs: Run,
-    placed: Run,
-    data: Examples,
-    mesh: Mesh,
-    calls: int,
+    program: _Program, states: TrainState, runs: Run, data: Examples, mesh: Mesh, calls: int
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
-    """As ``_side_by_side``, but each device trains whichever run is due."""
+    """As ``_side_by_side``, but each device trains whichever run is due; ``runs`` are as given."""
     count, shard = len(runs.key), _devices.runs_sharding(mesh)
     with_a_blank = _padded(runs, count + 1)
 

@@ -80,3 +80,11 @@ def test_a_users_mistake_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ablate.harness.UsageError, match=message):
             ablate.main(ablate.Config(**{mistake: 0}, output_dir=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_every_cycle_ends_with_the_training_whatever_the_batch() -> None:
+    variants = ablate.variants(train_rows=np.array([4496.0, 4497.0]), epochs=3)
+    for variant in variants.values():
+        expected = 3 * np.ceil(np.array([4496, 4497]) / variant.experiment.batch_size)
+        np.testing.assert_array_equal(variant.numbers.schedule_steps, expected)
+    assert {variant.experiment.batch_size for variant in variants.values()} == {64, 128}

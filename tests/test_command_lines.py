@@ -273,3 +273,11 @@ def test_the_tests_know_the_scripts() -> None:
     known = "ablate architecture benchmark compare cross_validate explore feature_maps leftovers "
     assert set((known + "predict speedrun sweep train writers").split()) <= set(SCRIPTS)
     assert len(_numbers("cross_validate")) > 40
+
+
+def test_help_says_no_default_that_is_nothing_and_joins_inherited_options() -> None:
+    command = [sys.executable, str(EXPERIMENTS / "compare.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    options = " ".join(text.replace("│", " ").split())
+    assert "default: None" not in options and "(default: 10)" in options
+    assert "the path of a CSV in UCI's │" in text  # in the source, the line ends before CSV
