@@ -2,20 +2,18 @@
 
 from . import metrics, plots, statistics
 from .augment import Jitter, ShiftedViews
-from .cross_validation import (
-    CrossValidation,
-    Interrupted,
-    Progress,
-    cross_validate,
-    load_states,
-    make_runs,
-    trained_experiment,
-)
 from .data import DataError, Dataset, DataWarning, Provenance, load_digits
-from .devices import runs_mesh, use_all_cpu_cores, use_compilation_cache
+from .losses import cross_entropy
 from .model import DigitsCNN, layer_table
-from .optimizers import OneCycleAdam
-from .presets import PRESETS, Preset, preset
+from .optimizers import Hyperparameters, OneCycleAdam, adam
+from .parallel.mesh import runs_mesh
+from .parallel.startup import use_all_cpu_cores, use_compilation_cache
+from .recipe import Recipe
+from .recipes.by_name import RECIPES, NamedRecipe, recipe_by_name
+from .runs.axis import make_runs
+from .runs.cross_validation import cross_validate
+from .runs.results import CrossValidation, Interrupted, Progress
+from .runs.saved import load_states, trained_recipe
 from .splits import (
     Split,
     holdout_split,
@@ -37,14 +35,10 @@ from .statistics import (
 from .train import (
     Batch,
     Examples,
-    Experiment,
     History,
-    Hyperparameters,
     Run,
     Sums,
     TrainState,
-    adam,
-    cross_entropy,
     eval_step,
     evaluate,
     init_state,
@@ -65,15 +59,15 @@ __all__ = [
     "Dataset",
     "DigitsCNN",
     "Examples",
-    "Experiment",
+    "Recipe",
     "History",
     "Hyperparameters",
     "Interrupted",
     "Jitter",
     "McNemarResult",
     "OneCycleAdam",
-    "PRESETS",
-    "Preset",
+    "RECIPES",
+    "NamedRecipe",
     "Progress",
     "Provenance",
     "Run",
@@ -103,7 +97,7 @@ __all__ = [
     "metrics",
     "plots",
     "predict",
-    "preset",
+    "recipe_by_name",
     "read_waves",
     "refit_split",
     "runs_mesh",
@@ -114,7 +108,7 @@ __all__ = [
     "train_epochs",
     "train_in_waves",
     "train_step",
-    "trained_experiment",
+    "trained_recipe",
     "use_all_cpu_cores",
     "use_compilation_cache",
     "wilson_interval",

@@ -1,4 +1,4 @@
-"""Augmentation for an ``Experiment``: its ``augment`` in training, its ``views`` in testing.
+"""Augmentation for an ``Recipe``: its ``augment`` in training, its ``views`` in testing.
 
 Shapes: B images of a batch, H and W pixels, V views of an image.
 """

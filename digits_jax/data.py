@@ -16,7 +16,6 @@ import os
 import re
 import ssl
 import stat
-import tempfile
 import threading
 import time
 import types
@@ -32,9 +31,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from digits_jax.storage.files import whole_file
+
 # Provenance.sha256 of UCI's 5620 rows, and of the 1797 that come with scikit-learn.
 FULL_SHA256 = "a88fcce34a8912ee99fb04893ce831c603fcf73799df3c49e93ec05a736beef2"
 BUNDLED_SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
+UCI_ROWS = 5620
 TRAIN_WRITERS_ROWS = 3823  # optdigits.tra: 30 writers; the rows after it are 13 other writers'
 
 _COLUMNS = (*(f"Attribute{i}" for i in range(1, 65)), "class")
@@ -370,21 +372,13 @@ def _read_cache(path: Path) -> _Table | None:
 
 def _write_cache(path: Path, table: _Table) -> None:
     """Keep the table for later loads: the whole file or nothing, whenever it is interrupted."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
+        with whole_file(path) as partial, partial.open("wb") as file:
             about = json.dumps([table.metadata, table.variables])
             np.savez(file, rows=table.rows, sha256=_sha256(table.rows), about=about)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         logger.warning(
             f"UCI's digits can't be kept in {path} ({error}), so each load downloads them; give"
             " cache_dir or XDG_CACHE_HOME a folder that can be written"
         )
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)  # there only if it could not be moved

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_FULL_ROWS = 5620
-_WRITER_TRAIN_ROWS = 3823  # optdigits.tra: 30 writers; the other 1797 rows are of 13 new writers
+from digits_jax.data import TRAIN_WRITERS_ROWS, UCI_ROWS
+
 _WRITER_TRAIN_COUNTS = (376, 389, 380, 389, 387, 376, 377, 387, 380, 382)  # UCI's optdigits.names
 
 
@@ -21,7 +21,7 @@ class Split(NamedTuple):
     """The rows that train and that test one run; stacked on a leading axis R to make many.
 
     A row of weight 1 is real, a row of weight 0 is padding: it touches nothing, neither a loss nor
-    a metric. Padding comes last and repeats the lane's own last row (row 0 where the lane has
+    a metric. Padding comes last and repeats the run's own last row (row 0 where the run has
     none), so it is always a valid index, and never a tested row among those that train.
 
     Attributes:
@@ -44,7 +44,7 @@ def stack_splits(*splits: Split) -> Split:
         *splits: at least one stacked Split; their numbers of runs and lengths may differ.
 
     Returns:
-        One Split [R1 + R2 + ...], its lanes in the order given.
+        One Split [R1 + R2 + ...], its runs in the order given.
 
     Raises:
         TypeError: an argument is no Split, or its row numbers are not integers.
@@ -252,18 +252,18 @@ def writer_disjoint_split(labels: npt.ArrayLike) -> Split:
         Repository, https://doi.org/10.24432/C50P49.
     """
     labels = _check_labels(labels)
-    if len(labels) != _FULL_ROWS:
+    if len(labels) != UCI_ROWS:
         raise ValueError(
-            f"the writer-disjoint split needs all {_FULL_ROWS} rows of UCI's set, got "
+            f"the writer-disjoint split needs all {UCI_ROWS} rows of UCI's set, got "
             f"{len(labels)}: nothing else tells who wrote a row"
         )
-    classes, counts = np.unique(labels[:_WRITER_TRAIN_ROWS], return_counts=True)
+    classes, counts = np.unique(labels[:TRAIN_WRITERS_ROWS], return_counts=True)
     if classes.tolist() != list(range(10)) or tuple(counts.tolist()) != _WRITER_TRAIN_COUNTS:
         raise ValueError(
             f"the writer-disjoint split needs the rows in UCI's order: the first "
-            f"{_WRITER_TRAIN_ROWS} have other class counts than optdigits.tra"
+            f"{TRAIN_WRITERS_ROWS} have other class counts than optdigits.tra"
         )
-    return _one_split(np.arange(_WRITER_TRAIN_ROWS), np.arange(_WRITER_TRAIN_ROWS, _FULL_ROWS))
+    return _one_split(np.arange(TRAIN_WRITERS_ROWS), np.arange(TRAIN_WRITERS_ROWS, UCI_ROWS))
 
 
 def refit_split(labels: npt.ArrayLike) -> Split:

@@ -1,6 +1,6 @@
-"""One training run, written plainly: nothing here knows of folds, lanes or devices.
+"""One training run, written plainly: nothing here knows of folds or devices.
 
-Every function is pure, can be jitted and vmapped, and takes an ``Experiment`` (what is static)
+Every function is pure, can be jitted and vmapped, and takes an ``Recipe`` (what is static)
 apart from a ``Run`` (what is traced, and may differ between the runs of one program).
 
 Shapes: N rows of the data set, T training rows of a split, S test rows, B batch, K classes,
@@ -9,8 +9,6 @@ E epochs. ``images`` stands for [N, H, W] or [N, H, W, C].
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -20,39 +18,10 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from digits_jax.model import DigitsCNN
+from digits_jax.losses import check_labels
+from digits_jax.optimizers import Hyperparameters, Params
+from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
-
-Params = Any  # a pytree of arrays
-
-
-class Hyperparameters(NamedTuple):
-    """The numbers of a run that are traced, so that a grid of them trains in one program.
-
-    Each is a number, or an array [R] with one for each run. An optimizer of your own may give the
-    first five another meaning.
-
-    Attributes:
-        learning_rate: of Adam, a step; Keras's default, as are the next three.
-        beta_1: decay of Adam's first moment, a step.
-        beta_2: decay of Adam's second moment, a step.
-        epsilon: added to the root of Adam's second moment.
-        weight_decay: decoupled, as in AdamW: times the learning rate, a step.
-        label_smoothing: share of a label that is spread over all classes; [0, 1).
-        dropout_rate: None: the network's own; else replaces its field.
-        schedule_steps: of the learning rate's schedule; see ``optimizers.py``.
-        average_decay: of the averaged weights, a step; None: no averaging.
-    """
-
-    learning_rate: ArrayLike = 1e-3
-    beta_1: ArrayLike = 0.9
-    beta_2: ArrayLike = 0.999
-    epsilon: ArrayLike = 1e-7
-    weight_decay: ArrayLike = 0.0
-    label_smoothing: ArrayLike = 0.0
-    dropout_rate: ArrayLike | None = None
-    schedule_steps: ArrayLike | None = None
-    average_decay: ArrayLike | None = None
 
 
 class Examples(NamedTuple):
@@ -139,116 +108,12 @@ class Run(NamedTuple):
     key: jax.Array
 
 
-def adam(
-    hyperparameters: Hyperparameters, *, schedule: Callable[[Any], jax.Array] | None = None
-) -> optax.GradientTransformation:
-    """Optax's Adam with Keras's epsilon; with decoupled weight decay where that is not zero.
-
-    ``schedule`` gives, from the number of steps before a step, its share of the learning rate.
-
-    Keras adds epsilon to the root of the second moment *before* its bias is corrected ("epsilon
-    hat" in the paper), optax after. While gradients are small, as behind this network's sigmoids,
-    36 steps already tell the two apart: weights differ by 2e-2, where with this epsilon Keras's
-    and ours stay within 4e-4.
-
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980;
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
-    """
-    h = hyperparameters
-
-    def scheduled(count: Any) -> Any:
-        return h.learning_rate * cast(Any, schedule)(count)
-
-    rate: Any = h.learning_rate if schedule is None else scheduled
-
-    def with_epsilon(epsilon: ArrayLike) -> optax.GradientTransformation:
-        return optax.adamw(rate, b1=h.beta_1, b2=h.beta_2, eps=epsilon, weight_decay=h.weight_decay)
-
-    def update(grads: Params, state: optax.OptState, params: Params = None) -> Any:
-        steps = state[0].count + 1
-        epsilon = h.epsilon / jnp.sqrt(1 - jnp.asarray(h.beta_2) ** steps)
-        return with_epsilon(epsilon).update(grads, state, params)
-
-    # One vector instead of a leaf for each layer: as fast, and 1.5 s less to compile.
-    return optax.flatten(optax.GradientTransformation(with_epsilon(h.epsilon).init, update))
-
-
-def cross_entropy(
-    logits: jax.Array, labels: jax.Array, hyperparameters: Hyperparameters | None
-) -> jax.Array:
-    """Categorical cross-entropy of each row, from logits, in nats.
-
-    Args:
-        logits: float32 [B, K].
-        labels: int32 [B], 0 to K - 1.
-        hyperparameters: gives the label smoothing of training; None (evaluation) smooths nothing.
-
-    Returns:
-        float32 [B].
-
-    Raises:
-        TypeError: `labels` are not integers.
-        ValueError: the shapes don't fit.
-    """
-    if jnp.ndim(logits) != 2 or jnp.shape(labels) != jnp.shape(logits)[:1]:
-        raise ValueError(
-            f"logits must be [B, K] and labels [B], not {jnp.shape(logits)} and {jnp.shape(labels)}"
-        )
-    _check_labels(labels)
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    if hyperparameters is not None:
-        targets = optax.smooth_labels(targets, hyperparameters.label_smoothing)
-    losses: jax.Array = optax.softmax_cross_entropy(logits, targets)
-    return losses
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """The static part of a run: what changes shapes or code. Hashable, so that jit can cache on it.
-
-    Attributes:
-        network: a Flax module that is called as ``network(images, train=..., mask=...)`` and gives
-            logits [B, K]; its random stream for training is ``dropout``.
-        optimizer: makes the optax transformation, inside the traced step, from (traced) numbers.
-        loss: the loss of each row; see ``cross_entropy``.
-        augment: ``augment(key, images) -> images``, applied to training batches, or None.
-        views: test-time augmentation, ``views(images) -> [V, B, ...]``, V views of each image; see
-            ``predict``. None: the image as it is.
-        batch_size: rows of a step; the last step of an epoch takes what is left. More than there
-            are rows is one step an epoch.
-
-    Raises:
-        TypeError: the network is no Flax module, another part no function, the size no integer.
-        ValueError: ``batch_size`` is out of range.
-    """
-
-    network: nn.Module = DigitsCNN()
-    optimizer: Callable[[Hyperparameters], optax.GradientTransformation] = adam
-    loss: Callable[[jax.Array, jax.Array, Hyperparameters | None], jax.Array] = cross_entropy
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-    views: Callable[[jax.Array], jax.Array] | None = None
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.network, nn.Module):
-            raise TypeError(f"network must be a flax.linen Module, not {self.network!r}")
-        for name in ("optimizer", "loss", "augment", "views"):
-            value = getattr(self, name)
-            optional = name in ("augment", "views")
-            if not callable(value) and not (optional and value is None):
-                raise TypeError(f"{name} must be a function, not {value!r}")
-        if not isinstance(self.batch_size, int):
-            raise TypeError(f"batch_size must be an integer, not {self.batch_size!r}")
-        if not 1 <= self.batch_size < 2**31:
-            raise ValueError(f"batch_size must be 1 to 2^31 - 1, not {self.batch_size}")
-
-
-def init_state(run: Run, data: Examples, *, experiment: Experiment) -> TrainState:
+def init_state(run: Run, data: Examples, *, recipe: Recipe) -> TrainState:
     """The state before the first step. ``data`` only gives the shape of an image."""
     images = jnp.zeros((1, *jnp.shape(data.images)[1:]), jnp.asarray(data.images).dtype)
-    variables = dict(experiment.network.init(jax.random.fold_in(run.key, 0), images, train=False))
+    variables = dict(recipe.network.init(jax.random.fold_in(run.key, 0), images, train=False))
     params = variables.pop("params")
-    opt_state = experiment.optimizer(run.hyperparameters).init(params)
+    opt_state = recipe.optimizer(run.hyperparameters).init(params)
     averaged = run.hyperparameters.average_decay is not None
     average = {"params": params, **variables} if averaged else {}
     return TrainState(params, variables, opt_state, jnp.zeros((), jnp.int32), average)
@@ -268,7 +133,7 @@ def train_step(
     hyperparameters: Hyperparameters,
     key: jax.Array,
     *,
-    experiment: Experiment,
+    recipe: Recipe,
 ) -> tuple[TrainState, Sums]:
     """One optimizer step on the mean loss over the batch's rows of weight 1.
 
@@ -277,7 +142,7 @@ def train_step(
         batch: at least one row must have weight 1.
         hyperparameters: numbers, traced or not.
         key: typed PRNG key of this step alone.
-        experiment: the static part.
+        recipe: the static part.
 
     Returns:
         The state after the step, and the sums over the batch before it (with dropout on).
@@ -286,28 +151,28 @@ def train_step(
         A loop of one's own, on the rows that come with scikit-learn:
 
         >>> import jax
-        >>> from digits_jax import Batch, Examples, Experiment, Hyperparameters, Run
+        >>> from digits_jax import Batch, Examples, Recipe, Hyperparameters, Run
         >>> from digits_jax import init_state, load_digits, refit_split, train_step
         >>> digits = load_digits("bundled")
         >>> data = Examples(digits.images, digits.labels)
-        >>> experiment, hyperparameters = Experiment(), Hyperparameters(learning_rate=3e-3)
+        >>> recipe, hyperparameters = Recipe(), Hyperparameters(learning_rate=3e-3)
         >>> split = jax.tree.map(lambda rows: rows[0], refit_split(digits.labels))
         >>> run = Run(split, hyperparameters, jax.random.key(0))
-        >>> state = init_state(run, data, experiment=experiment)
-        >>> step = jax.jit(train_step, static_argnames="experiment")
+        >>> state = init_state(run, data, recipe=recipe)
+        >>> step = jax.jit(train_step, static_argnames="recipe")
         >>> batch = Batch(digits.images[:128], digits.labels[:128], jax.numpy.ones(128))
         >>> for i in range(60):
         ...     key = jax.random.fold_in(run.key, i)
-        ...     state, sums = step(state, batch, hyperparameters, key, experiment=experiment)
+        ...     state, sums = step(state, batch, hyperparameters, key, recipe=recipe)
         >>> bool(sums.correct / sums.rows > 0.5)
         True
     """
     _check_batch(batch)
-    network = _with_dropout_rate(experiment.network, hyperparameters)
+    network = _with_dropout_rate(recipe.network, hyperparameters)
     dropout_key, augment_key = jax.random.split(key)
     images = batch.images
-    if experiment.augment is not None:
-        images = experiment.augment(augment_key, images)
+    if recipe.augment is not None:
+        images = recipe.augment(augment_key, images)
     rows = jnp.sum(batch.weights)
 
     def mean_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -319,12 +184,12 @@ def train_step(
             rngs={"dropout": dropout_key},
             mutable=list(state.collections),
         )
-        loss = jnp.sum(experiment.loss(logits, batch.labels, hyperparameters) * batch.weights)
+        loss = jnp.sum(recipe.loss(logits, batch.labels, hyperparameters) * batch.weights)
         return loss / rows, (logits, collections)
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
     (loss, (logits, collections)), grads = gradient(state.params)
-    updates, opt_state = experiment.optimizer(hyperparameters).update(
+    updates, opt_state = recipe.optimizer(hyperparameters).update(
         grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
@@ -359,12 +224,7 @@ def _check_batch(batch: Batch) -> None:
             "a batch must be images [B, H, W] or [B, H, W, C], labels [B] and weights [B]; their "
             f"shapes are {images}, {labels} and {weights}"
         )
-    _check_labels(batch.labels)
-
-
-def _check_labels(labels: ArrayLike) -> None:
-    if not jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, got {jnp.asarray(labels).dtype}")
+    check_labels(batch.labels)
 
 
 def _check_run(run: Run, data: Examples) -> None:
@@ -375,7 +235,7 @@ def _check_run(run: Run, data: Examples) -> None:
             "data must be images [N, H, W] or [N, H, W, C] and labels [N]; their shapes are "
             f"{images} and {labels}"
         )
-    _check_labels(data.labels)
+    check_labels(data.labels)
     for part in ("train", "test"):
         rows, weights = (jnp.shape(getattr(run.split, f"{part}_{x}")) for x in ("rows", "weights"))
         if len(rows) != 1 or rows != weights:
@@ -401,10 +261,10 @@ def _correct(logits: jax.Array, batch: Batch) -> jax.Array:
     return jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) * batch.weights)
 
 
-def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> jax.Array:
+def predict(state: TrainState, images: ArrayLike, *, recipe: Recipe) -> jax.Array:
     """Logits [B, K] of images [B, H, W] or [B, H, W, C], dropout off.
 
-    Of the averaged weights where the state has them, else of the last ones. Where the experiment
+    Of the averaged weights where the state has them, else of the last ones. Where the recipe
     has ``views``, they are the logarithms of the class probabilities, mean over an image's views.
 
     Raises:
@@ -418,31 +278,31 @@ def predict(state: TrainState, images: ArrayLike, *, experiment: Experiment) -> 
     variables = state.average or {"params": state.params, **state.collections}
 
     def logits_of(images: jax.Array) -> jax.Array:
-        return cast(jax.Array, experiment.network.apply(variables, images, train=False))
+        return cast(jax.Array, recipe.network.apply(variables, images, train=False))
 
     images = jnp.asarray(images)
-    if experiment.views is None:
+    if recipe.views is None:
         return logits_of(images)
-    views = experiment.views(images)
+    views = recipe.views(images)
     count, rows = views.shape[:2]
     shares = jax.nn.log_softmax(logits_of(views.reshape(-1, *views.shape[2:])))
     return jax.nn.logsumexp(shares.reshape(count, rows, -1), axis=0) - jnp.log(count)
 
 
-def eval_step(state: TrainState, batch: Batch, *, experiment: Experiment) -> Sums:
+def eval_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> Sums:
     """Loss and correct answers over the batch's rows of weight 1, dropout off."""
     _check_batch(batch)
-    return _score(predict(state, batch.images, experiment=experiment), batch, experiment)
+    return _score(predict(state, batch.images, recipe=recipe), batch, recipe)
 
 
-def _score(logits: jax.Array, batch: Batch, experiment: Experiment) -> Sums:
-    losses = experiment.loss(logits, batch.labels, None)
+def _score(logits: jax.Array, batch: Batch, recipe: Recipe) -> Sums:
+    losses = recipe.loss(logits, batch.labels, None)
     loss = jnp.sum(jnp.where(batch.weights > 0, losses, 0.0) * batch.weights)
     return Sums(loss, _correct(logits, batch), jnp.sum(batch.weights))
 
 
 def train_epoch(
-    state: TrainState, run: Run, data: Examples, *, experiment: Experiment
+    state: TrainState, run: Run, data: Examples, *, recipe: Recipe
 ) -> tuple[TrainState, Sums]:
     """One pass over the split's training rows, in an order drawn for this epoch.
 
@@ -454,7 +314,7 @@ def train_epoch(
     """
     _check_run(run, data)
     weights = jnp.asarray(run.split.train_weights)
-    size = experiment.batch_size
+    size = recipe.batch_size
     steps = jnp.maximum(-(-jnp.sum(weights > 0) // size), 1)  # optimizer steps of this run's epoch
     key = epoch_key(run, state.step // steps)
     shuffle_key, step_key = jax.random.split(key)
@@ -471,7 +331,7 @@ def train_epoch(
                 _gather(data, rows, weights),
                 run.hyperparameters,
                 jax.random.fold_in(step_key, i),
-                experiment=experiment,
+                recipe=recipe,
             )
 
         def skip(state: TrainState) -> tuple[TrainState, Sums]:
@@ -510,7 +370,7 @@ def _gather(data: Examples, rows: jax.Array, weights: jax.Array) -> Batch:
 
 
 def train_epochs(
-    state: TrainState, run: Run, data: Examples, *, experiment: Experiment, epochs: int
+    state: TrainState, run: Run, data: Examples, *, recipe: Recipe, epochs: int
 ) -> tuple[TrainState, History]:
     """``epochs`` more epochs from ``state.step`` on, as a scan over ``train_epoch``.
 
@@ -521,7 +381,7 @@ def train_epochs(
         raise ValueError(f"epochs must be at least 1, not {epochs}")
 
     def epoch(state: TrainState, _: None) -> tuple[TrainState, History]:
-        state, sums = train_epoch(state, run, data, experiment=experiment)
+        state, sums = train_epoch(state, run, data, recipe=recipe)
         rows = jnp.maximum(sums.rows, 1)  # 0 only for a run without rows, whose means are then 0
         return state, History(sums.loss / rows, sums.correct / rows)
 
@@ -529,7 +389,7 @@ def train_epochs(
 
 
 def evaluate(
-    state: TrainState, run: Run, data: Examples, *, experiment: Experiment
+    state: TrainState, run: Run, data: Examples, *, recipe: Recipe
 ) -> tuple[Sums, jax.Array]:
     """The split's test rows, dropout off.
 
@@ -542,9 +402,9 @@ def evaluate(
 
     def step(_: None, batch: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[Sums, jax.Array]]:
         gathered = _gather(data, *batch)
-        logits = predict(state, gathered.images, experiment=experiment)
-        return None, (_score(logits, gathered, experiment), logits)
+        logits = predict(state, gathered.images, recipe=recipe)
+        return None, (_score(logits, gathered, recipe), logits)
 
-    batches = _batches(rows, weights, experiment.batch_size)
+    batches = _batches(rows, weights, recipe.batch_size)
     _, (sums, logits) = lax.scan(step, None, batches)
     return Sums(*(jnp.sum(each) for each in sums)), logits.reshape(-1, logits.shape[-1])[:count]

@@ -21,19 +21,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax import devices as _devices
-from digits_jax.cross_validation import (
-    Interrupted,
-    Progress,
-    _agree,
-    _padded,
-    cross_validate,
-    describe,
-)
-from digits_jax.locks import FolderLock
-from digits_jax.memory import fitting_wave_size
-from digits_jax.parts import DamagedPart, read_part, write_part
-from digits_jax.train import Examples, Experiment, History, Run
+from digits_jax.parallel.processes import from_first, gather_values, spans_job
+from digits_jax.recipe import Recipe
+from digits_jax.runs.axis import pad_runs
+from digits_jax.runs.cross_validation import cross_validate
+from digits_jax.runs.identity import describe, require_agreement
+from digits_jax.runs.memory import fitting_wave_size
+from digits_jax.runs.results import Interrupted, Progress
+from digits_jax.storage.files import DamagedFile, read_arrays, remove_partial_files, write_arrays
+from digits_jax.storage.locks import FolderLock
+from digits_jax.train import Examples, History, Run
 
 logger: logging.Logger = logging.getLogger("digits_jax")
 
@@ -73,10 +70,10 @@ def train_in_waves(
     *,
     folder: str | os.PathLike[str],
     wave_size: int | None = None,
-    experiment: Experiment | None = None,
+    recipe: Recipe | None = None,
     epochs: int = 100,
     devices: Sequence[jax.Device] | None = None,
-    at_once: int | None = None,
+    vmap_size: int | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
     keep_logits: bool = False,
@@ -101,10 +98,10 @@ def train_in_waves(
             job) at a time writes to it, under a ``FolderLock``.
         wave_size: runs of a wave; the last is filled up with runs that train nothing. Default: that
             of the waves to resume, else see ``fitting_wave_size``.
-        experiment: see ``cross_validate``.
+        recipe: see ``cross_validate``.
         epochs: likewise.
         devices: likewise.
-        at_once: likewise.
+        vmap_size: likewise.
         identity: names and JSON values that waves must share to be resumed, beside what this
             function sees for itself.
         resume: keep the waves that the folder holds, and go on with the others. The results are
@@ -141,22 +138,22 @@ def train_in_waves(
         >>> result.runs.tolist(), result.history.loss.shape
         ([0, 1, 2, 3], (4, 1))
     """
-    experiment = Experiment() if experiment is None else experiment
+    recipe = Recipe() if recipe is None else recipe
     devices = jax.devices() if devices is None else devices
     if count < 1 or epochs < 1 or (wave_size is not None and wave_size < 1):
         raise ValueError("count, epochs and wave_size must be at least 1")
-    together = _devices.together(devices)
+    together = spans_job(devices)
     first = make_wave(0, 1 if wave_size is None else min(wave_size, count))
     shared = {"epochs": epochs, "keep_logits": keep_logits, **(identity or {})}
     if together:
         asked = {"count": count, "wave_size": wave_size, "resume": resume}
-        _agree({**describe(data, first, experiment), **shared, **asked})
+        require_agreement({**describe(data, first, recipe), **shared, **asked})
     if wave_size is None and resume:
         told = _by_first(lambda: {"size": np.array(saved_wave_size(folder) or 0)}, together)
         wave_size = int(told["size"]) or None
     if wave_size is None:
         wave_size = fitting_wave_size(
-            count, first, data, experiment=experiment, devices=devices, at_once=at_once
+            count, first, data, recipe=recipe, devices=devices, vmap_size=vmap_size
         )
 
     @functools.lru_cache(maxsize=1)  # the wave that is looked at, computed and saved in turn
@@ -170,7 +167,7 @@ def train_in_waves(
         return runs
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
-        return {**describe(data, wave_of(start, stop), experiment), **shared}
+        return {**describe(data, wave_of(start, stop), recipe), **shared}
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         real = stop - start
@@ -181,11 +178,11 @@ def train_in_waves(
 
         result = cross_validate(
             data,
-            _padded(wave_of(start, stop), wave_size),
-            experiment=experiment,
+            pad_runs(wave_of(start, stop), wave_size),
+            recipe=recipe,
             epochs=epochs,
             devices=devices,
-            at_once=at_once,
+            vmap_size=vmap_size,
             on_epoch=real_runs,
         )
         arrays = {
@@ -249,6 +246,7 @@ def in_waves(
 
         def look() -> dict[str, np.ndarray]:
             stack.enter_context(FolderLock(folder))
+            remove_partial_files(folder)
             return {"starts": np.array(_finished(folder, shape, identity_of, resume), np.int64)}
 
         finished = _by_first(look, together)["starts"].tolist()
@@ -256,7 +254,7 @@ def in_waves(
 
         def stop_if(asked: bool | None) -> None:
             if together:
-                asked = bool(_devices.gather_values(np.asarray(bool(asked))).any())
+                asked = bool(gather_values(np.asarray(bool(asked))).any())
             if asked and done < count:
                 raise WavesInterrupted(done, count, unit)
 
@@ -271,7 +269,7 @@ def in_waves(
                 raise WavesInterrupted(done, count, unit) from interrupted
             if not together or jax.process_index() == 0:
                 identity = {**shape, "start": start, **_short(identity_of(start, stop))}
-                write_part(folder / f"wave-{start:08d}.npz", arrays, identity)
+                write_arrays(folder / f"wave-{start:08d}.npz", arrays, identity)
             done += stop - start
             stop_if(on_wave is not None and on_wave(done))
 
@@ -288,8 +286,8 @@ def _finished(
         if not resume:
             raise _refused(f"{folder} holds waves already; resume, or choose another folder")
         try:
-            _, saved = read_part(path)
-        except DamagedPart as damage:
+            _, saved = read_arrays(path)
+        except DamagedFile as damage:
             logger.warning("%s; it is computed again", damage)
             continue
         wanted: dict[str, Any] = {**shape, "start": start}
@@ -299,9 +297,9 @@ def _finished(
         else:  # cut otherwise: that is difference enough
             wanted = {**saved, **wanted}
         if saved != wanted:
-            from digits_jax.checkpoint import _refuse_difference
+            from digits_jax.storage.errors import refuse_difference
 
-            _refuse_difference(path, "configuration", saved, wanted)
+            refuse_difference(path, "configuration", saved, wanted)
         finished.append(start)
     return finished
 
@@ -318,7 +316,7 @@ def _by_first(look: Callable[[], Mapping[str, np.ndarray]], together: bool) -> d
         except Exception as raised:
             error, memory = raised, io.BytesIO()
             np.savez(memory, error=np.array(str(error)))
-    content = _devices.from_first(memory.getvalue())
+    content = from_first(memory.getvalue())
     if error is not None:
         raise error
     with np.load(io.BytesIO(content), allow_pickle=False) as told:
@@ -371,8 +369,8 @@ def load_waves(
     waves: list[dict[str, np.ndarray]] = []
     for path, start in _files(Path(folder)):
         try:
-            saved, _ = read_part(path)
-        except DamagedPart as damage:
+            saved, _ = read_arrays(path)
+        except DamagedFile as damage:
             raise _refused(f"{damage}; resume the job to compute it again") from damage
         arrays = {name: array for name, array in saved.items() if wanted(name)}
         rows = len(next(iter(arrays.values())))
@@ -385,14 +383,14 @@ def load_waves(
 def saved_wave_size(folder: str | os.PathLike[str]) -> int | None:
     """The size of the waves that a folder holds, or None; damaged waves don't count."""
     for path, _ in _files(Path(folder)):
-        with contextlib.suppress(DamagedPart):
-            return int(read_part(path)[1]["wave_size"])
+        with contextlib.suppress(DamagedFile):
+            return int(read_arrays(path)[1]["wave_size"])
     return None
 
 
 def _refused(message: str) -> Exception:
     """A CheckpointError, imported late: its module imports orbax, which nothing else here needs."""
-    from digits_jax.checkpoint import CheckpointError
+    from digits_jax.storage.errors import CheckpointError
 
     return CheckpointError(message)
 

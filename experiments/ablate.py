@@ -29,7 +29,7 @@ import tyro
 import harness
 
 if TYPE_CHECKING:
-    from digits_jax import Dataset, Experiment, Hyperparameters, Preset
+    from digits_jax import Dataset, Hyperparameters, NamedRecipe, Recipe
     from digits_jax.splits import Split
 
 STARTED = time.perf_counter()
@@ -42,13 +42,13 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "batch normalisation": ("network.batch_norm",),
     "GELU": ("network.conv_activation",),
     "no dropout": ("numbers.dropout_rate",),
-    "augmentation": ("experiment.augment",),
-    "five views of a test image": ("experiment.views",),
+    "augmentation": ("recipe.augment",),
+    "five views of a test image": ("recipe.views",),
     "label smoothing": ("numbers.label_smoothing",),
-    "one-cycle learning rate": ("experiment.optimizer", "numbers.learning_rate"),
+    "one-cycle learning rate": ("recipe.optimizer", "numbers.learning_rate"),
     "weight decay": ("numbers.weight_decay",),
     "averaged weights": ("numbers.average_decay",),
-    "batches of 64": ("experiment.batch_size",),
+    "batches of 64": ("recipe.batch_size",),
 }
 
 
@@ -80,7 +80,7 @@ class Config:
 class Variant(NamedTuple):
     """A recipe in one piece: the static part and the numbers."""
 
-    experiment: Experiment
+    recipe: Recipe
     numbers: Hyperparameters
 
 
@@ -103,9 +103,9 @@ def main(config: Config) -> None:
     except ValueError as error:
         raise harness.UsageError(str(error)) from error
     train_rows = splits.train_weights.sum(1)
-    epochs = dj.preset("strong", train_rows=train_rows, epochs=config.epochs).epochs
+    epochs = dj.recipe_by_name("strong", train_rows=train_rows, epochs=config.epochs).epochs
     recipes = variants(train_rows=train_rows, epochs=epochs)
-    smallest = min(recipe.experiment.batch_size for recipe in recipes.values())
+    smallest = min(recipe.recipe.batch_size for recipe in recipes.values())
     harness.countable(epochs, len(dataset.labels), smallest)
     output.claim()
     scores: dict[str, Any] = {}
@@ -130,18 +130,18 @@ def variants(*, train_rows: Any, epochs: int) -> dict[str, Variant]:
     import digits_jax as dj
 
     notebook, strong = (
-        complete(dj.preset(name, train_rows=train_rows, epochs=epochs))
+        complete(dj.recipe_by_name(name, train_rows=train_rows, epochs=epochs))
         for name in ("notebook", "strong")
     )
     recipes = {"notebook": notebook, "strong": strong}
     for name, fields in CHANGES.items():
         recipes[variant_name("notebook", name)] = swap(notebook, strong, fields)
         recipes[variant_name("strong", name)] = swap(strong, notebook, fields)
-    for name, (experiment, numbers) in recipes.items():
+    for name, (recipe, numbers) in recipes.items():
         # A cycle ends with the training, however many steps the batches make of it; a constant rate
         # does not look at it.
-        steps = np.float32(epochs * np.ceil(train_rows / experiment.batch_size))
-        recipes[name] = Variant(experiment, numbers._replace(schedule_steps=steps))
+        steps = np.float32(epochs * np.ceil(train_rows / recipe.batch_size))
+        recipes[name] = Variant(recipe, numbers._replace(schedule_steps=steps))
     return recipes
 
 
@@ -153,39 +153,39 @@ def variant_name(base: str, change: str) -> str:
     return f"{base} - {change}" if back == change else f"{base} + {back}"
 
 
-def complete(preset: Preset) -> Variant:
+def complete(named: NamedRecipe) -> Variant:
     """The recipe with every number given, so that all variants have the same tree of numbers."""
-    experiment, numbers = preset.experiment, preset.hyperparameters
-    network: Any = experiment.network
+    recipe, numbers = named.recipe, named.hyperparameters
+    network: Any = recipe.network
     if numbers.dropout_rate is None:
         numbers = numbers._replace(dropout_rate=network.dropout_rate)
     if numbers.average_decay is None:
         numbers = numbers._replace(average_decay=0.0)  # the average is then the last weights
     network = network.clone(dropout_rate=0.25)  # replaced by the number, which is traced
-    return Variant(dataclasses.replace(experiment, network=network), numbers)
+    return Variant(dataclasses.replace(recipe, network=network), numbers)
 
 
 def swap(of: Variant, other: Variant, fields: tuple[str, ...]) -> Variant:
     """``of`` with the fields that ``other`` has."""
     for field in fields:
         where, name = field.split(".")
-        network: Any = of.experiment.network
+        network: Any = of.recipe.network
         if where == "network":
-            network = network.clone(**{name: getattr(other.experiment.network, name)})
-            of = of._replace(experiment=dataclasses.replace(of.experiment, network=network))
+            network = network.clone(**{name: getattr(other.recipe.network, name)})
+            of = of._replace(recipe=dataclasses.replace(of.recipe, network=network))
         elif where == "experiment":
-            changed: Any = {name: getattr(other.experiment, name)}
-            of = of._replace(experiment=dataclasses.replace(of.experiment, **changed))
+            changed: Any = {name: getattr(other.recipe, name)}
+            of = of._replace(recipe=dataclasses.replace(of.recipe, **changed))
         else:
             of = of._replace(numbers=of.numbers._replace(**{name: getattr(other.numbers, name)}))
     return of
 
 
-def grouped(variants: dict[str, Variant]) -> dict[Experiment, list[str]]:
+def grouped(variants: dict[str, Variant]) -> dict[Recipe, list[str]]:
     """Names of the variants that share their static part, and so one program."""
-    groups: dict[Experiment, list[str]] = {}
+    groups: dict[Recipe, list[str]] = {}
     for name, variant in variants.items():
-        groups.setdefault(variant.experiment, []).append(name)
+        groups.setdefault(variant.recipe, []).append(name)
     return groups
 
 
@@ -210,7 +210,7 @@ def train(
     result = dj.cross_validate(
         dj.Examples(dataset.images, dataset.labels),
         dj.Run(dj.stack_splits(*[splits] * len(variants)), numbers, keys),
-        experiment=variants[0].experiment,
+        recipe=variants[0].recipe,
         epochs=epochs,
         epochs_per_call=epochs,
         checkpoint_every=epochs,

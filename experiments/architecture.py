@@ -1,7 +1,7 @@
 """The network, layer by layer, as the Flax module itself tells it.
 
     python experiments/architecture.py
-    python experiments/architecture.py --preset strong
+    python experiments/architecture.py --recipe strong
 
 It prints each layer's output shape, parameters and floating-point operations, as Keras's
 ``summary`` does (without the operations), and writes them to ``report.html`` and ``results.json``.
@@ -31,7 +31,7 @@ class Config:
     data: str = "auto"
     """Rows, whose images the network takes: auto (the cached download, else UCI, else bundled),
     uci, bundled, or the path of a CSV in UCI's layout."""
-    preset: Literal["notebook", "strong"] = "notebook"
+    recipe: Literal["notebook", "strong"] = "notebook"
     """Whose network: the notebook's, or that of the most accurate recipe here."""
     width: float = 1.0
     """Multiplies the features of every layer but the last."""
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     import digits_jax as dj
     from report import overviews
 
-    network: Any = dj.preset(config.preset, train_rows=1).experiment.network
+    network: Any = dj.recipe_by_name(config.recipe, train_rows=1).recipe.network
     network = network.clone(width=config.width)
     least = min(*itertools.chain(*network.stages), *network.dense_features)
     harness.require(

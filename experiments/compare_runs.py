@@ -179,11 +179,11 @@ def _history(file: Path) -> dict[str, Any] | None:
     return history
 
 
-COLUMNS = ("run", "experiment", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
+COLUMNS = ("run", "recipe", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
 
 
 def score_row(run: Finished) -> list[str]:
-    """The cells of a run; a dash for what its experiment doesn't measure."""
+    """The cells of a run; a dash for what its recipe doesn't measure."""
     from report.pages import interval
 
     results, data = run.results, run.results.get("data", {})
@@ -249,7 +249,7 @@ def paired(runs: Sequence[Finished]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _folds(run: Finished) -> dict[str, Any] | None:
-    """What two runs must share to have the same folds; None for another experiment."""
+    """What two runs must share to have the same folds; None for another training."""
     results = run.results
     if results["experiment"] != "cross_validate":
         return None

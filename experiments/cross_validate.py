@@ -1,7 +1,7 @@
 """Five-fold cross-validation of the notebook's CNN: all folds, and a refit on all rows, at once.
 
     python experiments/cross_validate.py
-    python experiments/cross_validate.py --preset strong
+    python experiments/cross_validate.py --recipe strong
 
 It writes ``report.html``, ``results.json`` (last, and whole), ``history.npz``, ``predictions.npz``,
 figures and checkpoints to the output folder.
@@ -36,15 +36,15 @@ class Config:
     """Parts of the rows; each is the test set of one run."""
     repeats: int = 1
     """Times that the rows are split anew; all repeats train at once."""
-    preset: Literal["notebook", "strong"] = "notebook"
-    """The recipe: the notebook's network and protocol, or the most accurate one here."""
+    recipe: Literal["notebook", "strong"] = "notebook"
+    """The named: the notebook's network and protocol, or the most accurate one here."""
     epochs: int | None = None
-    """Passes over the training rows. Default: the preset's, of the notebook's 100."""
+    """Passes over the training rows. Default: the recipe's, of the notebook's 100."""
     batch_size: int | None = None
-    """Rows of an optimizer step; the last of an epoch takes what is left. Default: the preset's, of
+    """Rows of an optimizer step; the last of an epoch takes what is left. Default: the recipe's, of
     the notebook's 128."""
     learning_rate: float | None = None
-    """Of Adam, a step; where the preset has a schedule, its peak. Default: the preset's, of the
+    """Of Adam, a step; where the recipe has a schedule, its peak. Default: the recipe's, of the
     notebook's 0.001."""
     seed: int = 0
     """Of the splits, initial weights, shuffles and dropout."""
@@ -104,22 +104,22 @@ def main(config: Config) -> None:
     if config.refit:
         splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
     names = run_names(config)
-    recipe = dj.preset(
-        config.preset,
+    named = dj.recipe_by_name(
+        config.recipe,
         train_rows=splits.train_weights.sum(1),
         epochs=config.epochs,
         batch_size=config.batch_size,
     )
-    numbers: Any = recipe.hyperparameters
+    numbers: Any = named.hyperparameters
     if config.learning_rate is not None:
         numbers = numbers._replace(learning_rate=config.learning_rate)
     config = dataclasses.replace(
         config,
-        epochs=recipe.epochs,
-        batch_size=recipe.experiment.batch_size,
+        epochs=named.epochs,
+        batch_size=named.recipe.batch_size,
         learning_rate=numbers.learning_rate,
     )
-    harness.countable(recipe.epochs, len(dataset.labels), recipe.experiment.batch_size)
+    harness.countable(named.epochs, len(dataset.labels), named.recipe.batch_size)
     output.claim()
     runs = dj.make_runs(splits, hyperparameters=numbers, seed=config.seed)
     result = harness.train(
@@ -127,8 +127,8 @@ def main(config: Config) -> None:
         runs,
         names,
         output,
-        experiment=recipe.experiment,
-        epochs=recipe.epochs,
+        recipe=named.recipe,
+        epochs=named.epochs,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from digits_jax import Dataset, DigitsCNN, Experiment, Run, TrainState
+    from digits_jax import Dataset, DigitsCNN, Recipe, Run, TrainState
 
     Maps = dict[str, npt.NDArray[np.float32]]  # [H, W, F] by layer
 
@@ -88,13 +88,13 @@ def main(config: Config) -> None:
         f"--index {config.index} is out of range: the rows are 0 to {last}",
     )
     network = dj.DigitsCNN()
-    experiment = dj.Experiment(network=network)
+    recipe = dj.Recipe(network=network)
     if config.checkpoint is None:
-        harness.countable(config.epochs, len(dataset.labels), experiment.batch_size)
+        harness.countable(config.epochs, len(dataset.labels), recipe.batch_size)
         output.claim()
-        state, run, model = train(config, dataset, experiment)
+        state, run, model = train(config, dataset, recipe)
     else:
-        state, run, model = load(config, dataset, experiment)
+        state, run, model = load(config, dataset, recipe)
         output.claim()
     harness.notes.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
 
@@ -104,7 +104,7 @@ def main(config: Config) -> None:
     harness.require(finite, "this network has diverged; choose another --run or --checkpoint")
     probabilities = np.asarray(jax.nn.softmax(logits))
     predicted = int(probabilities.argmax())
-    gradient = saliency(state, image, predicted, experiment=experiment)
+    gradient = saliency(state, image, predicted, recipe=recipe)
     kernel = np.asarray(state.params["conv_1"]["kernel"])
     harness.console.print(
         f"[bold]row {config.index}[/] class {label}, predicted {predicted} with probability "
@@ -124,7 +124,7 @@ def main(config: Config) -> None:
         quick = {
             "xla_backend_optimization_level": 0
         }  # it runs once: not worth seconds of compiling
-        init = functools.partial(dj.init_state, experiment=experiment)
+        init = functools.partial(dj.init_state, recipe=recipe)
         start = jax.jit(init, compiler_options=quick)(
             run, dj.Examples(dataset.images[:1], dataset.labels[:1])
         )
@@ -157,7 +157,7 @@ def main(config: Config) -> None:
 
 
 def train(
-    config: Config, dataset: Dataset, experiment: Experiment
+    config: Config, dataset: Dataset, recipe: Recipe
 ) -> tuple[TrainState, Run, dict[str, Any]]:
     """A network trained on all rows, its run, and a description of both."""
     import digits_jax as dj
@@ -175,7 +175,7 @@ def train(
             result = dj.cross_validate(
                 dj.Examples(dataset.images, dataset.labels),
                 runs,
-                experiment=experiment,
+                recipe=recipe,
                 epochs=config.epochs,
                 on_epoch=watch.on_epoch,
             )
@@ -185,7 +185,7 @@ def train(
 
 
 def load(
-    config: Config, dataset: Dataset, experiment: Experiment
+    config: Config, dataset: Dataset, recipe: Recipe
 ) -> tuple[TrainState, Run, dict[str, Any]]:
     """The state of one of the checkpoint's runs, the run as it began, and a description of both."""
     import jax
@@ -194,7 +194,7 @@ def load(
 
     assert config.checkpoint is not None
     folder = harness.checkpoints_in(config.checkpoint)
-    states, identity = dj.load_states(folder, experiment=experiment)
+    states, identity = dj.load_states(folder, recipe=recipe)
     names = harness.run_names(states, identity)
     if config.run is None:
         number = len(names) - 1 if names[-1] == "refit" else 0
@@ -241,7 +241,7 @@ def look_inside(
 
 
 def saliency(
-    state: TrainState, image: npt.NDArray[Any], k: int, *, experiment: Experiment
+    state: TrainState, image: npt.NDArray[Any], k: int, *, recipe: Recipe
 ) -> npt.NDArray[np.float32]:
     """The gradient [H, W] of the logit of class k by the pixels of an image [H, W].
 
@@ -253,7 +253,7 @@ def saliency(
     import digits_jax as dj
 
     def logit(pixels: jax.Array) -> jax.Array:
-        return dj.predict(state, pixels[None], experiment=experiment)[0, k]
+        return dj.predict(state, pixels[None], recipe=recipe)[0, k]
 
     return np.asarray(jax.jit(jax.grad(logit))(image.astype(np.float32)))
 

@@ -46,10 +46,10 @@ from terminal import notes as notes
 from terminal import say_in_plain_words
 
 if TYPE_CHECKING:
-    from digits_jax import CrossValidation, Dataset, Experiment, Provenance, Run, TrainState
-    from digits_jax.cross_validation import Progress
-    from digits_jax.locks import FolderLock
+    from digits_jax import CrossValidation, Dataset, Provenance, Recipe, Run, TrainState
+    from digits_jax.runs.results import Progress
     from digits_jax.statistics import Summary
+    from digits_jax.storage.locks import FolderLock
 
 Config = TypeVar("Config")
 
@@ -131,10 +131,10 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}{_remedy(error)}", 1)
     except Exception as error:
         # Imported by main already, if it came that far; they are the user's to mend.
-        from digits_jax.checkpoint import CheckpointError, SaveError
         from digits_jax.data import DataError
-        from digits_jax.devices import ProcessesDiffer, ProcessLost
-        from digits_jax.locks import FolderInUse
+        from digits_jax.parallel.processes import ProcessesDiffer, ProcessLost
+        from digits_jax.storage.errors import CheckpointError, SaveError
+        from digits_jax.storage.locks import FolderInUse
 
         if isinstance(error, ProcessLost):
             why = str(error).splitlines()[0]
@@ -245,7 +245,7 @@ def anywhere(condition: bool) -> bool:
         return condition
     import numpy as np
 
-    from digits_jax.devices import gather_values
+    from digits_jax.parallel.processes import gather_values
 
     return bool(gather_values(np.asarray(condition)).any())
 
@@ -318,7 +318,7 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
 
 def _join(job: Job) -> None:
     """Waits for the other processes of the job, and is silent from then on except in process 0."""
-    from digits_jax.devices import initialize_distributed
+    from digits_jax.parallel.startup import initialize_distributed
 
     if job.coordinator_address:  # JAX ends the process, at length, where they don't come
         text = f"waiting for {job.num_processes} processes at {job.coordinator_address}, 5 minutes"
@@ -472,7 +472,7 @@ class Output:
         if _process() is not None:
             import numpy as np
 
-            from digits_jax.devices import gather_values
+            from digits_jax.parallel.processes import gather_values
 
             gather_values(np.zeros(()))  # process 0 has it now
             require(
@@ -482,7 +482,7 @@ class Output:
             )
 
     def _take(self) -> None:
-        from digits_jax.locks import FolderLock
+        from digits_jax.storage.locks import FolderLock
 
         self._lock = FolderLock(self.folder)
         self._refuse_another_run()  # which may have ended since we looked
@@ -628,7 +628,7 @@ def train(
     names: list[str],
     output: Output,
     *,
-    experiment: Experiment,
+    recipe: Recipe,
     epochs: int,
     seed: int,
     checkpoint_every: int | None,
@@ -652,7 +652,7 @@ def train(
         if tensorboard and reports():
             from tracking import Tracker, learning_rates
 
-            rates = learning_rates(runs, experiment, epochs)
+            rates = learning_rates(runs, recipe, epochs)
             tracker = stack.enter_context(Tracker(output.folder, names, rates))
 
         def on_epoch(progress: Progress) -> bool:
@@ -665,7 +665,7 @@ def train(
             result = dj.cross_validate(
                 dj.Examples(dataset.images, dataset.labels),
                 runs,
-                experiment=experiment,
+                recipe=recipe,
                 epochs=epochs,
                 checkpoints=output.checkpoints / part,
                 checkpoint_every=checkpoint_every,

@@ -32,7 +32,7 @@ TITLES: dict[str, str] = {
     "forest": "random forest",
     "logistic": "logistic regression",
 }
-NETWORKS = ("strong", "notebook")  # the presets; they have probabilities to vote with
+NETWORKS = ("strong", "notebook")  # the recipes; they have probabilities to vote with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class Options:
     seed: int = 0
     """Of the splits and of every method's draws."""
     epochs_strong: int | None = None
-    """Passes over the training rows, for a quick trial. Default: the preset's."""
+    """Passes over the training rows, for a quick trial. Default: the recipe's."""
     epochs_notebook: int | None = None
-    """Passes over the training rows, for a quick trial. Default: the preset's."""
+    """Passes over the training rows, for a quick trial. Default: the recipe's."""
     output_dir: Path | None = None
     """Folder for all that is written. Default: a new one in runs/."""
     resume: bool = False
@@ -149,7 +149,7 @@ def predict_all(
 
 
 class _Network:
-    """A preset on these splits."""
+    """A recipe on these splits."""
 
     def __init__(self, options: Options, name: str, splits: Split) -> None:
         import digits_jax as dj
@@ -157,10 +157,10 @@ class _Network:
         epochs = {"strong": options.epochs_strong, "notebook": options.epochs_notebook}[name]
         self.name, self.options = name, options
         train_rows = splits.train_weights.sum(axis=1)
-        self.recipe = dj.preset(name, train_rows=train_rows, epochs=epochs)
-        numbers = self.recipe.hyperparameters
-        size = self.recipe.experiment.batch_size
-        harness.countable(self.recipe.epochs, splits.train_rows.shape[1], size)
+        self.named = dj.recipe_by_name(name, train_rows=train_rows, epochs=epochs)
+        numbers = self.named.hyperparameters
+        size = self.named.recipe.batch_size
+        harness.countable(self.named.epochs, splits.train_rows.shape[1], size)
         self.runs = dj.make_runs(splits, hyperparameters=numbers, seed=options.seed)
 
     def predict(self, dataset: Dataset, names: list[str], output: harness.Output) -> Predictions:
@@ -173,8 +173,8 @@ class _Network:
             names,
             output,
             part=self.name,
-            experiment=self.recipe.experiment,
-            epochs=self.recipe.epochs,
+            recipe=self.named.recipe,
+            epochs=self.named.epochs,
             seed=self.options.seed,
             checkpoint_every=None,
             resume=self.options.resume,
@@ -234,12 +234,12 @@ def _identity(
     import sklearn
 
     import digits_jax as dj
-    from digits_jax.cross_validation import describe
+    from digits_jax.runs.identity import describe
 
     if network is not None:
         data = dj.Examples(dataset.images, dataset.labels)
-        described = describe(data, network.runs, network.recipe.experiment)
-        return {**described, "epochs": network.recipe.epochs}
+        described = describe(data, network.runs, network.named.recipe)
+        return {**described, "epochs": network.named.epochs}
     return {
         "method": repr(estimator(name, options.seed)),
         "scikit-learn": sklearn.__version__,

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.table import Table
 
-    from digits_jax import Dataset, Experiment, TrainState
+    from digits_jax import Dataset, Recipe, TrainState
 
 BATCH = 128  # inputs that all models read at once
 REFIT = "refit"
@@ -107,8 +107,8 @@ def main(config: Config) -> None:
     names = harness.run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)
-    experiment = dj.trained_experiment(identity)
-    shares, chosen = probabilities(states, inputs.images, names, chosen, experiment)
+    recipe = dj.trained_recipe(identity)
+    shares, chosen = probabilities(states, inputs.images, names, chosen, recipe)
     models = [names[i] for i in chosen]
     answers = [
         answer(inputs, i, shares[:, i], models, details=config.format == "json")
@@ -135,7 +135,10 @@ def main(config: Config) -> None:
         sys.stdout.write(content)
         sys.stdout.flush()  # here, where a reader that is gone is a known error
         return
-    write(config.output, content)
+    from digits_jax.storage.files import whole_file
+
+    with whole_file(config.output) as partial:
+        partial.write_text(content, encoding="utf-8")
     count = f"{len(answers)} answer{'s' * (len(answers) > 1)}"
     harness.console.print(
         f"{count} written to {config.output}", highlight=False, markup=False, soft_wrap=True
@@ -221,7 +224,7 @@ def probabilities(
     images: npt.NDArray[np.uint8],
     names: Sequence[str],
     chosen: Sequence[int],
-    experiment: Experiment,
+    recipe: Recipe,
 ) -> tuple[npt.NDArray[np.float64], list[int]]:
     """The probabilities [R, N, K] of the chosen models, without those that diverged.
 
@@ -234,7 +237,7 @@ def probabilities(
     from digits_jax.metrics import probabilities as softmax
 
     asked = jax.tree.map(lambda leaf: leaf[np.asarray(chosen)], states)
-    predict = all_models(experiment)
+    predict = all_models(recipe)
     count, size = len(images), min(BATCH, len(images))
     images = np.concatenate([images, np.repeat(images[-1:], -count % size, axis=0)])
     asked = jax.device_put(asked._replace(opt_state=()))
@@ -252,13 +255,13 @@ def probabilities(
 
 
 @functools.cache
-def all_models(experiment: Experiment) -> Callable[..., jax.Array]:
+def all_models(recipe: Recipe) -> Callable[..., jax.Array]:
     """The compiled function (states [R, ...], images [B, 8, 8]) -> logits [R, B, K]."""
     import jax
 
     import digits_jax as dj
 
-    one = functools.partial(dj.predict, experiment=experiment)
+    one = functools.partial(dj.predict, recipe=recipe)
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
@@ -368,16 +371,6 @@ def as_text(table: Table) -> str:
     text = io.StringIO()
     Console(file=text, width=200).print(table)
     return text.getvalue()
-
-
-def write(path: Path, content: str) -> None:
-    """Writes the whole file, or leaves what was there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(content, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

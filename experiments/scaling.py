@@ -101,7 +101,7 @@ def main(config: Config) -> None:
     import jax
 
     import digits_jax as dj
-    from digits_jax.memory import free_memory
+    from digits_jax.runs.memory import free_memory
 
     dataset = dj.load_digits(config.data)
     harness.show_data(dataset.provenance)
@@ -165,13 +165,13 @@ def chosen_wave_size(dataset: Dataset, free: int) -> int:
     import jax
 
     import digits_jax as dj
-    from digits_jax.memory import fitting_wave_size
+    from digits_jax.runs.memory import fitting_wave_size
 
     return fitting_wave_size(
         MANY,
         dj.make_runs(dj.kfold_splits(dataset.labels, FOLDS)),
         dj.Examples(dataset.images, dataset.labels),
-        experiment=dj.Experiment(),
+        recipe=dj.Recipe(),
         devices=jax.devices(),
         free=free,
     )
@@ -191,14 +191,14 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
     import numpy as np
 
     import digits_jax as dj
-    from digits_jax.checkpoint import Checkpoints
+    from digits_jax.storage.checkpoints import Checkpoints
 
     dataset = dj.load_digits(data)
     # The rows are ordered by writer; a sample keeps all classes.
     rows = np.random.default_rng(0).permutation(len(dataset.labels))[: point.rows]
     examples = dj.Examples(dataset.images[rows], dataset.labels[rows])
     network = dj.DigitsCNN(width=point.width)
-    experiment = dj.Experiment(network=network)
+    recipe = dj.Recipe(network=network)
     jax.devices()
     before = resident()
     moments: list[float] = []
@@ -217,11 +217,11 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
         if point.wave_size is None:
             runs = runs_of(0, point.runs)
             # Once before the clock runs: the evaluation compiles beside the first epochs.
-            first = dj.cross_validate(examples, runs, experiment=experiment, epochs=1)
+            first = dj.cross_validate(examples, runs, recipe=recipe, epochs=1)
             result = dj.cross_validate(
                 examples,
                 runs,
-                experiment=experiment,
+                recipe=recipe,
                 epochs=1 + epochs,
                 on_epoch=lambda progress: moments.append(time.perf_counter()),
             )
@@ -241,7 +241,7 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
                 point.runs,
                 folder=folder,
                 wave_size=point.wave_size,
-                experiment=experiment,
+                recipe=recipe,
                 epochs=WAVED_EPOCHS,
                 on_wave=lambda runs: moments.append(time.perf_counter()),
             )
@@ -249,7 +249,7 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
             waves = np.diff(moments)[1:]  # the first compiles
             timing = {"epoch": (waves / WAVED_EPOCHS).tolist()}
             saved = {"results": tree_bytes(Path(folder))}
-    steps = -(-(point.rows * (FOLDS - 1) // FOLDS) // experiment.batch_size)
+    steps = -(-(point.rows * (FOLDS - 1) // FOLDS) // recipe.batch_size)
     forward: int = sum(layer.flops for layer in dj.layer_table(network))
     return {
         **dataclasses.asdict(point),
@@ -280,7 +280,7 @@ def _in_words(point: dict[str, Any]) -> str:
     waves = f", in waves of {point['wave_size']}" if point["wave_size"] else ""
     return (
         f"{point['runs']:4d} runs, {point['rows']:5d} rows, width {point['width']:g}{waves}: "
-        f"{1e3 * _epoch_seconds(point) / at_once(point):.1f} ms an epoch of a run, "
+        f"{1e3 * _epoch_seconds(point) / runs_at_once(point):.1f} ms an epoch of a run, "
         f"{point['bytes']['peak'] / 1e6:.0f} MB"
     )
 
@@ -288,7 +288,7 @@ def _in_words(point: dict[str, Any]) -> str:
 def fit(points: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The cost model of width 1, by least squares of relative errors, no cost below zero."""
     return {
-        **_line("call_seconds", "step_seconds", points, lanes_steps, _epoch_seconds),
+        **_line("call_seconds", "step_seconds", points, busiest_steps, _epoch_seconds),
         **_line("checkpoint_bytes", "checkpoint_bytes_a_run", points, _runs, _bytes("checkpoint")),
         **_line("memory_bytes", "memory_bytes_a_run", points, _runs, _bytes("peak")),
         "start_seconds": statistics.median(p["seconds"]["compile"] for p in points),
@@ -313,23 +313,23 @@ def _line(
     return {constant: float(a), slope: float(b)}
 
 
-def at_once(point: dict[str, Any]) -> int:
+def runs_at_once(point: dict[str, Any]) -> int:
     """Runs that train together: all, or those of a wave."""
     return int(point["wave_size"] or point["runs"])
 
 
-def lanes_steps(point: dict[str, Any]) -> float:
+def busiest_steps(point: dict[str, Any]) -> float:
     """Steps that the busiest device takes in an epoch."""
-    from digits_jax import turns
+    from digits_jax.parallel import round_robin
 
-    runs, devices = at_once(point), point["devices"]
-    in_turns = point["platform"] == "cpu" and turns.pay(runs, devices)
-    return float((runs / devices if in_turns else -(-runs // devices)) * point["steps"])
+    runs, devices = runs_at_once(point), point["devices"]
+    evenly = point["platform"] == "cpu" and round_robin.is_faster(runs, devices)
+    return float((runs / devices if evenly else -(-runs // devices)) * point["steps"])
 
 
 def model_seconds(model: dict[str, float], point: dict[str, Any]) -> float:
     """What an epoch of all runs that train together takes, on paper."""
-    return model["call_seconds"] + model["step_seconds"] * lanes_steps(point)
+    return model["call_seconds"] + model["step_seconds"] * busiest_steps(point)
 
 
 def _runs(point: dict[str, Any]) -> float:
@@ -361,9 +361,9 @@ def predict(
     model: dict[str, float], devices: int, steps: int, wave: dict[str, Any], logits: float
 ) -> dict[str, float]:
     """The notebook's protocol for a million runs in waves, on devices like those measured."""
-    lanes = wave["wave_size"] / wave["devices"]  # runs of a wave on each device
-    waves = MANY / (lanes * devices)
-    epoch = model["call_seconds"] + model["step_seconds"] * steps * lanes
+    runs = wave["wave_size"] / wave["devices"]  # runs of a wave on each device
+    waves = MANY / (runs * devices)
+    epoch = model["call_seconds"] + model["step_seconds"] * steps * runs
     history = 8 * (EPOCHS - wave["epochs"])  # bytes a run that the measured waves did not have
     return {
         "devices": devices,
@@ -374,7 +374,7 @@ def predict(
         "logits_bytes": MANY * logits,
         "checkpoint_bytes": MANY * model["checkpoint_bytes_a_run"],
         "memory_bytes_at_once": MANY / devices * model["memory_bytes_a_run"],
-        "memory_bytes_of_a_wave": model["memory_bytes"] + lanes * model["memory_bytes_a_run"],
+        "memory_bytes_of_a_wave": model["memory_bytes"] + runs * model["memory_bytes_a_run"],
     }
 
 
@@ -474,7 +474,7 @@ def draw(
     for (name, group), marker, color in zip(groups.items(), "oDs", colors, strict=False):
         style: dict[str, Any] = {"marker": marker, "color": color, "ms": 4, "ls": "none"}
         for point in group:
-            each = [1e3 * seconds / at_once(point) for seconds in point["seconds"]["epoch"]]
+            each = [1e3 * seconds / runs_at_once(point) for seconds in point["seconds"]["epoch"]]
             middle = statistics.mean(each)
             ends = [[middle - min(each)], [max(each) - middle]]
             upper.errorbar(point[x], middle, yerr=ends, capsize=2, label=name, **style)
@@ -483,7 +483,7 @@ def draw(
     if model is not None:
         group = sorted(next(iter(groups.values())), key=lambda point: point[x])
         xs = [point[x] for point in group]
-        on_paper = [1e3 * model_seconds(model, point) / at_once(point) for point in group]
+        on_paper = [1e3 * model_seconds(model, point) / runs_at_once(point) for point in group]
         upper.plot(xs, on_paper, color="0.6", lw=1, zorder=0, label="fitted model")
     ticks = sorted({point[x] for point in next(iter(groups.values()))})  # of all, they overlap
     lower.set_xscale("log")

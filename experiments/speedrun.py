@@ -103,7 +103,7 @@ def main(config: Config) -> None:
     )
     steps = config.epochs * -(-len(dataset.labels) * (folds - 1) // folds // config.batch_size)
     schedule = optax.cosine_onecycle_schedule(steps, 1.0, 0.3, 10.0, 100.0)
-    experiment = dj.Experiment(
+    recipe = dj.Recipe(
         network=dj.DigitsCNN(dense_features=(), dropout_rate=0.0, pixel_scale=1 / 16),
         optimizer=functools.partial(one_cycle, schedule=schedule),
         batch_size=config.batch_size,
@@ -120,7 +120,7 @@ def main(config: Config) -> None:
                 hyperparameters=numbers,
                 seed=seed,
             ),
-            experiment=experiment,
+            recipe=recipe,
             epochs=config.epochs,
             epochs_per_call=config.epochs,
             checkpoint_every=config.epochs,

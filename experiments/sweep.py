@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from digits_jax import Dataset, Hyperparameters, Split
-    from digits_jax.sweeps import Scores
+    from digits_jax.search.grids import Scores
 
 STARTED = time.perf_counter()
 NUMBERS = (
@@ -208,13 +208,13 @@ def check(config: Config) -> None:
 
 def make_numbers(config: Config) -> Hyperparameters:
     """The configurations of the traced numbers, each number [C]."""
-    from digits_jax import sweeps
+    from digits_jax.search import grids
 
     values = {name: getattr(config, name) for name in NUMBERS}
     if config.random is None:
-        return sweeps.grid(**values)
+        return grids.grid(**values)
     ranges = {name: (each[0], each[-1]) for name, each in values.items()}
-    return sweeps.random_search(config.random, seed=config.seed, **ranges)
+    return grids.random_search(config.random, seed=config.seed, **ranges)
 
 
 class Sweep:
@@ -249,32 +249,32 @@ class Sweep:
         """
         import numpy as np
 
-        from digits_jax import halving, sweeps
+        from digits_jax.search import grids, halving
 
         parts = []
         for s in range(len(self.structures)):
             if groups is None:
                 count = self.count * self.config.seeds * len(splits.train_rows)
-                search: Any = functools.partial(sweeps.train_grid, self.data, self.numbers, splits)
+                search: Any = functools.partial(grids.train_grid, self.data, self.numbers, splits)
                 parts.append(self.watched(search, f"{stage}-{s}", s, count))
             else:
                 search = functools.partial(
                     halving.halve_grid, self.data, self.numbers, splits, groups
                 )
                 parts.append(self.watched(search, f"{stage}-{s}", s, groups, unit="outer split"))
-        return sweeps.Scores(*map(np.concatenate, zip(*parts, strict=True)))
+        return grids.Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
     def final(self, stage: str, outer: Split, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy and loss [O] of configuration chosen[o] on outer split o."""
         import numpy as np
 
-        from digits_jax import sweeps
+        from digits_jax.search import grids
 
         accuracy, loss = np.full((2, len(chosen)), np.nan)
         for s in np.unique(chosen // self.count).tolist():
             here = chosen // self.count == s
             numbers = np.where(here, chosen % self.count, -1)
-            train = functools.partial(sweeps.train_chosen, self.data, self.numbers, outer, numbers)
+            train = functools.partial(grids.train_chosen, self.data, self.numbers, outer, numbers)
             count = int(here.sum()) * self.config.seeds
             # Draws of their own: the numbers were not chosen for these initial weights.
             seed = (self.config.seed + 2**31) % 2**32
@@ -297,7 +297,7 @@ class Sweep:
         import psutil
 
         import digits_jax as dj
-        from digits_jax.cross_validation import Progress
+        from digits_jax.runs.results import Progress
         from digits_jax.waves import WavesInterrupted
 
         done, config, structure = 0, self.config, self.structures[s]
@@ -328,7 +328,7 @@ class Sweep:
                     seeds=config.seeds,
                     seed=config.seed if seed is None else seed,
                     wave_size=config.wave_size,
-                    experiment=dj.Experiment(network=network, batch_size=structure["batch_size"]),
+                    recipe=dj.Recipe(network=network, batch_size=structure["batch_size"]),
                     identity={"seed": config.seed, "stage": stage},
                     resume=config.resume,
                     on_epoch=on_epoch,
@@ -344,12 +344,13 @@ class Sweep:
 
 def plain(config: Config, sweep: Sweep, splits: Split) -> None:
     """All configurations on the same folds; the best is chosen on the rows that score it."""
-    from digits_jax import summarize, sweeps
+    from digits_jax import summarize
+    from digits_jax.search import grids
 
     scores = sweep.score("folds", splits)
     if not harness.reports():
         return
-    order = sweeps.rank(scores.accuracy, scores.loss)
+    order = grids.rank(scores.accuracy, scores.loss)
     best = int(order[0])
     summary = summarize(scores.accuracy[best], **sizes(splits))
     warning = (
@@ -377,8 +378,9 @@ def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
     import numpy as np
     from rich.table import Table
 
-    from digits_jax import summarize, sweeps
-    from digits_jax.halving import halving_rungs
+    from digits_jax import summarize
+    from digits_jax.search import grids
+    from digits_jax.search.halving import halving_rungs
 
     splits = len(outer.train_rows)
     halved: dict[str, Any] | None = None
@@ -402,7 +404,7 @@ def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
     if not harness.reports():
         return
     by_split = scores.accuracy.reshape(len(sweep.table), splits, -1).mean(axis=2)
-    order = sweeps.rank(scores.accuracy, scores.loss)
+    order = grids.rank(scores.accuracy, scores.loss)
     when = "when last scored" if config.halving else f"{config.epochs} epochs"
     show(sweep, scores, order, f"Inner validation over all outer splits, {when}")
 
@@ -445,13 +447,13 @@ def masked(scores: Scores, epochs: int) -> np.ndarray:
 
 def choose(scores: Scores, splits: int, epochs: int) -> np.ndarray:
     """The best configuration [O] for each outer split, by its inner scores [K, O * I] alone."""
-    from digits_jax import sweeps
+    from digits_jax.search import grids
 
     shape = (len(scores.accuracy), splits, -1)
     accuracy, loss = (
         each.reshape(shape).swapaxes(0, 1) for each in (scores.accuracy, masked(scores, epochs))
     )
-    return sweeps.rank(accuracy, loss)[:, 0]
+    return grids.rank(accuracy, loss)[:, 0]
 
 
 def sizes(splits: Split) -> dict[str, Any]:

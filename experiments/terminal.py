@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from digits_jax.cross_validation import Progress as Epochs
+    from digits_jax.runs.results import Progress as Epochs
 
 # All three go without colours where NO_COLOR is set, and without control codes in a file or pipe.
 console = Console()  # results

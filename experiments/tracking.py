@@ -18,14 +18,14 @@ import harness
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from digits_jax import Experiment, Run
+    from digits_jax import Recipe, Run
     from digits_jax.train import History
 
 FOLDER = "tensorboard"
 FIGURES = "figures"  # the run that holds them
 
 
-def learning_rates(runs: Run, experiment: Experiment, epochs: int) -> npt.NDArray[Any]:
+def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
     """The learning rate [R, E] of the last step of each epoch.
 
     An optimizer with a schedule tells it by a method ``share``, as ``OneCycleAdam`` does; without
@@ -34,7 +34,7 @@ def learning_rates(runs: Run, experiment: Experiment, epochs: int) -> npt.NDArra
     import numpy as np
 
     peaks = np.asarray(runs.hyperparameters.learning_rate)[:, np.newaxis]
-    share = getattr(experiment.optimizer, "share", None)
+    share = getattr(recipe.optimizer, "share", None)
     if share is None:
         return np.repeat(peaks, epochs, axis=1)
     steps = np.asarray(runs.hyperparameters.schedule_steps)[:, np.newaxis]

@@ -104,7 +104,7 @@ def main(config: Config) -> None:
         runs,
         [f"run {i + 1}" for i in range(config.seeds)],
         output,
-        experiment=dj.Experiment(batch_size=config.batch_size),
+        recipe=dj.Recipe(batch_size=config.batch_size),
         epochs=config.epochs,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from digits_jax import preset
+from digits_jax import recipe_by_name
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import ablate
@@ -17,7 +17,8 @@ import ablate
 
 def test_all_changes_together_lead_from_each_recipe_to_the_other() -> None:
     notebook, strong = (
-        ablate.complete(preset(name, train_rows=100, epochs=2)) for name in ("notebook", "strong")
+        ablate.complete(recipe_by_name(name, train_rows=100, epochs=2))
+        for name in ("notebook", "strong")
     )
     forth, back = notebook, strong
     for fields in ablate.CHANGES.values():
@@ -85,6 +86,6 @@ def test_a_users_mistake_is_refused(tmp_path: Path) -> None:
 def test_every_cycle_ends_with_the_training_whatever_the_batch() -> None:
     variants = ablate.variants(train_rows=np.array([4496.0, 4497.0]), epochs=3)
     for variant in variants.values():
-        expected = 3 * np.ceil(np.array([4496, 4497]) / variant.experiment.batch_size)
+        expected = 3 * np.ceil(np.array([4496, 4497]) / variant.recipe.batch_size)
         np.testing.assert_array_equal(variant.numbers.schedule_steps, expected)
-    assert {variant.experiment.batch_size for variant in variants.values()} == {64, 128}
+    assert {variant.recipe.batch_size for variant in variants.values()} == {64, 128}

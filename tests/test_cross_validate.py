@@ -103,13 +103,13 @@ def test_a_stopped_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) 
             np.testing.assert_array_equal(resumed[array], whole[array])
 
 
-def test_the_strong_preset_brings_its_own_numbers(tmp_path: Path) -> None:
-    options = ["--preset", "strong", "--epochs", "2", "--learning-rate", "0.01", "--folds", "2"]
+def test_the_strong_recipe_brings_its_own_numbers(tmp_path: Path) -> None:
+    options = ["--recipe", "strong", "--epochs", "2", "--learning-rate", "0.01", "--folds", "2"]
     done = _run(tmp_path, "--data", "bundled", *options, "--no-refit", "--output-dir", "out")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    config = {name: results["config"][name] for name in ("preset", "epochs", "learning_rate")}
-    assert config == {"preset": "strong", "epochs": 2, "learning_rate": 0.01}
+    config = {name: results["config"][name] for name in ("recipe", "epochs", "learning_rate")}
+    assert config == {"recipe": "strong", "epochs": 2, "learning_rate": 0.01}
 
 
 def test_help_is_quick_and_names_defaults() -> None:
@@ -149,7 +149,7 @@ def test_a_folder_that_holds_a_run_is_refused(finished: Path) -> None:
 def test_a_checkpoint_of_another_configuration_is_refused_by_name(finished: Path) -> None:
     done = _run(finished.parent, *COMMON, "--output-dir", "out", "--resume", "--batch-size", "64")
     assert done.returncode == 2
-    assert "experiment.batch_size is 128 there and 64 here" in done.stderr
+    assert "recipe.batch_size is 128 there and 64 here" in done.stderr
     assert (finished / "results.json").exists(), "the finished run is as it was"
 
 

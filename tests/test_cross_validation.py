@@ -14,21 +14,23 @@ import numpy as np
 import optax
 import pytest
 
-from digits_jax import cross_validation, devices, load_digits, train, turns
-from digits_jax.checkpoint import CheckpointError
-from digits_jax.cross_validation import (
-    CrossValidation,
-    Interrupted,
-    Progress,
-    cross_validate,
-    load_states,
-    make_runs,
-)
+from digits_jax import load_digits, train
 from digits_jax.model import DigitsCNN
+from digits_jax.optimizers import Hyperparameters
+from digits_jax.parallel import mesh as meshes
+from digits_jax.parallel import processes
+from digits_jax.recipe import Recipe
+from digits_jax.runs import axis, programs
+from digits_jax.runs.axis import make_runs
+from digits_jax.runs.cross_validation import cross_validate
+from digits_jax.runs.identity import describe
+from digits_jax.runs.results import CrossValidation, Interrupted, Progress
+from digits_jax.runs.saved import load_states
 from digits_jax.splits import Split, kfold_splits, refit_split, stack_splits
-from digits_jax.train import Examples, Experiment, Hyperparameters, Run
+from digits_jax.storage.errors import CheckpointError
+from digits_jax.train import Examples, Run
 
-EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(8, 8), dense_features=(32,)))
+RECIPE = Recipe(network=DigitsCNN(conv_features=(8, 8), dense_features=(32,)))
 EPOCHS = 2
 
 
@@ -53,7 +55,7 @@ def reference(data: Examples, runs: Run) -> CrossValidation:
 
 
 def _cross_validate(data: Examples, runs: Run, **options: Any) -> CrossValidation:
-    return cross_validate(data, runs, **{"experiment": EXPERIMENT, "epochs": EPOCHS, **options})
+    return cross_validate(data, runs, **{"recipe": RECIPE, "epochs": EPOCHS, **options})
 
 
 def _assert_close(got: CrossValidation, expected: CrossValidation) -> None:
@@ -75,10 +77,10 @@ def _assert_equal(got: CrossValidation, expected: CrossValidation) -> None:
 def test_each_run_equals_the_same_run_trained_alone(
     data: Examples, runs: Run, reference: CrossValidation
 ) -> None:
-    init = jax.jit(functools.partial(train.init_state, experiment=EXPERIMENT))
-    epochs = jax.jit(functools.partial(train.train_epochs, experiment=EXPERIMENT, epochs=EPOCHS))
-    evaluate = jax.jit(functools.partial(train.evaluate, experiment=EXPERIMENT))
-    together = _cross_validate(data, runs, devices=jax.devices()[:1], at_once=6)
+    init = jax.jit(functools.partial(train.init_state, recipe=RECIPE))
+    epochs = jax.jit(functools.partial(train.train_epochs, recipe=RECIPE, epochs=EPOCHS))
+    evaluate = jax.jit(functools.partial(train.evaluate, recipe=RECIPE))
+    together = _cross_validate(data, runs, devices=jax.devices()[:1], vmap_size=6)
     for i in (0, 4, 5):
         run = jax.tree.map(lambda leaf, i=i: leaf[i], runs)
         state, history = epochs(init(run, data), run, data)
@@ -116,14 +118,14 @@ def test_nothing_but_the_history_is_gathered_before_the_end(
     data: Examples, runs: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gathered: list[str] = []
-    gather = devices.gather
+    gather = processes.gather
 
     def recorded(tree: Any, mesh: Any) -> Any:
         shapes = {leaf.shape for leaf in jax.tree.leaves(tree)} if len(tree) == 2 else ""
         gathered.append(f"{type(tree).__name__} {shapes}".strip())
         return gather(tree, mesh)
 
-    monkeypatch.setattr(devices, "gather", recorded)
+    monkeypatch.setattr(axis, "gather", recorded)
     _cross_validate(data, runs, epochs=4, epochs_per_call=2, devices=jax.devices()[:2])
     assert gathered[:2] == ["History {(6, 2)}"] * 2
     assert [each.split()[0] for each in gathered[2:]] == ["tuple", "TrainState"]
@@ -133,11 +135,11 @@ def test_turns_give_what_lanes_side_by_side_give(
     data: Examples, runs: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"epochs": 3, "devices": jax.devices()[:4]}
-    in_turns = _cross_validate(data, runs, **options)
-    monkeypatch.setattr(turns, "pay", lambda runs, devices: False)
+    round_robin = _cross_validate(data, runs, **options)
+    monkeypatch.setattr(round_robin, "is_faster", lambda runs, devices: False)
     side_by_side = _cross_validate(data, runs, **options)
-    _assert_close(in_turns, side_by_side)
-    assert in_turns.states.params["logits"]["kernel"].shape == (6, 32, 10)
+    _assert_close(round_robin, side_by_side)
+    assert round_robin.states.params["logits"]["kernel"].shape == (6, 32, 10)
 
 
 def test_scores_are_those_of_the_logits(data: Examples, reference: CrossValidation) -> None:
@@ -164,9 +166,9 @@ def test_a_held_out_row_never_reaches_its_folds_training(data: Examples, runs: R
     row = int(runs.split.test_rows[2][0])
     images = np.array(data.images)
     images[row] = 99
-    experiment = Experiment(network=EXPERIMENT.network, augment=poison)
+    recipe = Recipe(network=RECIPE.network, augment=poison)
     poisoned = Examples(images, data.labels)
-    states = _cross_validate(poisoned, runs, experiment=experiment).states
+    states = _cross_validate(poisoned, runs, recipe=recipe).states
     sound = [
         all(np.isfinite(leaf[i]).all() for leaf in jax.tree.leaves(states.params)) for i in range(6)
     ]
@@ -181,8 +183,8 @@ def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run, cou
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
-    experiment = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()))
-    options: dict[str, Any] = {"experiment": experiment, "devices": jax.devices()[:count]}
+    recipe = Recipe(network=DigitsCNN(conv_features=(2,), dense_features=()))
+    options: dict[str, Any] = {"recipe": recipe, "devices": jax.devices()[:count]}
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         cross_validate(data, runs, epochs=5, **options)
@@ -195,21 +197,21 @@ def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run, cou
 
 
 @pytest.mark.parametrize(
-    ("count", "at_once", "in_turns"), [(2, None, False), (3, 1, False), (4, 1, True)]
+    ("count", "vmap_size", "round_robin"), [(2, None, False), (3, 1, False), (4, 1, True)]
 )
 def test_no_communication_between_devices(
-    data: Examples, runs: Run, count: int, at_once: int | None, in_turns: bool
+    data: Examples, runs: Run, count: int, vmap_size: int | None, round_robin: bool
 ) -> None:
-    mesh = devices.runs_mesh(count, jax.devices()[:count])
-    padded = cross_validation._padded(runs, mesh.size)
-    program = cross_validation._compile(
-        devices.place(padded, devices.runs_sharding(mesh)),
-        devices.place(data, devices.replicated(mesh)),
-        experiment=EXPERIMENT,
+    mesh = meshes.runs_mesh(count, jax.devices()[:count])
+    padded = axis.pad_runs(runs, mesh.size)
+    program = programs.compile_programs(
+        meshes.place(padded, meshes.runs_sharding(mesh)),
+        meshes.place(data, meshes.replicated(mesh)),
+        recipe=RECIPE,
         mesh=mesh,
-        at_once=at_once,
+        vmap_size=vmap_size,
         epochs_per_call=1,
-        in_turns=in_turns,
+        round_robin=round_robin,
     )
     text = program.train.as_text()  # type: ignore[attr-defined]
     assert "while" in text
@@ -217,7 +219,7 @@ def test_no_communication_between_devices(
         r"\b(all-reduce|all-gather|all-to-all|collective-\w+|reduce-scatter|send|recv)(-start)?\("
     )
     assert not collective.search(text)
-    whole = jax.jit(lambda runs: runs, out_shardings=devices.replicated(mesh))
+    whole = jax.jit(lambda runs: runs, out_shardings=meshes.replicated(mesh))
     assert collective.search(whole.lower(program.states).compile().as_text())
 
 
@@ -314,7 +316,7 @@ def test_what_is_trained_after_a_save_does_not_touch_it(
     options: dict[str, Any] = {"checkpoints": tmp_path, "checkpoint_every": 1, "devices": devices}
     _cross_validate(data, runs, epochs=4, **options)
     (tmp_path / "4").rename(tmp_path / "aside")
-    states, _ = load_states(tmp_path, experiment=EXPERIMENT)
+    states, _ = load_states(tmp_path, recipe=RECIPE)
     expected = _cross_validate(data, runs, epochs=3, devices=devices).states
     jax.tree.map(np.testing.assert_array_equal, states, expected)
 
@@ -340,11 +342,11 @@ def test_a_checkpoint_of_another_experiment_is_refused_by_name(
     _cross_validate(data, runs, **options, identity={"seed": 3})
     refused = functools.partial(_cross_validate, **options)
     for name, change in {
-        "experiment.batch_size is 128 there and 64 here": {
-            "experiment": Experiment(network=EXPERIMENT.network, batch_size=64)
+        "recipe.batch_size is 128 there and 64 here": {
+            "recipe": Recipe(network=RECIPE.network, batch_size=64)
         },
-        "experiment.network.dropout_rate is 0.25 there and 0.5 here": {
-            "experiment": Experiment(network=EXPERIMENT.network.clone(dropout_rate=0.5))
+        "recipe.network.dropout_rate is 0.25 there and 0.5 here": {
+            "recipe": Recipe(network=RECIPE.network.clone(dropout_rate=0.5))
         },
         "hyperparameters.learning_rate": {
             "runs": runs._replace(
@@ -382,13 +384,13 @@ def test_an_equal_experiment_of_another_process_has_the_same_identity(
             return images + shifts if len(images) else shifted(key, images)
 
         schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, steps)
-        experiment = Experiment(
+        recipe = Recipe(
             network=DigitsCNN(conv_activation=block),
             optimizer=functools.partial(sgd, schedule=schedule),
             loss=Loss(power),
             augment=shifted,
         )
-        described = cross_validation.describe(data, runs, experiment)
+        described = describe(data, runs, recipe)
         assert described["image_dtype"] == "uint8"
         return json.dumps(described)
 
@@ -408,18 +410,18 @@ def test_states_of_a_network_that_needs_its_images_dtype_load(tmp_path: Path) ->
 
     images = np.random.default_rng(0).normal(size=(20, 4, 4)).astype(np.float32)
     labels = np.arange(20) % 2
-    experiment = Experiment(network=Correlation())
+    recipe = Recipe(network=Correlation())
     runs = make_runs(kfold_splits(labels, 2))
     result = cross_validate(
-        Examples(images, labels), runs, experiment=experiment, epochs=1, checkpoints=tmp_path
+        Examples(images, labels), runs, recipe=recipe, epochs=1, checkpoints=tmp_path
     )
-    states, _ = load_states(tmp_path, experiment=experiment)
+    states, _ = load_states(tmp_path, recipe=recipe)
     jax.tree.map(np.testing.assert_array_equal, states, result.states)
 
 
 def test_saved_states_load_to_predict_with(tmp_path: Path, data: Examples, runs: Run) -> None:
     result = _cross_validate(data, runs, checkpoints=tmp_path, identity={"seed": 3})
-    states, identity = load_states(tmp_path, experiment=EXPERIMENT)
+    states, identity = load_states(tmp_path, recipe=RECIPE)
     jax.tree.map(np.testing.assert_array_equal, states, result.states)
     assert identity["seed"] == 3
     with pytest.raises(CheckpointError, match="array states/params"):

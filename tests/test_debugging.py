@@ -17,9 +17,9 @@ from digits_jax import (
     CrossValidation,
     DigitsCNN,
     Examples,
-    Experiment,
     Hyperparameters,
     Interrupted,
+    Recipe,
     cross_validate,
     cross_validation,
     holdout_split,
@@ -29,7 +29,7 @@ from digits_jax import (
     stack_splits,
 )
 
-LINEAR = Experiment(network=DigitsCNN(conv_features=(), dense_features=()), batch_size=32)
+LINEAR = Recipe(network=DigitsCNN(conv_features=(), dense_features=()), batch_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def switch() -> Iterator[Any]:
         jax.config.update(name, value)
 
 
-def _train(data: Examples, experiment: Experiment = LINEAR, **options: Any) -> CrossValidation:
+def _train(data: Examples, recipe: Recipe = LINEAR, **options: Any) -> CrossValidation:
     """Two folds and a refit, on two devices: the runs axis is padded to four."""
     labels = np.asarray(data.labels)
     runs = make_runs(stack_splits(kfold_splits(labels, 2), refit_split(labels)))
     options = {"epochs": 2, "devices": jax.devices()[:2], **options}
-    return cross_validate(data, runs, experiment=experiment, **options)
+    return cross_validate(data, runs, recipe=recipe, **options)
 
 
 def test_nothing_is_moved_between_host_and_device_unasked(
@@ -83,7 +83,7 @@ def test_no_tracer_leaks(data: Examples, switch: Any) -> None:
 
 
 def test_nan_debugging_passes_a_sound_run_and_stops_at_a_nan(data: Examples, switch: Any) -> None:
-    labels, options = np.asarray(data.labels), {"experiment": LINEAR, "epochs": 2}
+    labels, options = np.asarray(data.labels), {"recipe": LINEAR, "epochs": 2}
     numbers = Hyperparameters(learning_rate=3e38)
     wild = make_runs(kfold_splits(labels, 2), hyperparameters=numbers)
     assert np.isnan(cross_validate(data, wild, **options).history.loss).any(axis=1).all()
@@ -95,7 +95,7 @@ def test_nan_debugging_passes_a_sound_run_and_stops_at_a_nan(data: Examples, swi
 
 
 def test_it_runs_without_jit(data: Examples, switch: Any) -> None:
-    options: dict[str, Any] = {"experiment": LINEAR, "epochs": 1, "devices": jax.devices()[:1]}
+    options: dict[str, Any] = {"recipe": LINEAR, "epochs": 1, "devices": jax.devices()[:1]}
     runs = make_runs(holdout_split(data.labels))
     expected = cross_validate(data, runs, **options)
     switch("jax_disable_jit", True)
@@ -108,8 +108,8 @@ def digest() -> str:
     rng = np.random.default_rng(0)
     labels = np.arange(60, dtype=np.int32) % 10
     images = rng.integers(0, 17, (60, 8, 8)).astype(np.uint8)
-    experiment = Experiment(network=DigitsCNN(conv_features=(4,), dense_features=()), batch_size=32)
-    result = _train(Examples(images, labels), experiment)
+    recipe = Recipe(network=DigitsCNN(conv_features=(4,), dense_features=()), batch_size=32)
+    result = _train(Examples(images, labels), recipe)
     assert not result.diverged.any()
     hashed = hashlib.sha256()
     for leaf in jax.tree.leaves(result._replace(seconds={})):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from digits_jax.devices import initialize_distributed
+from digits_jax.parallel.startup import initialize_distributed
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 EPOCHS = 12

@@ -34,11 +34,11 @@ def script(
     harness = importlib.import_module("harness")
     monkeypatch.setattr(harness, "_terminated", signal.getsignal(signal.SIGTERM))
     monkeypatch.setattr(harness, "start_jax", lambda **_: None)
-    make_runs, experiment, preset = dj.make_runs, dj.Experiment, dj.preset
+    make_runs, make_recipe, by_name = dj.make_runs, dj.Recipe, dj.recipe_by_name
 
-    def small_preset(name: str, **options: Any) -> dj.Preset:
-        recipe = preset(name, **options)
-        return recipe._replace(experiment=dataclasses.replace(recipe.experiment, network=SMALL))
+    def small_recipe(name: str, **options: Any) -> dj.NamedRecipe:
+        named = by_name(name, **options)
+        return named._replace(recipe=dataclasses.replace(named.recipe, network=SMALL))
 
     def call(name: str, wild: dict[int, list[int]], *words: str) -> Any:
         def some_diverge(splits: Any, *, hyperparameters: Any, seed: int) -> dj.Run:
@@ -50,9 +50,9 @@ def script(
 
         module = importlib.import_module(name)
         monkeypatch.setattr(dj, "make_runs", some_diverge)
-        monkeypatch.setattr(dj, "preset", small_preset)
+        monkeypatch.setattr(dj, "recipe_by_name", small_recipe)
         monkeypatch.setattr(
-            dj, "Experiment", lambda **kw: functools.partial(experiment, **kw)(network=SMALL)
+            dj, "Recipe", lambda **kw: functools.partial(make_recipe, **kw)(network=SMALL)
         )
         words = (f"{name}.py", "--data", "bundled", "--output-dir", str(tmp_path / "out"), *words)
         monkeypatch.setattr(sys, "argv", list(words))

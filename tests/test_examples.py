@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import CrossValidation, Experiment, Summary, load_states
+from digits_jax import CrossValidation, Recipe, Summary, load_states
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "examples"
 
@@ -38,8 +38,8 @@ def test_own_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     mean, variance = (result.states.collections["batch_stats"]["norm"][k] for k in ("mean", "var"))
     assert mean.shape == variance.shape == (3, 128)
     assert not np.allclose(mean, 0) and not np.allclose(variance, 1)
-    experiment = Experiment(network=own_network.NormedPerceptron())
-    states, _ = load_states(tmp_path, experiment=experiment)
+    recipe = Recipe(network=own_network.NormedPerceptron())
+    states, _ = load_states(tmp_path, recipe=recipe)
     jax.tree.map(np.testing.assert_array_equal, states, result.states)
     printed = capsys.readouterr().out
     assert f"accuracy of 2 folds: {100 * scores.mean:.2f} ± " in printed

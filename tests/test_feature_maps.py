@@ -73,7 +73,7 @@ def test_the_refit_is_taken_and_predicts(
     folder, text = refit
     results, digits = _results(folder), dj.load_digits("bundled")
     state = jax.tree.map(lambda leaf: leaf[2], checkpoint[1])
-    predict = jax.jit(functools.partial(dj.predict, experiment=dj.Experiment()))
+    predict = jax.jit(functools.partial(dj.predict, recipe=dj.Recipe()))
     logits = np.asarray(predict(state, digits.images[59:60])[0], np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(results["probabilities"], probabilities, rtol=1e-4)
@@ -112,7 +112,7 @@ def test_the_saliency_is_the_slope_of_the_predicted_logit(
 ) -> None:
     arrays, k = np.load(refit[0] / "feature_maps.npz"), _results(refit[0])["predicted"]
     state = jax.tree.map(lambda leaf: leaf[2], checkpoint[1])
-    predict = jax.jit(functools.partial(dj.predict, experiment=dj.Experiment()))
+    predict = jax.jit(functools.partial(dj.predict, recipe=dj.Recipe()))
     gradient = arrays["gradient"].ravel()
     steps = 0.002 * np.eye(64, dtype=np.float32).reshape(64, 8, 8)
     both = np.concatenate([arrays["image"] + steps, arrays["image"] - steps])

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from digits_jax.locks import FolderInUse, FolderLock
+from digits_jax.storage.locks import FolderInUse, FolderLock
 
 HOLD = """
 import sys, time
-from digits_jax.locks import FolderLock
+from digits_jax.storage.locks import FolderLock
 lock = FolderLock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

@@ -10,12 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import devices, memory, train
-from digits_jax.cross_validation import make_runs
+from digits_jax import train
 from digits_jax.data import load_digits
 from digits_jax.model import DigitsCNN
+from digits_jax.parallel import mesh as meshes
+from digits_jax.recipe import Recipe
+from digits_jax.runs import memory
+from digits_jax.runs.axis import make_runs
 from digits_jax.splits import kfold_splits
-from digits_jax.train import Examples, Experiment
+from digits_jax.train import Examples
 
 
 @pytest.fixture(scope="module")
@@ -27,38 +30,38 @@ def data() -> Examples:
 def test_the_estimate_covers_what_the_compiled_program_takes(data: Examples) -> None:
     runs = make_runs(kfold_splits(data.labels, 6))
     network = DigitsCNN(conv_features=(16, 32), dense_features=(256,))
-    experiment = Experiment(network=network)
-    kept, step = memory._bytes_of(runs, data, experiment)
-    mesh = devices.runs_mesh(1, jax.devices()[:1])
-    init = jax.vmap(functools.partial(train.init_state, experiment=experiment), (0, None))
+    recipe = Recipe(network=network)
+    kept, step = memory._bytes_of(runs, data, recipe)
+    mesh = meshes.runs_mesh(1, jax.devices()[:1])
+    init = jax.vmap(functools.partial(train.init_state, recipe=recipe), (0, None))
     states = jax.eval_shape(init, runs, data)
-    epoch = functools.partial(train.train_epochs, experiment=experiment, epochs=1)
-    for at_once in (1, 6):
-        lifted = devices.over_runs(
-            lambda lane, data: epoch(lane[0], lane[1], data), mesh=mesh, at_once=at_once
+    epoch = functools.partial(train.train_epochs, recipe=recipe, epochs=1)
+    for vmap_size in (1, 6):
+        lifted = meshes.over_runs(
+            lambda lane, data: epoch(lane[0], lane[1], data), mesh=mesh, vmap_size=vmap_size
         )
         jitted = jax.jit(lambda states, runs, data, f=lifted: f((states, runs), data))
         used = jitted.lower(states, runs, data).compile().memory_analysis()
         arguments = used.argument_size_in_bytes
         taken = used.temp_size_in_bytes + arguments + memory._bytes(states)  # on the host
-        assert taken < 6 * kept + at_once * step + memory._bytes(data) < 3 * taken
+        assert taken < 6 * kept + vmap_size * step + memory._bytes(data) < 3 * taken
 
 
 def test_waves_are_even_multiples_of_the_devices_that_fit(data: Examples) -> None:
     runs = make_runs(kfold_splits(data.labels, 2))
-    kept, step = memory._bytes_of(runs, data, Experiment())
+    kept, step = memory._bytes_of(runs, data, Recipe())
     two = jax.devices()[:2]
     size = functools.partial(
-        memory.fitting_wave_size, run=runs, data=data, experiment=Experiment(), devices=two
+        memory.fitting_wave_size, run=runs, data=data, recipe=Recipe(), devices=two
     )
     room = 2 * (step + 10.5 * kept)  # twice: a wave takes half of what is free
-    assert size(1000, at_once=1, free=room) == 20
-    assert size(41, at_once=1, free=room) == 14  # three waves, of 14, 14 and 13
-    assert size(7, at_once=1, free=room) == 8
-    assert size(1000, at_once=1, free=0) == 2
-    assert size(1000, at_once=1, free=1e12) == 126  # 64 rounds at the most, 8 even waves
-    assert size(1000, at_once=4, free=1e12) == 500
-    assert size(1000, at_once=8, free=2 * (8 * step + 300.5 * kept)) == 500
+    assert size(1000, vmap_size=1, free=room) == 20
+    assert size(41, vmap_size=1, free=room) == 14  # three waves, of 14, 14 and 13
+    assert size(7, vmap_size=1, free=room) == 8
+    assert size(1000, vmap_size=1, free=0) == 2
+    assert size(1000, vmap_size=1, free=1e12) == 126  # 64 rounds at the most, 8 even waves
+    assert size(1000, vmap_size=4, free=1e12) == 500
+    assert size(1000, vmap_size=8, free=2 * (8 * step + 300.5 * kept)) == 500
     assert size(1000, free=room) == 20  # one at a time, on a CPU
 
 
@@ -123,8 +126,8 @@ def test_processes_of_a_job_share_a_host_and_take_the_least_of_all(
         told.append(int(mine))
         return np.array([mine, mine, mine - 1 if len(told) == 1 else 7])
 
-    monkeypatch.setattr(devices, "gather_values", gather_values)
-    monkeypatch.setattr(devices, "together", lambda devices: True)
+    monkeypatch.setattr(memory, "gather_values", gather_values)
+    monkeypatch.setattr(memory, "spans_job", lambda devices: True)
     monkeypatch.setattr(memory, "_host_memory", lambda: 80 << 20)
     job: Any = [Device(), Device(), Device(1), Device(1), Device(2), Device(2)]
     assert memory.free_memory(job) == 7 << 20
@@ -133,7 +136,7 @@ def test_processes_of_a_job_share_a_host_and_take_the_least_of_all(
 
 def test_a_job_counts_the_logits_of_all_runs_in_each_process(data: Examples) -> None:
     runs = make_runs(kfold_splits(data.labels, 2))
-    (alone, step), (of_four, same) = (memory._bytes_of(runs, data, Experiment(), n) for n in (1, 4))
+    (alone, step), (of_four, same) = (memory._bytes_of(runs, data, Recipe(), n) for n in (1, 4))
     logits = 899 * 10 * 4  # of ceil(1797 / 2) test rows
     assert same == step and 3 * 2 * logits < of_four - alone < 3 * 2 * (logits + 2 * 8 * 899 + 100)
 

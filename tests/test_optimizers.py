@@ -8,8 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from digits_jax.optimizers import OneCycleAdam
-from digits_jax.train import Hyperparameters, adam
+from digits_jax.optimizers import Hyperparameters, OneCycleAdam, adam
 
 CYCLE = OneCycleAdam(warmup=0.25, start=0.1, end=0.01)
 

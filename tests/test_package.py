@@ -59,7 +59,7 @@ digits_jax.plots.save
     assert first & {"jax", "flax", "optax", "numpy"} == set()
     assert {"jax", "flax", "optax"} <= used
     slow = {"matplotlib", "orbax", "pandas", "PIL", "platformdirs", "scipy", "sklearn", "tyro"}
-    assert used & (slow | {"digits_jax.plots", "digits_jax.checkpoint"}) == set()
+    assert used & (slow | {"digits_jax.plots", "digits_jax.storage.checkpoints"}) == set()
 
 
 def test_all_files_tell_the_same_version() -> None:

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 import digits_jax as dj
-from digits_jax.cross_validation import CrossValidation
 from digits_jax.preprocessing import digit_from_image
+from digits_jax.runs.results import CrossValidation
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "predict.py"
 NAMES = ["fold 1", "fold 2", "fold 3", "refit"]
@@ -57,7 +57,7 @@ def trained(
 @pytest.fixture(scope="module")
 def shares(digits: dj.Dataset, trained: tuple[Path, CrossValidation]) -> np.ndarray:
     """Probabilities [R, N, K], each model by itself, in float64."""
-    predict = jax.jit(functools.partial(dj.predict, experiment=dj.Experiment()))
+    predict = jax.jit(functools.partial(dj.predict, recipe=dj.Recipe()))
     logits = [
         np.asarray(predict(jax.tree.map(lambda x, i=i: x[i], trained[1].states), digits.images))
         for i in range(4)
@@ -358,7 +358,7 @@ def test_images_are_read_as_the_library_reads_them(
     image.save(path)
     counts = digit_from_image(path)
     states = jax.tree.map(lambda leaf: leaf[:3], trained[1].states)
-    one = functools.partial(dj.predict, experiment=dj.Experiment())
+    one = functools.partial(dj.predict, recipe=dj.Recipe())
     logits = np.asarray(jax.jit(jax.vmap(one, (0, None)))(states, counts[None]), float)[:, 0]
     odds = np.exp(logits)
     answer = json.loads(run("--images", path, "--format", "json")[1])["predictions"][0]

@@ -20,8 +20,8 @@ from rich.console import Console
 
 import harness
 import terminal
-from digits_jax.cross_validation import Progress
 from digits_jax.data import DataWarning, Provenance
+from digits_jax.runs.results import Progress
 from digits_jax.train import History
 
 

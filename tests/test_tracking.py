@@ -61,15 +61,15 @@ def test_the_learning_rate_is_the_one_that_was_used() -> None:
     """The schedule's, against the size of Adam's first steps: a constant gradient moves by it."""
     splits = dj.kfold_splits(np.arange(40, dtype=np.int32) % 10, 2)
     runs = dj.make_runs(splits, hyperparameters=dj.Hyperparameters(learning_rate=0.5))
-    constant = tracking.learning_rates(runs, dj.Experiment(batch_size=8), 4)
+    constant = tracking.learning_rates(runs, dj.Recipe(batch_size=8), 4)
     np.testing.assert_array_equal(constant, np.full((2, 4), 0.5))
 
     epochs, steps = 3, 3  # 20 rows in batches of 8
-    recipe = dj.preset("strong", train_rows=[20, 20], epochs=epochs, batch_size=8)
-    runs = dj.make_runs(splits, hyperparameters=recipe.hyperparameters)
-    found = tracking.learning_rates(runs, recipe.experiment, epochs)
+    named = dj.recipe_by_name("strong", train_rows=[20, 20], epochs=epochs, batch_size=8)
+    runs = dj.make_runs(splits, hyperparameters=named.hyperparameters)
+    found = tracking.learning_rates(runs, named.recipe, epochs)
     numbers = jax.tree.map(lambda leaf: leaf[0], runs.hyperparameters)
-    optimizer = recipe.experiment.optimizer(numbers._replace(weight_decay=np.float32(0)))
+    optimizer = named.recipe.optimizer(numbers._replace(weight_decay=np.float32(0)))
     params = {"kernel": np.zeros((1, 1), np.float32)}
     gradients = {"kernel": np.ones((1, 1), np.float32)}
 

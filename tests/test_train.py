@@ -12,18 +12,12 @@ import numpy as np
 import optax
 import pytest
 
+from digits_jax.losses import cross_entropy
 from digits_jax.model import DigitsCNN
+from digits_jax.optimizers import Hyperparameters, adam
+from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
-from digits_jax.train import (
-    Batch,
-    Examples,
-    Experiment,
-    Hyperparameters,
-    Run,
-    TrainState,
-    adam,
-    cross_entropy,
-)
+from digits_jax.train import Batch, Examples, Run, TrainState
 from digits_jax.train import eval_step as eager_eval_step
 from digits_jax.train import evaluate as eager_evaluate
 from digits_jax.train import init_state as eager_init_state
@@ -33,10 +27,10 @@ from digits_jax.train import train_epochs as eager_train_epochs
 from digits_jax.train import train_step as eager_train_step
 
 # Compiled, as anybody would use them: operation by operation each test would take a minute.
-_jit = functools.partial(jax.jit, static_argnames="experiment")
+_jit = functools.partial(jax.jit, static_argnames="recipe")
 init_state, train_step, eval_step = map(_jit, (eager_init_state, eager_train_step, eager_eval_step))
 evaluate, predict, train_epoch = map(_jit, (eager_evaluate, eager_predict, eager_train_epoch))
-train_epochs = jax.jit(eager_train_epochs, static_argnames=("experiment", "epochs"))
+train_epochs = jax.jit(eager_train_epochs, static_argnames=("recipe", "epochs"))
 
 SMALL = DigitsCNN(conv_features=(4,), dense_features=(16,))
 QUIET = SMALL.clone(dropout_rate=0.0)
@@ -113,16 +107,16 @@ def test_cross_entropy_is_minus_the_log_probability() -> None:
 
 
 def test_a_step_follows_the_gradient_of_the_mean_loss(data: Examples) -> None:
-    experiment = Experiment(network=QUIET, optimizer=lambda h: optax.sgd(h.learning_rate))
+    recipe = Recipe(network=QUIET, optimizer=lambda h: optax.sgd(h.learning_rate))
     run = _run(_split(300), learning_rate=0.1)
-    state = init_state(run, data, experiment=experiment)
+    state = init_state(run, data, recipe=recipe)
     batch = _batch(data, slice(0, 32))
 
     def loss(params: Any) -> jax.Array:
         logits = QUIET.apply({"params": params}, batch.images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels))
 
-    after, sums = train_step(state, batch, run.hyperparameters, run.key, experiment=experiment)
+    after, sums = train_step(state, batch, run.hyperparameters, run.key, recipe=recipe)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
     _assert_close(after.params, expected)
     np.testing.assert_allclose(sums.loss / sums.rows, loss(state.params), rtol=1e-6)
@@ -130,27 +124,27 @@ def test_a_step_follows_the_gradient_of_the_mean_loss(data: Examples) -> None:
 
 
 def test_padding_rows_touch_nothing(data: Examples) -> None:
-    experiment = Experiment(network=QUIET)
+    recipe = Recipe(network=QUIET)
     run = _run(_split(300))
-    state = init_state(run, data, experiment=experiment)
+    state = init_state(run, data, recipe=recipe)
     weights = jnp.array([1.0] * 20 + [0.0] * 12)
     padded = _batch(data, np.r_[0:20, 100:112], weights)
     alone = _batch(data, np.r_[0:20])
-    step = functools.partial(train_step, experiment=experiment)
+    step = functools.partial(train_step, recipe=recipe)
     got, got_sums = step(state, padded, run.hyperparameters, run.key)
     expected, sums = step(state, alone, run.hyperparameters, run.key)
     _assert_close(got.opt_state, expected.opt_state)
     _assert_close(got_sums, sums)
-    score = functools.partial(eval_step, state, experiment=experiment)
+    score = functools.partial(eval_step, state, recipe=recipe)
     _assert_close(score(padded), score(alone))
 
 
 def test_evaluation_counts_each_test_row_once(data: Examples) -> None:
-    experiment = Experiment(network=SMALL, batch_size=16)  # 50 = 3 * 16 + 2
+    recipe = Recipe(network=SMALL, batch_size=16)  # 50 = 3 * 16 + 2
     run = _run(_split(250, 50))
-    state = init_state(run, data, experiment=experiment)
-    sums, logits = evaluate(state, run, data, experiment=experiment)
-    direct = predict(state, jnp.asarray(data.images)[250:], experiment=experiment)
+    state = init_state(run, data, recipe=recipe)
+    sums, logits = evaluate(state, run, data, recipe=recipe)
+    direct = predict(state, jnp.asarray(data.images)[250:], recipe=recipe)
     np.testing.assert_allclose(logits, direct, rtol=1e-5, atol=1e-5)
     labels = jnp.asarray(data.labels)[250:]
     assert float(sums.rows) == 50
@@ -169,30 +163,30 @@ def test_an_epoch_takes_each_training_row_once_in_a_new_order(data: Examples) ->
             return nn.Dense(10)(images.reshape(len(images), -1).astype(jnp.float32))
 
     numbered = Examples(jnp.arange(300.0).reshape(300, 1, 1), data.labels)
-    experiment = Experiment(network=Spy(), batch_size=64)
+    recipe = Recipe(network=Spy(), batch_size=64)
     run = _run(_split(200, padding=30))
-    state = init_state(run, numbered, experiment=experiment)
-    state, sums = train_epoch(state, run, numbered, experiment=experiment)
+    state = init_state(run, numbered, recipe=recipe)
+    state, sums = train_epoch(state, run, numbered, recipe=recipe)
     jax.effects_barrier()
     assert (int(state.step), float(sums.rows)) == (4, 200)  # 200 = 3 * 64 + 8
     assert sorted(map(len, seen)) == [8, 64, 64, 64]
     first = np.concatenate(seen)
     assert sorted(first) == list(range(200)) and list(first) != list(range(200))
     seen.clear()
-    train_epoch(state, run, numbered, experiment=experiment)
+    train_epoch(state, run, numbered, recipe=recipe)
     jax.effects_barrier()
     second = np.concatenate(seen)
     assert sorted(second) == list(range(200)) and list(second) != list(first)
 
 
 def test_a_split_with_whole_batches_of_padding_trains_as_without(data: Examples) -> None:
-    experiment = Experiment(network=QUIET, batch_size=64)
+    recipe = Recipe(network=QUIET, batch_size=64)
     plain, padded = _run(_split(200)), _run(_split(200, padding=90))
-    state = init_state(plain, data, experiment=experiment)
+    state = init_state(plain, data, recipe=recipe)
     # The shuffle draws for the padding too, so only the sums over an epoch of no learning agree.
     still = Hyperparameters(learning_rate=0.0)
     (a, a_sums), (b, b_sums) = (
-        train_epoch(state, run._replace(hyperparameters=still), data, experiment=experiment)
+        train_epoch(state, run._replace(hyperparameters=still), data, recipe=recipe)
         for run in (plain, padded)
     )
     assert int(a.step) == int(b.step) == 4
@@ -201,29 +195,29 @@ def test_a_split_with_whole_batches_of_padding_trains_as_without(data: Examples)
 
 
 def test_scan_equals_a_loop_and_continues_bitwise(data: Examples) -> None:
-    experiment = Experiment(network=SMALL, batch_size=100)
+    recipe = Recipe(network=SMALL, batch_size=100)
     run = _run(_split(300))
-    start = init_state(run, data, experiment=experiment)
-    whole, history = train_epochs(start, run, data, experiment=experiment, epochs=4)
+    start = init_state(run, data, recipe=recipe)
+    whole, history = train_epochs(start, run, data, recipe=recipe, epochs=4)
     state, parts = start, []
     for _ in range(4):
-        state, part = train_epochs(state, run, data, experiment=experiment, epochs=1)
+        state, part = train_epochs(state, run, data, recipe=recipe, epochs=1)
         parts.append(part)
     _assert_close(whole, state)
     _assert_close(history.loss, jnp.concatenate([part.loss for part in parts]))
-    two, _ = train_epochs(start, run, data, experiment=experiment, epochs=2)
-    again, tail = train_epochs(two, run, data, experiment=experiment, epochs=2)
-    once_more, same_tail = train_epochs(two, run, data, experiment=experiment, epochs=2)
+    two, _ = train_epochs(start, run, data, recipe=recipe, epochs=2)
+    again, tail = train_epochs(two, run, data, recipe=recipe, epochs=2)
+    once_more, same_tail = train_epochs(two, run, data, recipe=recipe, epochs=2)
     _assert_equal((again, tail), (once_more, same_tail))
     _assert_close(again, whole)
 
 
 def test_training_learns(data: Examples) -> None:
-    experiment = Experiment(network=QUIET.clone(dense_activation=nn.relu), batch_size=50)
+    recipe = Recipe(network=QUIET.clone(dense_activation=nn.relu), batch_size=50)
     run = _run(_split(250, 50), learning_rate=3e-3)
-    state = init_state(run, data, experiment=experiment)
-    state, history = train_epochs(state, run, data, experiment=experiment, epochs=15)
-    sums, _ = evaluate(state, run, data, experiment=experiment)
+    state = init_state(run, data, recipe=recipe)
+    state, history = train_epochs(state, run, data, recipe=recipe, epochs=15)
+    sums, _ = evaluate(state, run, data, recipe=recipe)
     assert float(history.loss[-1]) < 0.5 * float(history.loss[0])
     assert float(sums.correct / sums.rows) > 0.8
 
@@ -231,27 +225,27 @@ def test_training_learns(data: Examples) -> None:
 def test_the_traced_dropout_rate_replaces_the_fields(data: Examples) -> None:
     batch = _batch(data, slice(0, 32))
     run = _run(_split(300), dropout_rate=0.0)
-    noisy, quiet = Experiment(network=SMALL), Experiment(network=QUIET)
-    state = init_state(run, data, experiment=noisy)
+    noisy, quiet = Recipe(network=SMALL), Recipe(network=QUIET)
+    state = init_state(run, data, recipe=noisy)
     step = functools.partial(train_step, state, batch, key=run.key)
-    got, _ = step(run.hyperparameters, experiment=noisy)
-    expected, _ = step(Hyperparameters(), experiment=quiet)
-    other, _ = step(Hyperparameters(), experiment=noisy)
+    got, _ = step(run.hyperparameters, recipe=noisy)
+    expected, _ = step(Hyperparameters(), recipe=quiet)
+    other, _ = step(Hyperparameters(), recipe=noisy)
     _assert_close(got.params, expected.params)
     assert not np.allclose(got.params["logits"]["kernel"], other.params["logits"]["kernel"])
     with pytest.raises(ValueError, match="Dense has no field dropout_rate"):
-        step(run.hyperparameters, experiment=Experiment(network=nn.Dense(10)))
+        step(run.hyperparameters, recipe=Recipe(network=nn.Dense(10)))
 
 
 def test_augmentation_gets_a_key_a_step(data: Examples) -> None:
     def shift(key: jax.Array, images: jax.Array) -> jax.Array:
         return images + jax.random.uniform(key, (), maxval=5.0)
 
-    experiment = Experiment(network=QUIET, augment=shift)
+    recipe = Recipe(network=QUIET, augment=shift)
     run = _run(_split(300))
-    state = init_state(run, data, experiment=experiment)
+    state = init_state(run, data, recipe=recipe)
     step = functools.partial(
-        train_step, state, _batch(data, slice(0, 32)), run.hyperparameters, experiment=experiment
+        train_step, state, _batch(data, slice(0, 32)), run.hyperparameters, recipe=recipe
     )
     losses = {float(step(jax.random.key(seed))[1].loss) for seed in (0, 1)}
     assert len(losses) == 2
@@ -269,13 +263,13 @@ class BatchNormNet(nn.Module):
 
 
 def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) -> None:
-    experiment = Experiment(network=BatchNormNet(), batch_size=64)
+    recipe = Recipe(network=BatchNormNet(), batch_size=64)
     runs = [_run(_split(200), seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
 
     def train_one(run: Run) -> tuple[TrainState, Any]:
-        state = eager_init_state(run, data, experiment=experiment)
-        return eager_train_epochs(state, run, data, experiment=experiment, epochs=3)
+        state = eager_init_state(run, data, recipe=recipe)
+        return eager_train_epochs(state, run, data, recipe=recipe, epochs=3)
 
     train = jax.jit(train_one)
     together, history = jax.jit(jax.vmap(train_one))(stacked)
@@ -285,9 +279,9 @@ def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) ->
         alone, _ = train(run)
         _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, 1e-3, 1e-4)
 
-    state = init_state(runs[0], data, experiment=experiment)
+    state = init_state(runs[0], data, recipe=recipe)
     weights = jnp.array([1.0] * 20 + [0.0] * 12)
-    step = functools.partial(train_step, experiment=experiment)
+    step = functools.partial(train_step, recipe=recipe)
     args = (runs[0].hyperparameters, runs[0].key)
     padded, _ = step(state, _batch(data, np.r_[0:20, 100:112], weights), *args)
     alone, _ = step(state, _batch(data, np.r_[0:20]), *args)
@@ -295,14 +289,14 @@ def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) ->
 
 
 def test_averaged_weights_are_those_of_a_plain_loop_and_predict(data: Examples) -> None:
-    experiment = Experiment(network=BatchNormNet())
+    recipe = Recipe(network=BatchNormNet())
     run = _run(_split(300), average_decay=0.6)
-    state = init_state(run, data, experiment=experiment)
+    state = init_state(run, data, recipe=recipe)
     average = jax.tree.map(np.asarray, {"params": state.params, **state.collections})
     for step in range(1, 30):
         key = jax.random.fold_in(run.key, step)
         batch = _batch(data, slice(10 * step % 250, 10 * step % 250 + 32))
-        state, _ = train_step(state, batch, run.hyperparameters, key, experiment=experiment)
+        state, _ = train_step(state, batch, run.hyperparameters, key, recipe=recipe)
         decay = min(0.6, step / (step + 9))  # 0.1, 0.18, ... and 0.6 from step 14 on
         new = {"params": state.params, **state.collections}
         average = jax.tree.map(
@@ -310,9 +304,9 @@ def test_averaged_weights_are_those_of_a_plain_loop_and_predict(data: Examples) 
         )
     _assert_close(state.average, average, 1e-5, 1e-6)
     images = jnp.asarray(data.images)[:20]
-    logits = predict(state, images, experiment=experiment)
-    _assert_close(logits, experiment.network.apply(average, images), 1e-4, 1e-5)
-    last = predict(state._replace(average={}), images, experiment=experiment)
+    logits = predict(state, images, recipe=recipe)
+    _assert_close(logits, recipe.network.apply(average, images), 1e-4, 1e-5)
+    last = predict(state._replace(average={}), images, recipe=recipe)
     assert not np.allclose(logits, last, atol=1e-3)
 
 
@@ -320,33 +314,29 @@ def test_an_image_gets_the_mean_of_its_views_probabilities(data: Examples) -> No
     def views(images: jax.Array) -> jax.Array:
         return jnp.stack([images, images[:, ::-1], 2 * images])
 
-    plain, viewed = Experiment(network=QUIET), Experiment(network=QUIET, views=views)
+    plain, viewed = Recipe(network=QUIET), Recipe(network=QUIET, views=views)
     run = _run(_split(200, 100, padding=7))
-    state, _ = train_epochs(
-        init_state(run, data, experiment=plain), run, data, experiment=plain, epochs=2
-    )
+    state, _ = train_epochs(init_state(run, data, recipe=plain), run, data, recipe=plain, epochs=2)
     images = jnp.asarray(data.images)
-    shares = [jax.nn.softmax(predict(state, x, experiment=plain)) for x in views(images)]
-    logits = predict(state, images, experiment=viewed)
+    shares = [jax.nn.softmax(predict(state, x, recipe=plain)) for x in views(images)]
+    logits = predict(state, images, recipe=viewed)
     np.testing.assert_allclose(jnp.exp(logits), sum(shares) / 3, rtol=1e-5, atol=1e-7)
-    sums, tested = evaluate(state, run, data, experiment=viewed)
+    sums, tested = evaluate(state, run, data, recipe=viewed)
     np.testing.assert_allclose(tested, logits[200:], rtol=1e-5, atol=1e-5)
     losses = -np.asarray(logits)[np.arange(200, 300), np.asarray(data.labels)[200:]]
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
-    trained = train_epochs(
-        init_state(run, data, experiment=viewed), run, data, experiment=viewed, epochs=2
-    )
+    trained = train_epochs(init_state(run, data, recipe=viewed), run, data, recipe=viewed, epochs=2)
     _assert_equal(trained[0].params, state.params)  # training sees no views
 
 
 def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Examples) -> None:
-    experiment = Experiment(network=SMALL)
+    recipe = Recipe(network=SMALL)
     batch = _batch(data, slice(0, 32))
     plain, zero = _run(_split(300)), _run(_split(300), average_decay=0.0)
     got = []
     for run in (plain, zero):
-        state = init_state(run, data, experiment=experiment)
-        state, _ = train_step(state, batch, run.hyperparameters, run.key, experiment=experiment)
+        state = init_state(run, data, recipe=recipe)
+        state, _ = train_step(state, batch, run.hyperparameters, run.key, recipe=recipe)
         got.append(state)
     assert got[0].average == {}
     _assert_equal(got[1].average["params"], got[0].params)
@@ -356,15 +346,15 @@ def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Exa
 def test_equal_experiments_share_a_program(data: Examples) -> None:
     traced = []
 
-    @functools.partial(jax.jit, static_argnames="experiment")
-    def init(run: Run, experiment: Experiment) -> TrainState:
-        traced.append(experiment)
-        return eager_init_state(run, data, experiment=experiment)
+    @functools.partial(jax.jit, static_argnames="recipe")
+    def init(run: Run, recipe: Recipe) -> TrainState:
+        traced.append(recipe)
+        return eager_init_state(run, data, recipe=recipe)
 
     run = _run(_split(300))
     for rate in (1e-3, 1e-2):
         numbers = Hyperparameters(learning_rate=rate)
-        init(run._replace(hyperparameters=numbers), Experiment(network=DigitsCNN(width=0.25)))
+        init(run._replace(hyperparameters=numbers), Recipe(network=DigitsCNN(width=0.25)))
     assert len(traced) == 1
 
 
@@ -372,10 +362,10 @@ def test_a_batch_may_be_larger_than_the_split(data: Examples) -> None:
     """It is then one batch of all rows: one step an epoch, and no more memory."""
     run, got = _run(_split(50, 20)), []
     for size in (50, 51, 2**31 - 1):
-        experiment = Experiment(network=QUIET, batch_size=size)
-        state = init_state(run, data, experiment=experiment)
-        state, history = train_epochs(state, run, data, experiment=experiment, epochs=3)
-        got.append((state.params, history, evaluate(state, run, data, experiment=experiment)))
+        recipe = Recipe(network=QUIET, batch_size=size)
+        state = init_state(run, data, recipe=recipe)
+        state, history = train_epochs(state, run, data, recipe=recipe, epochs=3)
+        got.append((state.params, history, evaluate(state, run, data, recipe=recipe)))
         assert int(state.step) == 3
     _assert_equal(got[0], got[1])
     _assert_equal(got[0], got[2])
@@ -383,4 +373,4 @@ def test_a_batch_may_be_larger_than_the_split(data: Examples) -> None:
 
 def test_a_batch_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be 1 to 2\\^31 - 1, not 0"):
-        Experiment(batch_size=0)
+        Recipe(batch_size=0)

@@ -21,8 +21,9 @@ import pytest
 import ucimlrepo
 
 from digits_jax import data
-from digits_jax.checkpoint import CheckpointError, Checkpoints
 from digits_jax.data import DataError, load_digits
+from digits_jax.storage.checkpoints import Checkpoints
+from digits_jax.storage.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("digits_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")])

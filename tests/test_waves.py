@@ -16,14 +16,21 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import cross_validation, devices, parts
-from digits_jax.checkpoint import CheckpointError
-from digits_jax.cross_validation import CrossValidation, cross_validate, make_runs
+from digits_jax import waves
 from digits_jax.data import load_digits
-from digits_jax.locks import FolderInUse, FolderLock
 from digits_jax.model import DigitsCNN
+from digits_jax.optimizers import Hyperparameters
+from digits_jax.parallel import processes
+from digits_jax.recipe import Recipe
+from digits_jax.runs import identity, programs
+from digits_jax.runs.axis import make_runs
+from digits_jax.runs.cross_validation import cross_validate
+from digits_jax.runs.results import CrossValidation
 from digits_jax.splits import kfold_splits
-from digits_jax.train import Examples, Experiment, Hyperparameters, Run
+from digits_jax.storage import files
+from digits_jax.storage.errors import CheckpointError
+from digits_jax.storage.locks import FolderInUse, FolderLock
+from digits_jax.train import Examples, Run
 from digits_jax.waves import (
     WaveResults,
     WavesInterrupted,
@@ -33,7 +40,7 @@ from digits_jax.waves import (
     train_in_waves,
 )
 
-EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
+RECIPE = Recipe(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
 COUNT = 10
 
 
@@ -55,7 +62,7 @@ def _wave(runs: Run, start: int, stop: int) -> Run:
 
 def _train(data: Examples, runs: Run, folder: Path, **options: Any) -> WaveResults:
     options = {
-        "experiment": EXPERIMENT,
+        "recipe": RECIPE,
         "epochs": 2,
         "wave_size": 4,
         "devices": jax.devices()[:2],
@@ -68,7 +75,7 @@ def _train(data: Examples, runs: Run, folder: Path, **options: Any) -> WaveResul
 @pytest.fixture(scope="module")
 def together(data: Examples, runs: Run) -> CrossValidation:
     """All runs in one program."""
-    return cross_validate(data, runs, experiment=EXPERIMENT, epochs=2, devices=jax.devices()[:2])
+    return cross_validate(data, runs, recipe=RECIPE, epochs=2, devices=jax.devices()[:2])
 
 
 @pytest.fixture(scope="module")
@@ -125,21 +132,21 @@ def test_waves_share_one_compilation_and_keep_nothing(
         gc.collect()
         alive.append(sum(array.nbytes for array in jax.live_arrays()))
 
-    experiment = Experiment(network=EXPERIMENT.network, batch_size=48)  # none has compiled it yet
-    before = cross_validation._compile_for.cache_info()
+    recipe = Recipe(network=RECIPE.network, batch_size=48)  # none has compiled it yet
+    before = programs._compile_for.cache_info()
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
         _train(
             data,
             runs,
             tmp_path,
-            experiment=experiment,
+            recipe=recipe,
             wave_size=3,
             on_wave=on_wave,
         )
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
-    info = cross_validation._compile_for.cache_info()
+    info = programs._compile_for.cache_info()
     assert (info.misses - before.misses, info.hits - before.hits) == (1, 3), "the last has one run"
     assert after[0] < after[1] == after[2] == after[3], "nothing else is compiled either"
     # Some bytes of other tests may come and go; the states of one run are 4 kB.
@@ -169,7 +176,7 @@ def test_a_killed_job_resumes_to_the_same_bits(
     def kill(*_: Any) -> None:
         raise _Kill
 
-    def replace(source: Path, target: Path, replace: Any = parts.os.replace) -> None:
+    def replace(source: Path, target: Path, replace: Any = files.os.replace) -> None:
         nonlocal saves
         saves += 1
         if saves == 2 and moment == "before rename":
@@ -184,7 +191,7 @@ def test_a_killed_job_resumes_to_the_same_bits(
     if moment == "epoch":
         options["on_epoch"] = lambda p: kill() if (saves, p.epoch) == (1, 1) else None
     with monkeypatch.context() as patch:
-        patch.setattr(parts.os, "replace", replace)
+        patch.setattr(files.os, "replace", replace)
         with pytest.raises(_Kill):
             _train(data, runs, tmp_path, **options)
 
@@ -256,11 +263,11 @@ def test_other_waves_are_refused_by_name(data: Examples, runs: Run, tmp_path: Pa
     rates = runs.hyperparameters._replace(learning_rate=np.ones(COUNT, np.float32))
     faster = runs._replace(hyperparameters=rates)
     other = runs._replace(key=make_runs(runs.split, seed=4).key)
-    smaller = Experiment(network=EXPERIMENT.network, batch_size=16)
+    smaller = Recipe(network=RECIPE.network, batch_size=16)
     for name, change in {
         "epochs is 2 there and 3 here": {"epochs": 3},
         "wave_size is 4 there and 5 here": {"wave_size": 5},
-        "experiment.batch_size is 32 there and 16 here": {"experiment": smaller},
+        "recipe.batch_size is 32 there and 16 here": {"recipe": smaller},
         "hyperparameters.learning_rate": {"make_wave": functools.partial(_wave, faster)},
         "keys.sha256": {"make_wave": functools.partial(_wave, other)},
         "data.sha256": {"data": Examples(np.asarray(data.images) + 1, data.labels)},
@@ -300,9 +307,9 @@ def test_processes_with_other_waves_are_refused(
         other[-1] ^= 1  # the digest of the configuration
         return np.array([mine, other])
 
-    monkeypatch.setattr(devices, "together", lambda devices: True)
-    monkeypatch.setattr(devices, "gather_values", gather_values)
-    with pytest.raises(devices.ProcessesDiffer, match="have different configuration"):
+    monkeypatch.setattr(waves, "spans_job", lambda devices: True)
+    monkeypatch.setattr(identity, "gather_values", gather_values)
+    with pytest.raises(processes.ProcessesDiffer, match="have different configuration"):
         _train(data, runs, tmp_path / "waves")
     assert not (tmp_path / "waves").exists()
 
@@ -327,7 +334,7 @@ def test_what_the_first_process_finds_or_refuses_is_told_to_all(
         sent[:] = [content] if jax.process_index() == 0 else sent
         return sent[0]
 
-    monkeypatch.setattr(devices, "from_first", from_first)
+    monkeypatch.setattr(waves, "from_first", from_first)
     found = {"loss": np.array([np.pi, np.nan]), "starts": np.array([], np.int64)}
     for got in told(lambda: found):
         assert got.keys() == found.keys()
@@ -349,8 +356,8 @@ def test_all_stop_where_one_is_asked_to_and_the_first_alone_writes(
     nothing_yet = io.BytesIO()
     np.savez(nothing_yet, starts=np.array([], np.int64))
     asked = iter([False, False, True])  # the other process: at the start, and after each wave
-    monkeypatch.setattr(devices, "from_first", lambda content: nothing_yet.getvalue())
-    monkeypatch.setattr(devices, "gather_values", lambda mine: np.array([mine, next(asked)]))
+    monkeypatch.setattr(waves, "from_first", lambda content: nothing_yet.getvalue())
+    monkeypatch.setattr(waves, "gather_values", lambda mine: np.array([mine, next(asked)]))
     monkeypatch.setattr(jax, "process_index", lambda: process)
     with pytest.raises(WavesInterrupted, match="stopped after 4 of 6 runs"):
         in_waves(

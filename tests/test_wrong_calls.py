@@ -18,7 +18,7 @@ import digits_jax as dj
 from digits_jax import metrics, model, plots, splits, statistics
 
 NETWORK = dj.DigitsCNN(conv_features=(2,), dense_features=())
-EXPERIMENT = dj.Experiment(network=NETWORK, batch_size=8)
+RECIPE = dj.Recipe(network=NETWORK, batch_size=8)
 LABELS = np.arange(20, dtype=np.int32) % 10
 IMAGES = np.zeros((20, 8, 8), np.uint8)
 DATA = dj.Examples(IMAGES, LABELS)
@@ -33,13 +33,13 @@ SHARES = np.full((3, 2), 0.5)
 
 @functools.cache
 def _state() -> dj.TrainState:
-    init = jax.jit(functools.partial(dj.init_state, experiment=EXPERIMENT))
+    init = jax.jit(functools.partial(dj.init_state, recipe=RECIPE))
     return init(RUN, DATA)  # type: ignore[no-any-return]
 
 
 def _train(**changes: Any) -> Any:
     return dj.cross_validate(
-        **{"data": DATA, "runs": RUNS, "experiment": EXPERIMENT, "epochs": 1, **changes}
+        **{"data": DATA, "runs": RUNS, "recipe": RECIPE, "epochs": 1, **changes}
     )
 
 
@@ -49,15 +49,15 @@ def _runs(**numbers: Any) -> dj.Run:
 
 def _step(batch: dj.Batch, **numbers: Any) -> Any:
     numbers_ = dj.Hyperparameters(**numbers)
-    return dj.train_step(_state(), batch, numbers_, KEY, experiment=EXPERIMENT)
+    return dj.train_step(_state(), batch, numbers_, KEY, recipe=RECIPE)
 
 
 def _eval(batch: dj.Batch) -> dj.Sums:
-    return dj.eval_step(_state(), batch, experiment=EXPERIMENT)
+    return dj.eval_step(_state(), batch, recipe=RECIPE)
 
 
 def _epoch(run: Any = RUN, data: Any = DATA) -> Any:
-    return dj.train_epoch(_state(), run, data, experiment=EXPERIMENT)
+    return dj.train_epoch(_state(), run, data, recipe=RECIPE)
 
 
 def _waves(count: int, **changes: Any) -> Any:
@@ -122,10 +122,18 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: dj.inner_splits(LABELS, SPLITS, 1), ValueError, "folds must be at least 2, got 1"),
         (lambda: dj.inner_splits(LABELS, LABELS), TypeError, "splits must be a Split"),  # type: ignore[arg-type]
     ],
-    "preset": [
-        (lambda: dj.preset("best", train_rows=9), ValueError, "there is no preset 'best'"),
-        (lambda: dj.preset("strong", train_rows=0), ValueError, "train_rows must be at least 1"),
-        (lambda: dj.preset("strong", train_rows=9, epochs=0), ValueError, "epochs must be at leas"),
+    "recipe": [
+        (lambda: dj.recipe_by_name("best", train_rows=9), ValueError, "there is no recipe 'best'"),
+        (
+            lambda: dj.recipe_by_name("strong", train_rows=0),
+            ValueError,
+            "train_rows must be at least 1",
+        ),
+        (
+            lambda: dj.recipe_by_name("strong", train_rows=9, epochs=0),
+            ValueError,
+            "epochs must be at leas",
+        ),
     ],
     "train_in_waves": [
         (lambda: _waves(0), ValueError, "must be at least 1"),
@@ -151,7 +159,7 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: _train(epochs=0), ValueError, "epochs must be at least 1, not 0"),
         (lambda: _train(epochs=1.5), TypeError, "epochs must be an integer, not 1.5"),
         (lambda: _train(epochs=2**31), ValueError, "an int32 counts to 2**31 - 1"),
-        (lambda: _train(at_once=0), ValueError, "at_once must be at least 1, not 0"),
+        (lambda: _train(vmap_size=0), ValueError, "vmap_size must be at least 1, not 0"),
         (lambda: _train(epochs_per_call=0), ValueError, "epochs_per_call must be at least 1"),
         (lambda: _train(checkpoint_every=0), ValueError, "checkpoint_every must be at least 1"),
         (lambda: _train(devices=[]), ValueError, "at least one of each is needed"),
@@ -167,7 +175,7 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
             ValueError,
             "learning_rate must be [R], R = 2 as in the splits, not []",
         ),
-        (lambda: _train(experiment=NETWORK), TypeError, "experiment an Experiment"),
+        (lambda: _train(recipe=NETWORK), TypeError, "recipe an Recipe"),
         (lambda: _train(data=dj.Examples(IMAGES, LABELS / 2)), ValueError, "integer labels [N]"),
         (lambda: _train(data=dj.Examples(IMAGES[0], LABELS)), ValueError, "images [N, H, W]"),
         (lambda: _train(data=dj.Examples(IMAGES.astype(str), LABELS)), ValueError, "<U"),
@@ -181,19 +189,19 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: _train(data=dj.Examples(IMAGES[:, :1], LABELS)), ValueError, "at least 2 for 1"),
     ],
     "load_states": [(lambda: dj.load_states("nowhere"), Exception, "no folder of checkpoints at")],
-    "Experiment": [
-        (lambda: dj.Experiment(batch_size=0), ValueError, "batch_size must be 1 to 2^31 - 1"),
-        (lambda: dj.Experiment(batch_size=2**31), ValueError, "batch_size must be 1 to 2^31 - 1"),
-        (lambda: dj.Experiment(batch_size=8.0), TypeError, "batch_size must be an integer"),  # type: ignore[arg-type]
-        (lambda: dj.Experiment(network=dj.DigitsCNN), TypeError, "network must be a flax.linen"),  # type: ignore[arg-type]
-        (lambda: dj.Experiment(optimizer="adam"), TypeError, "optimizer must be a function"),  # type: ignore[arg-type]
-        (lambda: dj.Experiment(loss=None), TypeError, "loss must be a function, not None"),  # type: ignore[arg-type]
-        (lambda: dj.Experiment(augment=True), TypeError, "augment must be a function, not True"),  # type: ignore[arg-type]
-        (lambda: dj.Experiment(views=5), TypeError, "views must be a function, not 5"),  # type: ignore[arg-type]
+    "Recipe": [
+        (lambda: dj.Recipe(batch_size=0), ValueError, "batch_size must be 1 to 2^31 - 1"),
+        (lambda: dj.Recipe(batch_size=2**31), ValueError, "batch_size must be 1 to 2^31 - 1"),
+        (lambda: dj.Recipe(batch_size=8.0), TypeError, "batch_size must be an integer"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(network=dj.DigitsCNN), TypeError, "network must be a flax.linen"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(optimizer="adam"), TypeError, "optimizer must be a function"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(loss=None), TypeError, "loss must be a function, not None"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(augment=True), TypeError, "augment must be a function, not True"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(views=5), TypeError, "views must be a function, not 5"),  # type: ignore[arg-type]
     ],
     "init_state": [
         (
-            lambda: dj.init_state(RUN, dj.Examples(IMAGES[0], LABELS), experiment=EXPERIMENT),
+            lambda: dj.init_state(RUN, dj.Examples(IMAGES[0], LABELS), recipe=RECIPE),
             ValueError,
             "images must be [B, H, W] or [B, H, W, C]",
         ),
@@ -209,7 +217,7 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
     ],
     "predict": [
         (
-            lambda: dj.predict(_state(), IMAGES[0], experiment=EXPERIMENT),
+            lambda: dj.predict(_state(), IMAGES[0], recipe=RECIPE),
             ValueError,
             "images must be [B, H, W] or [B, H, W, C], with H and W at least 2 for 1 pools, not",
         ),
@@ -217,7 +225,7 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
             lambda: dj.predict(
                 jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), _state()),
                 IMAGES,
-                experiment=EXPERIMENT,
+                recipe=RECIPE,
             ),
             ValueError,
             "state is that of 3 runs; take one of them, with jax.tree.map",
@@ -230,14 +238,14 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
     ],
     "train_epochs": [
         (
-            lambda: dj.train_epochs(_state(), RUN, DATA, experiment=EXPERIMENT, epochs=0),
+            lambda: dj.train_epochs(_state(), RUN, DATA, recipe=RECIPE, epochs=0),
             ValueError,
             "epochs must be at least 1, not 0",
         ),
     ],
     "evaluate": [
         (
-            lambda: dj.evaluate(_state(), RUNS, DATA, experiment=EXPERIMENT),
+            lambda: dj.evaluate(_state(), RUNS, DATA, recipe=RECIPE),
             ValueError,
             "one run's split has train_rows and train_weights [rows], not (2, 10)",
         ),
@@ -335,12 +343,12 @@ def test_a_wrong_call_says_what_was_expected(name: str) -> None:
 def test_every_public_function_is_tried() -> None:
     """Apart from those that take no argument that could be wrong."""
     functions = {name for name in dj.__all__ if inspect.isroutine(getattr(dj, name))}
-    harmless = {"adam", "trained_experiment", "use_all_cpu_cores", "use_compilation_cache"}
+    harmless = {"adam", "trained_recipe", "use_all_cpu_cores", "use_compilation_cache"}
     assert functions - set(WRONG) == harmless
 
 
 def test_wrong_shapes_are_told_while_tracing_too() -> None:
-    step = jax.jit(functools.partial(dj.train_step, experiment=EXPERIMENT))
+    step = jax.jit(functools.partial(dj.train_step, recipe=RECIPE))
     batch = BATCH._replace(weights=jnp.ones(3))
     with pytest.raises(ValueError, match=r"weights \[B\]; their shapes are"):
         step(_state(), batch, dj.Hyperparameters(), KEY)

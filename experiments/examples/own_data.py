@@ -48,7 +48,7 @@ def main(
     """
     images, labels = stripes(rows=1000, seed=0)
     splits = dj.stack_splits(dj.kfold_splits(labels, folds), dj.refit_split(labels))
-    experiment = dj.Experiment(
+    recipe = dj.Recipe(
         network=dj.DigitsCNN(
             classes=len(CLASSES),
             conv_features=(8,),
@@ -63,11 +63,11 @@ def main(
         result = dj.cross_validate(
             dj.Examples(images, labels),
             dj.make_runs(splits, hyperparameters=dj.Hyperparameters(learning_rate=1e-2)),
-            experiment=experiment,
+            recipe=recipe,
             epochs=epochs,
             checkpoints=folder,
         )
-        states, _ = dj.load_states(folder, experiment=experiment)
+        states, _ = dj.load_states(folder, recipe=recipe)
 
     scores = dj.summarize(
         result.accuracy[:folds],
@@ -83,7 +83,7 @@ def main(
 
     refit = jax.tree.map(lambda leaf: leaf[-1], states)  # the last run: all rows trained it
     new_images, new_labels = stripes(rows=200, seed=1)
-    predicted = np.asarray(dj.predict(refit, new_images, experiment=experiment)).argmax(1)
+    predicted = np.asarray(dj.predict(refit, new_images, recipe=recipe)).argmax(1)
     print(f"the refit has {np.sum(predicted == new_labels)} of {len(new_labels)} new images right")
     return result, confusion
 

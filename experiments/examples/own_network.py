@@ -56,17 +56,17 @@ def main(
     """
     digits = dj.load_digits("bundled")
     splits = dj.stack_splits(dj.kfold_splits(digits.labels, folds), dj.refit_split(digits.labels))
-    experiment = dj.Experiment(network=NormedPerceptron())
+    recipe = dj.Recipe(network=NormedPerceptron())
     with tempfile.TemporaryDirectory() as temporary:
         folder = checkpoints or Path(temporary)
         result = dj.cross_validate(
             dj.Examples(digits.images, digits.labels),
             dj.make_runs(splits),
-            experiment=experiment,
+            recipe=recipe,
             epochs=epochs,
             checkpoints=folder,
         )
-        states, _ = dj.load_states(folder, experiment=experiment)
+        states, _ = dj.load_states(folder, recipe=recipe)
 
     rows = len(digits.labels)
     scores = dj.summarize(
@@ -77,7 +77,7 @@ def main(
     print(f"95 % interval of the mean: {100 * low:.2f} to {100 * high:.2f} %")
 
     refit = jax.tree.map(lambda leaf: leaf[-1], states)  # the last run: all rows trained it
-    logits = dj.predict(refit, digits.images[:1], experiment=experiment)
+    logits = dj.predict(refit, digits.images[:1], recipe=recipe)
     print(f"row 0 is a {digits.labels[0]}; the refit reads {logits.argmax()}")
     return result, scores
 

@@ -72,9 +72,9 @@ def main(
     batch_size = 64
     steps = epochs * -(-splits.train_rows.shape[1] // batch_size)
     recipes = {
-        "adam": (dj.Experiment(network=network, batch_size=batch_size), dj.Hyperparameters()),
+        "adam": (dj.Recipe(network=network, batch_size=batch_size), dj.Hyperparameters()),
         "nesterov": (
-            dj.Experiment(
+            dj.Recipe(
                 network=network,
                 optimizer=functools.partial(nesterov, steps=steps),
                 loss=focal_loss,
@@ -87,11 +87,11 @@ def main(
         name: dj.cross_validate(
             data,
             dj.make_runs(splits, hyperparameters=numbers),
-            experiment=experiment,
+            recipe=recipe,
             epochs=epochs,
             checkpoints=None if checkpoints is None else checkpoints / name,
         )
-        for name, (experiment, numbers) in recipes.items()
+        for name, (recipe, numbers) in recipes.items()
     }
 
     rows = len(digits.labels)

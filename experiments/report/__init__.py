@@ -1,7 +1,7 @@
 """A report to look at: one HTML file that holds all it needs, to read, zoom, filter and print.
 
 ``Report`` is the page itself: a script fills it part by part, and ``html`` gives the text. What
-each experiment shows is in ``pages.py``, the interactive figures in ``figures.py``. Plotly draws
+each recipe shows is in ``pages.py``, the interactive figures in ``figures.py``. Plotly draws
 them in the browser from plain dictionaries, so that nothing is rendered here and its Python side is
 hardly imported (0.05 s; Bokeh: 0.7 s); its script is 4.8 MB of each file. A policy in the page's
 head forbids the browser to load anything from anywhere else.

@@ -216,8 +216,8 @@ def _by(
 
 
 def _milliseconds(point: Results) -> list[float]:
-    at_once = point["wave_size"] or point["runs"]
-    return [1e3 * seconds / at_once for seconds in point["seconds"]["epoch"]]
+    vmap_size = point["wave_size"] or point["runs"]
+    return [1e3 * seconds / vmap_size for seconds in point["seconds"]["epoch"]]
 
 
 def _megabytes(point: Results) -> list[float]:

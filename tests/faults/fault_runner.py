@@ -18,7 +18,7 @@ from pathlib import Path
 import matplotlib
 
 import digits_jax as dj
-from digits_jax.checkpoint import Checkpoints
+from digits_jax.storage.checkpoints import Checkpoints
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 EPOCHS = 12
@@ -186,9 +186,9 @@ def newest_epoch(folder: Path) -> int:
 
 def finished_runs(folder: Path) -> int:
     """The runs of a sweep in waves that are whole."""
-    from digits_jax.parts import read_part
+    from digits_jax.storage.files import read_arrays
 
-    waves = [read_part(path)[0] for path in folder.glob("waves/*/wave-*.npz")]
+    waves = [read_arrays(path)[0] for path in folder.glob("waves/*/wave-*.npz")]
     return sum(len(wave["loss"]) for wave in waves)
 
 

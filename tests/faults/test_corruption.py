@@ -16,13 +16,14 @@ import pytest
 from fault_runner import CROSS_VALIDATE, EPOCHS, Script, Tally, differences
 
 import digits_jax as dj
-from digits_jax.checkpoint import CheckpointError, Checkpoints, DamagedError, run_checksums
-from digits_jax.cross_validation import CrossValidation
+from digits_jax.runs.results import CrossValidation
+from digits_jax.storage.checkpoints import Checkpoints, run_checksums
+from digits_jax.storage.errors import CheckpointError, DamagedError
 
 IDENTITY = {"data": "abc", "runs": ["fold 1", "fold 2", "refit"], "rate": 1e-3}
 
 
-EXPERIMENT = dj.Experiment(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
+RECIPE = dj.Recipe(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
 
 
 def _tree(epoch: int) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def _cross_validate(folder: Path) -> CrossValidation:
     runs = dj.make_runs(dj.kfold_splits(digits.labels[:200], 2))
     data = dj.Examples(digits.images[:200], digits.labels[:200])
     options: dict[str, Any] = {"epochs": 3, "checkpoints": folder, "checkpoint_every": 1}
-    return dj.cross_validate(data, runs, experiment=EXPERIMENT, resume=True, **options)
+    return dj.cross_validate(data, runs, recipe=RECIPE, resume=True, **options)
 
 
 def test_training_goes_on_from_the_step_before(
@@ -165,7 +166,7 @@ def test_training_goes_on_from_the_step_before(
     content = bytearray(largest.read_bytes())
     content[len(content) // 3] ^= 1
     largest.write_bytes(content)
-    states, _ = dj.load_states(tmp_path, experiment=EXPERIMENT)
+    states, _ = dj.load_states(tmp_path, recipe=RECIPE)
     np.testing.assert_array_equal(states.step, 2)  # a step an epoch: 100 rows, batches of 128
     assert f"{tmp_path / '3'} is damaged" in caplog.text
     caplog.clear()

@@ -24,8 +24,9 @@ from fault_runner import (
 )
 from matplotlib.figure import Figure
 
-from digits_jax.checkpoint import Checkpoints, SaveError
 from digits_jax.plots import save
+from digits_jax.storage.checkpoints import Checkpoints
+from digits_jax.storage.errors import SaveError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -13,7 +13,7 @@ import pytest
 from fault_runner import Tally
 
 import digits_jax as dj
-from digits_jax.checkpoint import Checkpoints
+from digits_jax.storage.checkpoints import Checkpoints
 
 PROC = Path("/proc/self")
 pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="what a process uses is read from /proc")
@@ -56,8 +56,8 @@ def test_cross_validations(tmp_path: Path, tally: Tally, all_faults: bool) -> No
     digits = dj.load_digits("bundled")
     data = dj.Examples(digits.images[:200], digits.labels[:200])
     splits = dj.kfold_splits(digits.labels[:200], 2)
-    experiment = dj.Experiment(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
-    options: dict[str, Any] = {"experiment": experiment, "epochs": 2, "resume": True}
+    recipe = dj.Recipe(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
+    options: dict[str, Any] = {"recipe": recipe, "epochs": 2, "resume": True}
     rounds = 200 if all_faults else 15
 
     def cross_validate(seed: int) -> None:

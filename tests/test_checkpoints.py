@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from digits_jax.checkpoint import CheckpointError, Checkpoints, run_checksums
-from digits_jax.devices import RUNS, place, runs_sharding
+from digits_jax.parallel.mesh import RUNS, place, runs_sharding
+from digits_jax.storage.checkpoints import Checkpoints, run_checksums
+from digits_jax.storage.errors import CheckpointError
 
 
 class State(NamedTuple):

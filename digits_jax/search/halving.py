@@ -16,12 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax import devices as _devices
-from digits_jax.cross_validation import Progress, cross_validate, describe
-from digits_jax.memory import fitting_wave_size
+from digits_jax.optimizers import Hyperparameters
+from digits_jax.parallel.processes import spans_job
+from digits_jax.recipe import Recipe
+from digits_jax.runs.cross_validation import cross_validate
+from digits_jax.runs.identity import describe
+from digits_jax.runs.memory import fitting_wave_size
+from digits_jax.runs.results import Progress
+from digits_jax.search.grids import Scores, _count, _for_each, rank, run_picker
 from digits_jax.splits import Split
-from digits_jax.sweeps import Scores, _count, _for_each, rank, run_picker
-from digits_jax.train import Examples, Experiment, Hyperparameters, Run, TrainState
+from digits_jax.train import Examples, Run, TrainState
 from digits_jax.waves import in_waves, load_waves, saved_wave_size
 
 
@@ -64,9 +68,9 @@ def successive_halving(
     configurations: int,
     rungs: Sequence[int],
     *,
-    experiment: Experiment | None = None,
+    recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
-    at_once: int | None = None,
+    vmap_size: int | None = None,
     on_epoch: Callable[[Progress], bool | None] | None = None,
 ) -> Halving:
     """Trains all configurations for a rung, drops the worse half, and goes on with the others.
@@ -82,9 +86,9 @@ def successive_halving(
         groups: G.
         configurations: C.
         rungs: ascending numbers of epochs, as from ``halving_rungs``.
-        experiment: see ``cross_validate``, as the three below.
+        recipe: see ``cross_validate``, as the three below.
         devices: likewise.
-        at_once: likewise.
+        vmap_size: likewise.
         on_epoch: likewise; ``Progress`` is of one rung.
 
     Raises:
@@ -112,11 +116,11 @@ def successive_halving(
         result = cross_validate(
             data,
             jax.tree.map(lambda leaf, here=here: leaf[here], runs),
-            experiment=experiment,
+            recipe=recipe,
             epochs=rung - trained,
             states=states,
             devices=devices,
-            at_once=at_once,
+            vmap_size=vmap_size,
             on_epoch=on_epoch,
         )
         trained = rung
@@ -132,7 +136,7 @@ def successive_halving(
 
 
 def _refuse_a_job(devices: Sequence[jax.Device] | None) -> None:
-    if _devices.together(jax.devices() if devices is None else devices):
+    if spans_job(jax.devices() if devices is None else devices):
         raise ValueError(
             "successive halving needs the devices of one process; give jax.local_devices()"
         )
@@ -147,9 +151,9 @@ def halve_in_waves(
     *,
     folder: str | os.PathLike[str],
     wave_size: int | None = None,
-    experiment: Experiment | None = None,
+    recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
-    at_once: int | None = None,
+    vmap_size: int | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
@@ -167,9 +171,9 @@ def halve_in_waves(
         folder: see ``train_in_waves``.
         wave_size: runs that train at once in the first rung, rounded down to whole groups, of
             which there is at least one. Default: see ``train_in_waves``.
-        experiment: see ``train_in_waves``, as all that follow; ``on_wave`` counts groups.
+        recipe: see ``train_in_waves``, as all that follow; ``on_wave`` counts groups.
         devices: likewise.
-        at_once: likewise.
+        vmap_size: likewise.
         identity: likewise.
         resume: likewise.
         on_epoch: likewise.
@@ -182,14 +186,14 @@ def halve_in_waves(
         WavesInterrupted: likewise.
     """
     _refuse_a_job(devices)
-    experiment = Experiment() if experiment is None else experiment
+    recipe = Recipe() if recipe is None else recipe
     devices = jax.devices() if devices is None else devices
     first = make_groups(0, 1)
     size = saved_wave_size(folder) if resume and wave_size is None else None
     if size is None:
         lanes = len(first.key)
         fitting = wave_size or fitting_wave_size(
-            groups * lanes, first, data, experiment=experiment, devices=devices, at_once=at_once
+            groups * lanes, first, data, recipe=recipe, devices=devices, vmap_size=vmap_size
         )
         size = min(max(fitting // lanes, 1), groups)
     groups_of = functools.lru_cache(maxsize=1)(make_groups)
@@ -201,15 +205,15 @@ def halve_in_waves(
             stop - start,
             configurations,
             rungs,
-            experiment=experiment,
+            recipe=recipe,
             devices=devices,
-            at_once=at_once,
+            vmap_size=vmap_size,
             on_epoch=on_epoch,
         )
         return halved._asdict()
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
-        described = describe(data, groups_of(start, stop), experiment)
+        described = describe(data, groups_of(start, stop), recipe)
         return {**described, "rungs": list(rungs), **(identity or {})}
 
     in_waves(

@@ -2,7 +2,7 @@
 
 A configuration is one ``Hyperparameters``; C of them are stacked as arrays [C]. Each is trained
 on the same F splits, with the same draws, so that two configurations differ in their numbers
-alone. What changes shapes or code (width, batch size) is an ``Experiment`` each, in a loop outside.
+alone. What changes shapes or code (width, batch size) is an ``Recipe`` each, in a loop outside.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from digits_jax.cross_validation import make_runs
+from digits_jax.optimizers import Hyperparameters
+from digits_jax.runs.axis import make_runs
 from digits_jax.splits import Split, stack_splits
-from digits_jax.train import Examples, Hyperparameters, Run
+from digits_jax.train import Examples, Run
 from digits_jax.waves import train_in_waves
 
 # How a number spreads in random search; the others are uniform.

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax.devices import over_runs, runs_mesh, runs_sharding, together
+from digits_jax.parallel.mesh import over_runs, runs_mesh, runs_sharding
+from digits_jax.parallel.processes import spans_job
 
 
 @pytest.mark.parametrize(
@@ -31,24 +32,26 @@ def test_no_runs_or_no_devices_are_refused() -> None:
 
 
 def test_devices_are_of_this_process_or_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not together(jax.devices()[:2])
+    assert not spans_job(jax.devices()[:2])
     monkeypatch.setattr(jax, "process_count", lambda: 3)
 
     def of(*processes: int) -> Any:
         return [types.SimpleNamespace(process_index=i) for i in processes]
 
-    assert together(of(0, 0, 1, 2)) and not together(of(0, 0))
+    assert spans_job(of(0, 0, 1, 2)) and not spans_job(of(0, 0))
     for some in ((0, 1), (1,), (1, 2)):
         with pytest.raises(ValueError, match=r"of all 3 processes of the job, or of this one"):
-            together(of(*some))
+            spans_job(of(*some))
 
 
-@pytest.mark.parametrize("at_once", [None, 1, 2, 3])
+@pytest.mark.parametrize("vmap_size", [None, 1, 2, 3])
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_lifted_equals_a_loop(devices: int, at_once: int | None) -> None:
+def test_lifted_equals_a_loop(devices: int, vmap_size: int | None) -> None:
     mesh = runs_mesh(8, jax.devices()[:devices])
     xs = jax.device_put(jnp.arange(24.0).reshape(8, 3), runs_sharding(mesh))
-    lifted = over_runs(lambda x, shared: {"sum": (x * shared).sum()}, mesh=mesh, at_once=at_once)
+    lifted = over_runs(
+        lambda x, shared: {"sum": (x * shared).sum()}, mesh=mesh, vmap_size=vmap_size
+    )
     got = jax.jit(lifted)(xs, jnp.float32(2))["sum"]
     np.testing.assert_array_equal(got, 2 * np.arange(24.0).reshape(8, 3).sum(1))
     assert len(got.sharding.device_set) == devices

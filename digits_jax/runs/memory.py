@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from digits_jax import devices as _devices
+from digits_jax.parallel.mesh import default_vmap_size, runs_mesh
+from digits_jax.parallel.processes import gather_values, spans_job
 from digits_jax import train
-from digits_jax.train import Examples, Experiment, Run
+from digits_jax.recipe import Recipe
+from digits_jax.train import Examples, Run
 
 _ROUNDS = 64  # see fitting_wave_size
 _SHARE = 0.5  # of the free memory, that a wave may take
@@ -29,9 +31,9 @@ def fitting_wave_size(
     run: Run,
     data: Examples,
     *,
-    experiment: Experiment,
+    recipe: Recipe,
     devices: Sequence[jax.Device],
-    at_once: int | None = None,
+    vmap_size: int | None = None,
     free: int | None = None,
 ) -> int:
     """Runs of a wave that fit in half of the free memory, in waves as even as can be.
@@ -43,42 +45,42 @@ def fitting_wave_size(
         count: number of runs in all.
         run: one or more of them, stacked: what counts are the shapes.
         data: see ``cross_validate``, as the three below.
-        experiment: likewise.
+        recipe: likewise.
         devices: likewise.
-        at_once: likewise.
+        vmap_size: likewise.
         free: bytes that a device may still take. Default: see ``free_memory``.
 
     Returns:
         A multiple of the number of devices; at least one run for each.
     """
-    if at_once is None:
-        at_once = _devices.lanes_at_once(_devices.runs_mesh(len(devices), devices))
+    if vmap_size is None:
+        vmap_size = default_vmap_size(runs_mesh(len(devices), devices))
     processes = len({device.process_index for device in devices})
-    kept, step = _bytes_of(run, data, experiment, processes)
+    kept, step = _bytes_of(run, data, recipe, processes)
     budget = _SHARE * (free_memory(devices) if free is None else free)
-    if at_once is None:
+    if vmap_size is None:
         lanes = budget / (kept + step)
     else:
-        lanes = min((budget - at_once * step) / kept, _ROUNDS * at_once)
+        lanes = min((budget - vmap_size * step) / kept, _ROUNDS * vmap_size)
     largest = max(int(lanes), 1) * len(devices)
     even = math.ceil(count / math.ceil(count / largest))
     return math.ceil(even / len(devices)) * len(devices)
 
 
 def _bytes_of(
-    run: Run, data: Examples, experiment: Experiment, processes: int = 1
+    run: Run, data: Examples, recipe: Recipe, processes: int = 1
 ) -> tuple[int, int]:
     """What a run keeps for its whole wave, and what it takes while it makes a step; an estimate."""
     one = jax.eval_shape(lambda run: jax.tree.map(lambda leaf: leaf[0], run), run)
-    state = jax.eval_shape(functools.partial(train.init_state, experiment=experiment), one, data)
-    size = experiment.batch_size
+    state = jax.eval_shape(functools.partial(train.init_state, recipe=recipe), one, data)
+    size = recipe.batch_size
     images = jax.ShapeDtypeStruct((size, *np.shape(data.images)[1:]), np.asarray(data.images).dtype)
 
     def backward(state: train.TrainState, images: jax.Array, key: jax.Array) -> Any:
         """The function that has all that the backward pass needs."""
 
         def forward(params: Any) -> Any:
-            return experiment.network.apply(
+            return recipe.network.apply(
                 {"params": params, **state.collections},
                 images,
                 train=True,
@@ -90,7 +92,7 @@ def _bytes_of(
         return jax.vjp(forward, state.params)[1]
 
     activations = _bytes(jax.eval_shape(backward, state, images, one.key))
-    evaluate = functools.partial(train.evaluate, experiment=experiment)
+    evaluate = functools.partial(train.evaluate, recipe=recipe)
     _, logits = jax.eval_shape(evaluate, state, one, data)
     # The state: on the device before and after a call of the program, and as a copy on the host.
     # Of a job, each process has the splits and the logits of all runs.
@@ -107,18 +109,18 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
     system's limits) still leave it. Of the devices of a job it is the least of any, which all
     processes must ask for at once; those on one host share its memory.
     """
-    shared = _devices.together(devices)
+    shared = spans_job(devices)
     here = [device for device in devices if device.process_index == jax.process_index()]
     free = _host_memory() // len(here)
     if shared:
         host = np.array(zlib.crc32(socket.gethostname().encode()) >> 1, np.int32)
-        free //= int((_devices.gather_values(host) == host).sum())
+        free //= int((gather_values(host) == host).sum())
     for device in here:
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:
             free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     if shared:  # in MiB, which an int32 counts
-        free = int(_devices.gather_values(np.array(max(free, 0) >> 20, np.int32)).min()) << 20
+        free = int(gather_values(np.array(max(free, 0) >> 20, np.int32)).min()) << 20
     return free
 
 

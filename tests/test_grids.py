@@ -10,15 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import devices, halving, sweeps
-from digits_jax.cross_validation import cross_validate, make_runs
 from digits_jax.data import load_digits
 from digits_jax.model import DigitsCNN
+from digits_jax.optimizers import Hyperparameters
+from digits_jax.recipe import Recipe
+from digits_jax.runs.axis import make_runs
+from digits_jax.runs.cross_validation import cross_validate
+from digits_jax.search import grids, halving
 from digits_jax.splits import inner_splits, kfold_splits, stack_splits
-from digits_jax.train import Examples, Experiment, Hyperparameters
+from digits_jax.train import Examples
 from digits_jax.waves import WavesInterrupted
 
-EXPERIMENT = Experiment(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
+RECIPE = Recipe(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
 RATES = np.array([1e-4, 3e-2, 1e-3, 1e-2, 3e-3], np.float32)
 EPOCHS = 4
 
@@ -30,21 +33,21 @@ def data() -> Examples:
 
 
 def test_a_grid_holds_every_combination_once() -> None:
-    numbers = sweeps.grid(learning_rate=[1e-3, 1e-2], beta_1=[0.9], dropout_rate=[0.0, 0.5, 0.7])
+    numbers = grids.grid(learning_rate=[1e-3, 1e-2], beta_1=[0.9], dropout_rate=[0.0, 0.5, 0.7])
     assert numbers.epsilon.tolist() == [np.float32(1e-7)] * 6  # type: ignore[union-attr]
     found = np.stack([numbers.learning_rate, numbers.dropout_rate], axis=1)
     expected = [(a, b) for a in (1e-3, 1e-2) for b in (0.0, 0.5, 0.7)]
     np.testing.assert_array_equal(found, np.float32(expected))
-    assert sweeps.grid(learning_rate=[1.0]).dropout_rate is None
+    assert grids.grid(learning_rate=[1.0]).dropout_rate is None
     with pytest.raises(ValueError, match="width must be a hyperparameter"):
-        sweeps.grid(width=[1.0])
+        grids.grid(width=[1.0])
     with pytest.raises(ValueError, match="with at least one value"):
-        sweeps.grid(learning_rate=[])
+        grids.grid(learning_rate=[])
 
 
 def test_draws_are_spread_as_documented() -> None:
     draw = functools.partial(
-        sweeps.random_search,
+        grids.random_search,
         4000,
         learning_rate=(1e-4, 1e-2),
         beta_2=(0.9, 0.999),
@@ -79,13 +82,13 @@ def test_draws_are_spread_as_documented() -> None:
 )
 def test_ranges_that_make_no_sense(ranges: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sweeps.random_search(3, **ranges)
+        grids.random_search(3, **ranges)
 
 
 def test_configurations_share_the_draws_of_a_split(data: Examples) -> None:
     splits = kfold_splits(data.labels, 3)
-    numbers = sweeps.grid(learning_rate=RATES)
-    pick = sweeps.run_picker(splits, numbers, seed=5)
+    numbers = grids.grid(learning_rate=RATES)
+    pick = grids.run_picker(splits, numbers, seed=5)
     runs = pick([4, 0, 4], [2, 2, 1])
     assert np.asarray(runs.hyperparameters.learning_rate).tolist() == RATES[[4, 0, 4]].tolist()
     np.testing.assert_array_equal(runs.split.test_rows, splits.test_rows[[2, 2, 1]])
@@ -97,10 +100,10 @@ def test_ranking() -> None:
     nan = np.nan
     accuracy = np.array([[[0.9], [0.8], [0.9], [1.0]], [[0.1], [0.2], [0.3], [0.4]]])
     loss = np.array([[[0.3], [0.1], [0.2], [nan]], [[1.0], [1.0], [1.0], [1.0]]])
-    np.testing.assert_array_equal(sweeps.rank(accuracy, loss), [[2, 0, 1, 3], [3, 2, 1, 0]])
+    np.testing.assert_array_equal(grids.rank(accuracy, loss), [[2, 0, 1, 3], [3, 2, 1, 0]])
     # Equal means, whose sums differ in the last bit.
     scores = [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]
-    assert sweeps.rank(scores, [[1.0] * 3, [0.5] * 3]).tolist() == [1, 0]
+    assert grids.rank(scores, [[1.0] * 3, [0.5] * 3]).tolist() == [1, 0]
 
 
 def test_rungs_cost_the_same() -> None:
@@ -116,7 +119,7 @@ def test_rungs_cost_the_same() -> None:
 def groups(data: Examples) -> Any:
     """Runs by outer split (2), configuration (5) and inner fold (2)."""
     inner = inner_splits(data.labels, kfold_splits(data.labels, 2), 2)
-    pick = sweeps.run_picker(inner, sweeps.grid(learning_rate=RATES))
+    pick = grids.run_picker(inner, grids.grid(learning_rate=RATES))
 
     def make_groups(start: int, stop: int) -> Any:
         o, c, i = np.meshgrid(np.arange(start, stop), range(5), range(2), indexing="ij")
@@ -133,7 +136,7 @@ def halved(data: Examples, groups: Any, tmp_path_factory: pytest.TempPathFactory
 def _halve(data: Examples, groups: Any, folder: Path, **options: Any) -> halving.Halving:
     options = {"wave_size": 10, "devices": jax.devices()[:2], **options}
     return halving.halve_in_waves(
-        data, groups, 2, 5, [1, 2, EPOCHS], folder=folder, experiment=EXPERIMENT, **options
+        data, groups, 2, 5, [1, 2, EPOCHS], folder=folder, recipe=RECIPE, **options
     )
 
 
@@ -141,7 +144,7 @@ def test_survivors_are_trained_as_without_halving(
     data: Examples, groups: Any, halved: halving.Halving
 ) -> None:
     """Each rung's scores are those of all runs at that epoch; the worse half goes."""
-    train = functools.partial(cross_validate, experiment=EXPERIMENT, devices=jax.devices()[:2])
+    train = functools.partial(cross_validate, recipe=RECIPE, devices=jax.devices()[:2])
     for g in range(2):
         runs = groups(g, g + 1)
         states, done, alive = None, 0, list(range(5))
@@ -164,7 +167,7 @@ def test_survivors_are_trained_as_without_halving(
 
 def test_states_to_go_on_from_are_left_as_they_are(data: Examples, groups: Any) -> None:
     train = functools.partial(
-        cross_validate, data, groups(0, 1), experiment=EXPERIMENT, devices=jax.devices()[:2]
+        cross_validate, data, groups(0, 1), recipe=RECIPE, devices=jax.devices()[:2]
     )
     states = train(epochs=1).states
     before = jax.tree.map(np.copy, states)
@@ -195,7 +198,7 @@ def test_a_diverged_configuration_is_dropped_first(data: Examples, groups: Any) 
         halving.successive_halving,
         data,
         runs,
-        experiment=EXPERIMENT,
+        recipe=RECIPE,
         devices=jax.devices()[:2],
     )
     result = halve(1, 5, [1, 2, EPOCHS])
@@ -211,7 +214,7 @@ def test_a_diverged_configuration_is_dropped_first(data: Examples, groups: Any) 
 def test_halving_refuses_the_devices_of_several_processes(
     data: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "together", lambda devices: True)
+    monkeypatch.setattr(halving, "spans_job", lambda devices: True)
     runs = make_runs(kfold_splits(data.labels, 2))
     with pytest.raises(ValueError, match="needs the devices of one process"):
         halving.successive_halving(data, runs, 1, 1, [1])
@@ -224,12 +227,12 @@ def test_scores_belong_to_their_configuration_split_and_seed(
 ) -> None:
     """Each run made by hand, in loops; in one program, the waves of the others in two."""
     splits = inner_splits(data.labels, kfold_splits(data.labels, 2), 2)
-    numbers = sweeps.grid(learning_rate=[1e-2, 1e-3])
+    numbers = grids.grid(learning_rate=[1e-2, 1e-3])
     options: dict[str, Any] = {
         "epochs": 1,
         "seeds": 2,
         "seed": 9,
-        "experiment": EXPERIMENT,
+        "recipe": RECIPE,
         "devices": jax.devices()[:2],
         "wave_size": 10,
     }
@@ -239,12 +242,10 @@ def test_scores_belong_to_their_configuration_split_and_seed(
         for repeat in range(2):
             runs = make_runs(splits, hyperparameters=Hyperparameters(rate, dropout_rate=0.25))
             runs = runs._replace(key=keys[4 * repeat : 4 * repeat + 4])
-            result = cross_validate(
-                data, runs, epochs=1, experiment=EXPERIMENT, devices=jax.devices()[:2]
-            )
+            result = cross_validate(data, runs, epochs=1, recipe=RECIPE, devices=jax.devices()[:2])
             accuracy[c] += result.accuracy / 2
             loss[c] += result.loss / 2
-    scores = sweeps.train_grid(data, numbers, splits, folder=tmp_path / "grid", **options)
+    scores = grids.train_grid(data, numbers, splits, folder=tmp_path / "grid", **options)
     np.testing.assert_allclose(scores.loss, loss, rtol=1e-5)
     np.testing.assert_allclose(scores.accuracy, accuracy)
     assert len(np.unique(loss)) == 8 and scores.epochs.tolist() == [[1] * 4] * 2
@@ -255,7 +256,7 @@ def test_scores_belong_to_their_configuration_split_and_seed(
     np.testing.assert_array_equal(halved.epochs, scores.epochs)
 
     chosen = [1, -1, 0, 1]
-    accuracy, loss_of_chosen = sweeps.train_chosen(
+    accuracy, loss_of_chosen = grids.train_chosen(
         data, numbers, splits, chosen, folder=tmp_path / "chosen", **options
     )
     expected = [loss[1, 0], np.nan, loss[0, 2], loss[1, 3]]

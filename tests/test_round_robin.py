@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax.devices import runs_mesh
+from digits_jax.parallel.mesh import runs_mesh
+from digits_jax.parallel.round_robin import pay, train_round_robin
 from digits_jax.train import History
-from digits_jax.turns import pay, train_in_turns
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_each_run_gets_each_of_its_calls_once_and_in_order(
     mesh = runs_mesh(devices, jax.devices()[:devices])
     expected = first["x"]
     done = 0
-    for states_of, history in train_in_turns(train, cast(Any, first), mesh=mesh, calls=calls):
+    for states_of, history in train_round_robin(train, cast(Any, first), mesh=mesh, calls=calls):
         done += 1
         expected = expected * (2.0 + np.arange(runs, dtype=np.float32)[:, None]) + 1
         states = cast(Any, states_of())

@@ -27,8 +27,14 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from digits_jax.devices import ProcessLost, gather_values, told_of_lost_processes
-from digits_jax.locks import FolderLock
+from digits_jax.parallel.processes import ProcessLost, gather_values, reporting_lost_processes
+from digits_jax.storage.errors import (
+    CheckpointError,
+    DamagedError,
+    SaveError,
+    refuse_difference,
+)
+from digits_jax.storage.locks import FolderLock
 
 KEPT = 2  # the newest checkpoints that are kept
 
@@ -37,20 +43,8 @@ T = TypeVar("T")
 logger: logging.Logger = logging.getLogger("digits_jax")
 
 
-class CheckpointError(Exception):
-    """A checkpoint can't be used; the message says which, why, and what to do."""
-
-
-class DamagedError(CheckpointError):
-    """A checkpoint is not what was saved: a file is missing, cut or changed."""
-
-
-class SaveError(CheckpointError):
-    """A checkpoint can't be written; those before it are as they were."""
-
-
 class Checkpoints:
-    """The checkpoints of one experiment in one folder; use it in a ``with`` block.
+    """The checkpoints of one recipe in one folder; use it in a ``with`` block.
 
     Args:
         folder: made if it is missing.
@@ -231,7 +225,7 @@ class Checkpoints:
             return self.newest(self.check_identity)
         if self.identity:
             saved = self.saved_identity(epoch)
-            _refuse_difference(self.folder / str(epoch), "configuration", saved, self.identity)
+            refuse_difference(self.folder / str(epoch), "configuration", saved, self.identity)
 
     def shapes(self, epoch: int | None = None) -> dict[str, str]:
         """The arrays of a saved epoch (default: the newest): path to ``float32[6, 10]``."""
@@ -284,7 +278,7 @@ class Checkpoints:
             return self.newest(lambda epoch: self.restore(like, epoch, sharding))
         where = self.folder / str(epoch)
         self.check_identity(epoch)
-        _refuse_difference(where, "array", self.shapes(epoch), _shapes(like))
+        refuse_difference(where, "array", self.shapes(epoch), _shapes(like))
         runs = jax.tree.leaves(like)[0].shape[0]
 
         def target(leaf: Any) -> Any:
@@ -413,7 +407,7 @@ def _reading(where: Path) -> Iterator[None]:
 def _saving(where: Path) -> Iterator[None]:
     """Whatever goes wrong here becomes a SaveError, if it is not another process."""
     try:
-        with told_of_lost_processes():
+        with reporting_lost_processes():
             yield
     except (CheckpointError, ProcessLost):
         raise
@@ -453,15 +447,3 @@ def _shapes(tree: Any, runs: int | None = None) -> dict[str, str]:
         )
         for path, leaf in leaves
     }
-
-
-def _refuse_difference(
-    where: Path, kind: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    for name in [*wanted, *(name for name in saved if name not in wanted)]:
-        if saved.get(name) != wanted.get(name):
-            raise CheckpointError(
-                f"checkpoint {where} is of another experiment: {kind} {name} is "
-                f"{saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here; "
-                "resume with the same configuration and data, or choose another folder"
-            )

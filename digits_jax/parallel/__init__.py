@@ -1,0 +1,1 @@
+"""Where runs are: a mesh of devices, several processes, round robin on CPU cores."""

@@ -1,0 +1,101 @@
+"""What is set before JAX starts its devices: CPU cores, compilation cache, several processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from digits_jax.parallel.mesh import RUNS, place, runs_sharding
+from digits_jax.parallel.processes import gather, gather_values
+
+HEARTBEAT_SECONDS = 60  # a process of a job that is silent for longer counts as dead
+
+
+def use_all_cpu_cores() -> None:
+    """Gives JAX one CPU device for each core, so that runs spread over cores as over any devices.
+
+    Call it before anything starts JAX's devices. It changes nothing where JAX_NUM_CPU_DEVICES is
+    set, or on other kinds of devices.
+
+    Raises:
+        RuntimeError: JAX has started its devices already.
+    """
+    if not os.environ.get("JAX_NUM_CPU_DEVICES"):
+        affinity = getattr(os, "sched_getaffinity", None)  # what a container or taskset leaves us
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def initialize_distributed(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins this process with the others of a job; ``jax.devices()`` are then those of all.
+
+    Call it in each process, before anything starts JAX's devices; it returns once all are there.
+    CPUs talk through Gloo. Where a process dies, the others get a ``ProcessLost``, or JAX ends them
+    after ``HEARTBEAT_SECONDS``.
+
+    Args:
+        coordinator_address: ``host:port`` of process 0, any free port of it.
+        num_processes: in all.
+        process_id: of this one, from 0. Give all three, or none where JAX can find them out: under
+            SLURM, Open MPI or Kubernetes, and on Cloud TPUs.
+
+    Raises:
+        ValueError: they don't fit together, or JAX can't find them out.
+        RuntimeError: JAX has started its devices already.
+        ProcessLost: another process ended.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if any(value is None for value in given):
+        if any(value is not None for value in given):
+            raise ValueError("coordinator_address, num_processes and process_id need each other")
+    else:
+        host, _, port = str(coordinator_address).rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise ValueError(f"coordinator_address must be host:port, not {coordinator_address}")
+        if not 0 <= int(process_id or 0) < int(num_processes or 0):
+            raise ValueError(
+                f"process_id must be in 0 to num_processes - 1, not {process_id} of {num_processes}"
+            )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Its handler would swallow SIGTERM; ``cross_validate`` stops all processes at the same epoch.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            cluster_detection_method=None if None in given else "deactivate",
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "JAX finds no cluster here (SLURM, Open MPI, Kubernetes, Cloud TPU); give "
+            "coordinator_address, num_processes and process_id"
+        ) from error
+    # Now that all are here: Gloo waits 30 s for a first meeting, and compiling may part them more.
+    mesh = Mesh(np.asarray(jax.devices()), (RUNS,))
+    gather(place(np.zeros(mesh.size), runs_sharding(mesh)), mesh)
+    gather_values(np.zeros(()))
+
+
+def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> None:
+    """Keeps compiled programs on disk, so that the next start of the same program skips compiling.
+
+    Args:
+        folder: default: ``digits_jax/compiled`` in the user's cache folder.
+    """
+    if folder is None:
+        import platformdirs
+
+        folder = Path(platformdirs.user_cache_dir("digits_jax")) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,1 @@
+"""Recipes by name: ``notebook`` and ``strong``."""

@@ -1,0 +1,1 @@
+"""The runs axis: many runs of ``train.py`` at once, under ``vmap``."""

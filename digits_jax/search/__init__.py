@@ -1,0 +1,1 @@
+"""Searches over hyperparameters: grids, random search, successive halving."""

@@ -1,0 +1,1 @@
+"""Pytrees and mappings on disk: checkpoints, files that are whole or absent, a folder's lock."""
