@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup
+from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     from digits_jax import Dataset, Hyperparameters, NamedRecipe, Recipe
@@ -41,13 +42,13 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "no hidden dense layers": ("network.dense_features",),
     "batch normalisation": ("network.batch_norm",),
     "GELU": ("network.conv_activation",),
-    "no dropout": ("numbers.dropout_rate",),
+    "no dropout": ("hyperparameters.dropout_rate",),
     "augmentation": ("recipe.augment",),
     "five views of a test image": ("recipe.views",),
-    "label smoothing": ("numbers.label_smoothing",),
-    "one-cycle learning rate": ("recipe.optimizer", "numbers.learning_rate"),
-    "weight decay": ("numbers.weight_decay",),
-    "averaged weights": ("numbers.average_decay",),
+    "label smoothing": ("hyperparameters.label_smoothing",),
+    "one-cycle learning rate": ("recipe.optimizer", "hyperparameters.learning_rate"),
+    "weight decay": ("hyperparameters.weight_decay",),
+    "averaged weights": ("hyperparameters.average_decay",),
     "batches of 64": ("recipe.batch_size",),
 }
 
@@ -78,35 +79,35 @@ class Config:
 
 
 class Variant(NamedTuple):
-    """A recipe in one piece: the static part and the numbers."""
+    """A recipe in one piece: the static part and the hyperparameters."""
 
     recipe: Recipe
-    numbers: Hyperparameters
+    hyperparameters: Hyperparameters
 
 
 def main(config: Config) -> None:
     """Trains, compares, shows and writes."""
-    harness.positive(epochs=config.epochs, repeats=config.repeats)
-    harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
-    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
-    harness.seed(seed=config.seed)
-    output = harness.Output(config.output_dir, script="ablate")
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    options.positive(epochs=config.epochs, repeats=config.repeats)
+    options.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    options.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    options.seed(seed=config.seed)
+    output = Output(config.output_dir, script="ablate")
+    startup.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     try:
         splits = dj.kfold_splits(
             dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
         )
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     train_rows = splits.train_weights.sum(1)
     epochs = dj.recipe_by_name("strong", train_rows=train_rows, epochs=config.epochs).epochs
     recipes = variants(train_rows=train_rows, epochs=epochs)
     smallest = min(recipe.recipe.batch_size for recipe in recipes.values())
-    harness.countable(epochs, len(dataset.labels), smallest)
+    options.countable(epochs, len(dataset.labels), smallest)
     output.claim()
     scores: dict[str, Any] = {}
     for names in grouped(recipes).values():
@@ -114,7 +115,7 @@ def main(config: Config) -> None:
         chosen = [recipes[name] for name in names]
         accuracies = train(dataset, chosen, splits, epochs=epochs, seed=config.seed)
         scores |= dict(zip(names, accuracies, strict=True))
-        harness.notes.print(
+        console.notes.print(
             f"{len(scores)}/{len(recipes)} {', '.join(names)}: "
             f"{time.perf_counter() - started:.1f} s",
             highlight=False,
@@ -137,11 +138,11 @@ def variants(*, train_rows: Any, epochs: int) -> dict[str, Variant]:
     for name, fields in CHANGES.items():
         recipes[variant_name("notebook", name)] = swap(notebook, strong, fields)
         recipes[variant_name("strong", name)] = swap(strong, notebook, fields)
-    for name, (recipe, numbers) in recipes.items():
+    for name, (recipe, hyperparameters) in recipes.items():
         # A cycle ends with the training, however many steps the batches make of it; a constant rate
         # does not look at it.
         steps = np.float32(epochs * np.ceil(train_rows / recipe.batch_size))
-        recipes[name] = Variant(recipe, numbers._replace(schedule_steps=steps))
+        recipes[name] = Variant(recipe, hyperparameters._replace(schedule_steps=steps))
     return recipes
 
 
@@ -154,15 +155,17 @@ def variant_name(base: str, change: str) -> str:
 
 
 def complete(named: NamedRecipe) -> Variant:
-    """The recipe with every number given, so that all variants have the same tree of numbers."""
-    recipe, numbers = named.recipe, named.hyperparameters
+    """The recipe with every hyperparameter given, so that all variants have the same tree."""
+    recipe, hyperparameters = named.recipe, named.hyperparameters
     network: Any = recipe.network
-    if numbers.dropout_rate is None:
-        numbers = numbers._replace(dropout_rate=network.dropout_rate)
-    if numbers.average_decay is None:
-        numbers = numbers._replace(average_decay=0.0)  # the average is then the last weights
-    network = network.clone(dropout_rate=0.25)  # replaced by the number, which is traced
-    return Variant(dataclasses.replace(recipe, network=network), numbers)
+    if hyperparameters.dropout_rate is None:
+        hyperparameters = hyperparameters._replace(dropout_rate=network.dropout_rate)
+    if hyperparameters.average_decay is None:
+        hyperparameters = hyperparameters._replace(
+            average_decay=0.0
+        )  # the average is then the last weights
+    network = network.clone(dropout_rate=0.25)  # replaced by the hyperparameter, which is traced
+    return Variant(dataclasses.replace(recipe, network=network), hyperparameters)
 
 
 def swap(of: Variant, other: Variant, fields: tuple[str, ...]) -> Variant:
@@ -173,11 +176,15 @@ def swap(of: Variant, other: Variant, fields: tuple[str, ...]) -> Variant:
         if where == "network":
             network = network.clone(**{name: getattr(other.recipe.network, name)})
             of = of._replace(recipe=dataclasses.replace(of.recipe, network=network))
-        elif where == "experiment":
+        elif where == "recipe":
             changed: Any = {name: getattr(other.recipe, name)}
             of = of._replace(recipe=dataclasses.replace(of.recipe, **changed))
         else:
-            of = of._replace(numbers=of.numbers._replace(**{name: getattr(other.numbers, name)}))
+            of = of._replace(
+                hyperparameters=of.hyperparameters._replace(
+                    **{name: getattr(other.hyperparameters, name)}
+                )
+            )
     return of
 
 
@@ -202,14 +209,16 @@ def train(
 
     import digits_jax as dj
 
-    one = [dj.make_runs(splits, hyperparameters=each.numbers, seed=seed) for each in variants]
-    numbers = jax.tree.map(
+    one = [
+        dj.make_runs(splits, hyperparameters=each.hyperparameters, seed=seed) for each in variants
+    ]
+    hyperparameters = jax.tree.map(
         lambda *values: np.concatenate(values), *(each.hyperparameters for each in one)
     )
     keys = jnp.concatenate([each.key for each in one])
     result = dj.cross_validate(
         dj.Examples(dataset.images, dataset.labels),
-        dj.Run(dj.stack_splits(*[splits] * len(variants)), numbers, keys),
+        dj.Run(dj.stack_splits(*[splits] * len(variants)), hyperparameters, keys),
         recipe=variants[0].recipe,
         epochs=epochs,
         epochs_per_call=epochs,
@@ -224,7 +233,7 @@ def report(
     splits: Split,
     epochs: int,
     scores: dict[str, Any],
-    output: harness.Output,
+    output: Output,
 ) -> None:
     """The table, the figure, the files; ``results.json`` last."""
     from rich.table import Table
@@ -243,7 +252,7 @@ def report(
     rows: list[dict[str, Any]] = []
     for base in ("notebook", "strong"):
         for name in (base, *(variant_name(base, change) for change in CHANGES)):
-            accuracy = harness.summary_json("accuracy", summarize(scores[name], **sizes))
+            accuracy = summary_json("accuracy", summarize(scores[name], **sizes))
             row = {"recipe": name, "accuracy": accuracy, "accuracies": scores[name]}
             low, high = accuracy["ci95"]
             cells = [f"{100 * accuracy['mean']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"]
@@ -258,7 +267,7 @@ def report(
                 cells += [f"{100 * test.mean_difference:+.2f}", f"{test.p_value:.3f}"]
             rows.append(row)
             table.add_row(name, *cells, end_section=name.endswith(list(CHANGES)[-1]))
-    harness.console.print(table)
+    console.results.print(table)
     panels = {
         f"{base}: {100 * scores[base].mean():.2f} %": {
             row["recipe"].removeprefix(base): (
@@ -275,14 +284,14 @@ def report(
     total = time.perf_counter() - STARTED
     results = {
         "experiment": "ablate",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "epochs": epochs,
         "recipes": rows,
         "seconds": {"total": total},
     }
     output.text("report.html", overviews.ablation(results, folder=output.folder))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"{total:.1f} s. Written to {output.folder}/: report.html, results.json, ablation.png",
         highlight=False,
         soft_wrap=True,
@@ -290,4 +299,4 @@ def report(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

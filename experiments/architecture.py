@@ -1,4 +1,4 @@
-"""The network, layer by layer, as the Flax module itself tells it.
+"""The network, layer by layer, as the Flax module itself reports it.
 
     python experiments/architecture.py
     python experiments/architecture.py --recipe strong
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup
+from common.output import Output, describe
 
 if TYPE_CHECKING:
     from digits_jax.model import Layer
@@ -45,11 +46,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Reads the module, shows and writes."""
-    harness.seed(seed=config.seed)
-    harness.positive(width=config.width)
-    harness.require(config.width <= 32, f"--width must be at most 32, not {config.width:g}")
-    output = harness.Output(config.output_dir, script="architecture")
-    harness.start_jax(compilation_cache=False)
+    options.seed(seed=config.seed)
+    options.positive(width=config.width)
+    options.require(config.width <= 32, f"--width must be at most 32, not {config.width:g}")
+    output = Output(config.output_dir, script="architecture")
+    startup.start_jax(compilation_cache=False)
     import jax
 
     import digits_jax as dj
@@ -58,12 +59,12 @@ def main(config: Config) -> None:
     network: Any = dj.recipe_by_name(config.recipe, train_rows=1).recipe.network
     network = network.clone(width=config.width)
     least = min(*itertools.chain(*network.stages), *network.dense_features)
-    harness.require(
+    options.require(
         round(least * config.width) >= 1,
         f"--width {config.width:g} leaves a layer of {least} features with none; take a larger one",
     )
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     output.claim()
     layers = dj.layer_table(network, dataset.images.shape[1:])
     quick = {"xla_backend_optimization_level": 0}  # it runs once: not worth seconds of compiling
@@ -79,7 +80,7 @@ def main(config: Config) -> None:
     }
     flops = sum(layer.flops for layer in layers)
     show(layers, spreads, f"{type(network).__name__}, images {dataset.images.shape[1:]}")
-    harness.console.print(
+    console.results.print(
         f"parameters {trainable + others:,} ({bytes_ / 1024:.2f} KiB): trainable {trainable:,}, "
         f"others {others:,}\nFLOPs of one image, forward: {flops:,}; two for a multiply-add of a "
         "kernel, none for biases, activations and pools",
@@ -88,7 +89,7 @@ def main(config: Config) -> None:
     )
     results = {
         "experiment": "architecture",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "layers": [{**layer._asdict(), "initial_sd": spreads.get(layer.name)} for layer in layers],
         "parameters": {"total": trainable + others, "trainable": trainable, "others": others},
         "bytes": bytes_,
@@ -96,7 +97,7 @@ def main(config: Config) -> None:
     }
     output.text("report.html", overviews.architecture(results))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
     )
 
@@ -118,8 +119,8 @@ def show(layers: list[Layer], spreads: dict[str, float], title: str) -> None:
     table.add_section()
     totals = (sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers))
     table.add_row("total", "", *(f"{total:,}" for total in totals))
-    harness.console.print(table)
+    console.results.print(table)
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

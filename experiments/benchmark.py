@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup
+from common.output import Output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +91,7 @@ def _torch(variant: str, title: str) -> Peer:
 
 def _jax(variant: str, title: str, program: str) -> Peer:
     """A program of JAX's, with the setting of XLA that this project's scripts have."""
-    return Peer(title=title, program=program, variant=variant, environment=harness.xla_flags())
+    return Peer(title=title, program=program, variant=variant, environment=startup.xla_flags())
 
 
 PEERS: dict[PeerName, Peer] = {
@@ -115,7 +116,7 @@ MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 FOLDS = 5  # the notebook's
 WARM_UP = 8  # epochs before those that are timed; the evaluation compiles beside the first ones
 QUICK_ROWS = 1500  # rows of the data set: ten steps an epoch instead of 36
-BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
+BUSY = 0.05  # fraction of the cores used by other programs above which the times deserve a warning
 
 # Of the notebook's network: (output pixels, input channels, output channels), (inputs, outputs).
 CONVOLUTIONS = ((8 * 8, 1, 16), (4 * 4, 16, 32), (2 * 2, 32, 64))
@@ -147,8 +148,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Runs everything, shows and saves it; ends with status 1 if a program failed."""
-    harness.positive(rounds=config.rounds, epochs=config.epochs, timeout=config.timeout)
-    output = harness.Output(config.output_dir, script="benchmark")
+    options.positive(rounds=config.rounds, epochs=config.epochs, timeout=config.timeout)
+    output = Output(config.output_dir, script="benchmark")
     if config.quick:
         config = dataclasses.replace(config, rounds=1, epochs=3)
     peers, left_out = choose_peers(config)
@@ -170,9 +171,9 @@ def main(config: Config) -> None:
     }
     from rich.text import Text
 
-    harness.console.print(make_table(report))
+    console.results.print(make_table(report))
     for line in footnotes(report):
-        harness.console.print(line, highlight=False, soft_wrap=True)
+        console.results.print(line, highlight=False, soft_wrap=True)
 
     from digits_jax import plots
     from report import overviews
@@ -181,7 +182,7 @@ def main(config: Config) -> None:
     lines = [Text.from_markup(line).plain for line in footnotes(report)]
     output.text("report.html", overviews.benchmark(report, lines=lines))
     output.json("benchmark.json", report)
-    harness.console.print(
+    console.results.print(
         f"Written to {output.folder}/: report.html, benchmark.json, benchmark.png",
         highlight=False,
         soft_wrap=True,
@@ -214,17 +215,16 @@ def write_task(config: Config, folder: Path) -> tuple[Path, dict[str, Any]]:
     import numpy as np
 
     from digits_jax import kfold_splits, load_digits
-    from terminal import say_in_plain_words
 
-    say_in_plain_words()
+    console.say_in_plain_words()
     digits = load_digits(config.data)
-    harness.show_data(digits.provenance)
+    console.show_data(digits.provenance)
     rows = slice(QUICK_ROWS if config.quick else None)
     images, labels = digits.images[rows], digits.labels[rows]
     try:
         splits = kfold_splits(labels, FOLDS)
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     task = folder / "task.npz"
     np.savez(
         task,
@@ -275,17 +275,17 @@ def run_rounds(
             if name in failed:
                 continue
             title = programs[name].title
-            with harness.notes.status(f"round {number + 1} of {config.rounds}: {title}"):
+            with console.notes.status(f"round {number + 1} of {config.rounds}: {title}"):
                 try:
                     results[name] = run_program(programs[name], task, config.timeout)
                 except RuntimeError as error:
                     if name in (MATMUL, REFERENCE):
                         raise SystemExit(f"{title} failed: {error}") from error
                     failed[name] = f"failed: {error}"
-                    harness.errors.print(f"[yellow]{title} failed:[/] {escape(str(error))}")
+                    console.errors.print(f"[yellow]{title} failed:[/] {escape(str(error))}")
                     continue
             line = f"round {number + 1}  {title:25}{_in_words(results[name])}"
-            harness.notes.print(line, highlight=False)
+            console.notes.print(line, highlight=False)
         rounds.append(results)
     for results in rounds:  # a program without all of its rounds would have another median
         for name in failed:
@@ -308,12 +308,12 @@ def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=task.parent) as folder:
         result = Path(folder) / "result.json"
         program = Path(__file__).parent / "peers" / peer.program
-        options = ["--variant", peer.variant, "--started", repr(time.time())]
+        words = ["--variant", peer.variant, "--started", repr(time.time())]
         busy = _busy_seconds()
         started = time.perf_counter()
         try:
             done = subprocess.run(
-                [sys.executable, str(program), str(task), str(result), *options],
+                [sys.executable, str(program), str(task), str(result), *words],
                 env=environment(Path(folder)) | dict(peer.environment),
                 capture_output=True,
                 text=True,
@@ -395,8 +395,8 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
             "train_accuracy": _spread([run["train_accuracy"] for run in runs]),
             "parameters": runs[0]["parameters"],
         }
-    shares = [run["others_share"] for results in rounds for run in results.values()]
-    known = [share for share in shares if share is not None]
+    fractions = [run["others_share"] for results in rounds for run in results.values()]
+    known = [each for each in fractions if each is not None]
     return {
         "flop_per_second": _spread(rates),
         "floor_seconds": _spread(floors),
@@ -406,7 +406,7 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
 
 
 def _mean_epoch(result: dict[str, Any]) -> float:
-    # The mean: where folds take turns on the devices, long epochs alternate with short ones.
+    # The mean: where folds go round robin over the devices, long epochs alternate with short ones.
     return float(statistics.mean(result["epoch_seconds"]))
 
 
@@ -547,4 +547,4 @@ def make_figure(report: dict[str, Any]) -> Figure:
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

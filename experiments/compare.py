@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import harness
 import methods
+from common import command_line, console, options, startup
+from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,21 +56,21 @@ class Config(methods.Options):
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
-    harness.positive(repeats=config.repeats)
-    harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
-    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
-    output = harness.Output(config.output_dir, script="compare", resume=config.resume)
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    options.positive(repeats=config.repeats)
+    options.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    options.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    output = Output(config.output_dir, script="compare", resume=config.resume)
+    startup.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     try:
         splits = dj.kfold_splits(
             dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
         )
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     names = [
         f"fold {fold}, repeat {repeat}"
         for repeat in range(1, config.repeats + 1)
@@ -88,7 +89,7 @@ def report(
     dataset: Dataset,
     done: dict[str, methods.Predictions],
     sizes: dict[str, float],
-    output: harness.Output,
+    output: Output,
 ) -> None:
     """The tables, the figures, the files; ``results.json`` last."""
     import numpy as np
@@ -104,8 +105,7 @@ def report(
     }
     wrong = {name: each != dataset.labels for name, each in answers.items()}  # [repeats, N]
     summaries = {
-        name: harness.summary_json("accuracy", summarize(accuracies[name], **sizes))
-        for name in order
+        name: summary_json("accuracy", summarize(accuracies[name], **sizes)) for name in order
     }
     table = Table(
         title=f"{config.folds} folds, {config.repeats} repeats: accuracy (%), errors a repeat"
@@ -121,7 +121,7 @@ def report(
             f"{wrong[name].sum(axis=1).mean():.1f}",
             f"{done[name].seconds:.0f}",
         )
-    harness.console.print(table)
+    console.results.print(table)
 
     pairs = compare_pairs(order, accuracies, wrong, sizes)
     if pairs:
@@ -156,7 +156,7 @@ def report(
     total = time.perf_counter() - STARTED
     results = {
         "experiment": "compare",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "methods": {
             name: {
                 "title": methods.TITLES[name],
@@ -175,7 +175,7 @@ def report(
     }
     output.text("report.html", comparisons.compare(results, dataset=dataset, answers=answers))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"{len(missed)} rows are wrong for every method in every repeat. {total:.1f} s. Written to "
         f"{output.folder}/: report.html, results.json, scores.csv, pairs.csv, predictions, figures",
         highlight=False,
@@ -235,8 +235,8 @@ def show_pairs(pairs: list[dict[str, Any]]) -> None:
             f"{difference:+.2f} ({low:+.2f} to {high:+.2f})",
             *(f"{pair[each]:.2g}" for each in ("p", "p_holm", "mcnemar_p")),
         )
-    harness.console.print(table)
+    console.results.print(table)
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import harness
+from common import command_line, console, options
+from common.output import Output, plain
 
 if TYPE_CHECKING:
     from report import Report
@@ -43,7 +44,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A run that has ended, as its folder tells it."""
+    """A run that has ended, as its folder shows it."""
 
     name: str
     results: Mapping[str, Any]
@@ -52,11 +53,11 @@ class Finished:
 
 def main(config: Config) -> None:
     """Reads, compares, shows and writes."""
-    harness.require(len(config.runs) > 1, "give two folders of runs, or more")
+    options.require(len(config.runs) > 1, "give two folders of runs, or more")
     found = [
         read(folder, name) for folder, name in zip(config.runs, short(config.runs), strict=True)
     ]
-    output = harness.Output(config.output_dir, script="compare_runs")
+    output = Output(config.output_dir, script="compare_runs")
     output.claim()
     rows = [score_row(run) for run in found]
     differences = differing(found)
@@ -89,14 +90,14 @@ def main(config: Config) -> None:
         table.add_column(COLUMNS[i], justify="right" if i else "left")
     for row in rows:
         table.add_row(*(Text(row[i]) for i in narrow))
-    harness.console.print(table)
+    console.results.print(table)
     for test in tests:
-        harness.console.print(Text(in_words(test)), soft_wrap=True)
+        console.results.print(Text(in_words(test)), soft_wrap=True)
     for why in untested:
-        harness.console.print(Text(why), soft_wrap=True)
+        console.results.print(Text(why), soft_wrap=True)
     output.text("report.html", page(found, rows, differences, tests, untested).html(results))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
     )
 
@@ -110,7 +111,7 @@ def short(folders: Sequence[Path]) -> list[str]:
             break
         shared += 1
     names = [str(Path(*each[shared:])) for each in parts]
-    harness.require(len(set(names)) == len(names), "a folder is given twice")
+    options.require(len(set(names)) == len(names), "a folder is given twice")
     return names
 
 
@@ -118,47 +119,47 @@ def read(folder: Path, name: str) -> Finished:
     """A finished run.
 
     Raises:
-        harness.UsageError: the folder is no run's, or what it holds is damaged; says which file.
+        options.UsageError: the folder is no run's, or what it holds is damaged; says which file.
     """
-    harness.require(folder.is_dir(), f"{folder} is not a folder")
+    options.require(folder.is_dir(), f"{folder} is not a folder")
     file = folder / "results.json"
-    harness.require(
+    options.require(
         file.is_file(),
         f"{folder} holds no results.json: it is not the output folder of a finished run",
     )
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON and of UTF-8
-        raise harness.UsageError(f"{file} is damaged: {error}") from error
+        raise options.UsageError(f"{file} is damaged: {error}") from error
     known = isinstance(results, dict) and isinstance(results.get("experiment"), str)
-    harness.require(known, f"{file} is not the results of one of these scripts")
+    options.require(known, f"{file} is not the results of one of these scripts")
     for key in ("config", "data", "versions"):
         fits = isinstance(results.get(key, {}), dict)
-        harness.require(fits, f"{file} is damaged: its {key} is not an object")
+        options.require(fits, f"{file} is damaged: its {key} is not an object")
     for key in ("accuracy", "loss"):
         if key in results:
-            harness.require(_is_summary(results[key]), f"{file} is damaged: its {key} is no score")
+            options.require(_is_summary(results[key]), f"{file} is damaged: its {key} is no score")
     if results["experiment"] == "cross_validate":
         folds = results.get("folds")
         fits = isinstance(folds, list) and all(
             isinstance(fold, dict) and isinstance(fold.get("accuracy"), int | float | None)
             for fold in folds
         )
-        harness.require(fits, f"{file} is damaged: its folds have no accuracy")
+        options.require(fits, f"{file} is damaged: its folds have no accuracy")
     scored = "accuracy" in results or "loss" in results
     kind = results["experiment"]
-    harness.require(scored, f"{folder} has no scores to compare: it is a run of {kind}")
+    options.require(scored, f"{folder} has no scores to compare: it is a run of {kind}")
     return Finished(name=name, results=results, history=_history(folder / "history.npz"))
 
 
 def _is_summary(value: Any) -> bool:
-    """Whether it is what ``harness.summary_json`` gives."""
+    """Whether it is what ``summary_json`` gives."""
     if not isinstance(value, dict) or not isinstance(value.get("ci95"), list):
         return False
-    numbers = [value.get("mean"), value.get("std")]
+    values = [value.get("mean"), value.get("std")]
     ends = value["ci95"]
     return (
-        all(isinstance(each, int | float) for each in numbers)
+        all(isinstance(each, int | float) for each in values)
         and len(ends) == 2
         and all(isinstance(each, int | float | None) for each in ends)
     )
@@ -175,7 +176,7 @@ def _history(file: Path) -> dict[str, Any] | None:
         if any(each.ndim != 2 or not each.size for each in history.values()):
             raise ValueError("loss and accuracy must be [R, E]")
     except Exception as error:  # damage shows as any of a dozen exceptions of zipfile and numpy
-        raise harness.UsageError(f"{file} is damaged ({type(error).__name__})") from error
+        raise options.UsageError(f"{file} is damaged ({type(error).__name__})") from error
     return history
 
 
@@ -209,8 +210,8 @@ def differing(runs: Sequence[Finished]) -> dict[str, list[Any]]:
         each = [values if isinstance(values, dict) else {} for values in dicts]
         names = dict.fromkeys(name for values in each for name in values)
         for name in names:
-            values = [harness.plain(run.get(name)) for run in each]
-            aside = part == "config" and name in harness.ASIDE
+            values = [plain(run.get(name)) for run in each]
+            aside = part == "config" and name in options.NOT_IN_IDENTITY
             if not aside and any(value != values[0] for value in values):
                 table[f"{part}.{name}"] = values
     return table
@@ -314,4 +315,4 @@ def page(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

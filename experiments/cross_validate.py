@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup, tracking, training
+from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Dataset
@@ -49,7 +50,7 @@ class Config:
     seed: int = 0
     """Of the splits, initial weights, shuffles and dropout."""
     stratified: bool = True
-    """Keep the shares of the classes equal in all folds."""
+    """Keep the fractions of the classes equal in all folds."""
     refit: bool = True
     """Also train one model on all rows: the one to deploy."""
     output_dir: Path | None = None
@@ -66,30 +67,30 @@ class Config:
     """Also write what TensorBoard shows, to the folder tensorboard of the output."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print nothing but the result."""
-    job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
+    job: tyro.conf.OmitArgPrefixes[options.Job] = options.Job()
     """Several processes, on one host or many."""
 
 
 def main(config: Config) -> None:
     """Trains, evaluates, shows and writes."""
-    harness.positive(
+    options.positive(
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         repeats=config.repeats,
         checkpoint_every=config.checkpoint_every,
     )
-    harness.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
-    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
-    harness.seed(seed=config.seed)
-    output = harness.Output(
+    options.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
+    options.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    options.seed(seed=config.seed)
+    output = Output(
         config.output_dir, script="cross_validate", resume=config.resume, job=config.job
     )
-    harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
+    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     try:
         splits = dj.kfold_splits(
             dataset.labels,
@@ -99,7 +100,7 @@ def main(config: Config) -> None:
             repeats=config.repeats,
         )
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     tested = config.folds * config.repeats
     if config.refit:
         splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
@@ -110,19 +111,19 @@ def main(config: Config) -> None:
         epochs=config.epochs,
         batch_size=config.batch_size,
     )
-    numbers: Any = named.hyperparameters
+    hyperparameters: Any = named.hyperparameters
     if config.learning_rate is not None:
-        numbers = numbers._replace(learning_rate=config.learning_rate)
+        hyperparameters = hyperparameters._replace(learning_rate=config.learning_rate)
     config = dataclasses.replace(
         config,
         epochs=named.epochs,
         batch_size=named.recipe.batch_size,
-        learning_rate=numbers.learning_rate,
+        learning_rate=hyperparameters.learning_rate,
     )
-    harness.countable(named.epochs, len(dataset.labels), named.recipe.batch_size)
+    options.countable(named.epochs, len(dataset.labels), named.recipe.batch_size)
     output.claim()
-    runs = dj.make_runs(splits, hyperparameters=numbers, seed=config.seed)
-    result = harness.train(
+    runs = dj.make_runs(splits, hyperparameters=hyperparameters, seed=config.seed)
+    result = training.train(
         dataset,
         runs,
         names,
@@ -134,7 +135,7 @@ def main(config: Config) -> None:
         resume=config.resume,
         tensorboard=config.tensorboard,
     )
-    if harness.reports():
+    if startup.reports():
         report(config, dataset, splits, result, tested, output)
 
 
@@ -154,13 +155,12 @@ def report(
     splits: Split,
     result: CrossValidation,
     tested: int,
-    output: harness.Output,
+    output: Output,
 ) -> None:
     """The table of folds, the summary, the files; ``results.json`` last."""
     import numpy as np
     from rich.table import Table
 
-    import tracking
     from digits_jax import metrics, plots, summarize
     from report import pages
 
@@ -174,12 +174,12 @@ def report(
         "train_rows": float(splits.train_weights[:tested].sum(1).mean()),
         "test_rows": float(splits.test_weights[:tested].sum(1).mean()),
     }
-    diverged = harness.name_diverged(result, names)
-    sound = result.diverged[:tested] == 0
-    harness.require(bool(sound.any()), "every fold diverged; try a smaller --learning-rate")
+    diverged = training.name_diverged(result, names)
+    finite = result.diverged[:tested] == 0
+    options.require(bool(finite.any()), "every fold diverged; try a smaller --learning-rate")
     scores = {
-        "accuracy": summarize(accuracy[sound], **sizes),
-        "loss": summarize(loss[sound], **sizes),
+        "accuracy": summarize(accuracy[finite], **sizes),
+        "loss": summarize(loss[finite], **sizes),
     }
 
     table = Table(title=f"{config.folds}-fold cross-validation, {config.epochs} epochs")
@@ -194,18 +194,18 @@ def report(
         f"{scores['loss'].mean:.4f} ± {scores['loss'].std:.4f}",
         f"{100 * scores['accuracy'].mean:.2f} ± {100 * scores['accuracy'].std:.2f}",
     )
-    summaries = {name: harness.summary_json(name, each) for name, each in scores.items()}
+    summaries = {name: summary_json(name, each) for name, each in scores.items()}
     low, high = summaries["accuracy"]["ci95"]
-    if not np.isnan(low):  # one sound fold has no interval
+    if not np.isnan(low):  # one fold has no interval
         table.add_row("95 % interval", "", f"{100 * low:.2f} to {100 * high:.2f}")
-    harness.console.print(table)
+    console.results.print(table)
 
-    rows, shares = metrics.pooled_predictions(
-        result.test_rows[:tested][sound], result.logits[:tested][sound]
+    rows, probabilities = metrics.pooled_predictions(
+        result.test_rows[:tested][finite], result.logits[:tested][finite]
     )
-    labels, predicted = dataset.labels[rows], shares.argmax(1)
+    labels, predicted = dataset.labels[rows], probabilities.argmax(1)
     missed = metrics.always_wrong(rows, labels, predicted)
-    sure = {row: shares[rows == row, dataset.labels[row]].mean() for row in missed.tolist()}
+    sure = {row: probabilities[rows == row, dataset.labels[row]].mean() for row in missed.tolist()}
     worst = sorted(sure, key=sure.__getitem__)[:64]  # a sheet of more is no longer looked at
     answers = {row: sorted(set(predicted[rows == row].tolist())) for row in worst}
     titles = [
@@ -214,9 +214,9 @@ def report(
     who = "every repeat" if config.repeats > 1 else "its fold"
     figures = {
         "folds": plots.fold_scores(
-            np.where(sound, loss, np.nan), np.where(sound, accuracy, np.nan)
+            np.where(finite, loss, np.nan), np.where(finite, accuracy, np.nan)
         ),
-        "learning_curves": plots.learning_curves(*harness.curves(result), names),
+        "learning_curves": plots.learning_curves(*training.curves(result), names),
         "confusion": plots.confusion_matrix(metrics.confusion(labels, predicted)),
         "missed": plots.digit_sheet(
             dataset.images[worst],
@@ -232,7 +232,7 @@ def report(
     output.arrays("predictions.npz", rows=result.test_rows[:tested], logits=result.logits[:tested])
     results = {
         "experiment": "cross_validate",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "folds": folds,
         **summaries,
         "diverged": diverged,
@@ -240,7 +240,12 @@ def report(
         "seconds": result.seconds,
     }
     page = pages.cross_validation(
-        results, dataset=dataset, history=result.history, names=names, rows=rows, shares=shares
+        results,
+        dataset=dataset,
+        history=result.history,
+        names=names,
+        rows=rows,
+        probabilities=probabilities,
     )
     output.text("report.html", page)
     if config.tensorboard:
@@ -252,7 +257,7 @@ def report(
     total = time.perf_counter() - STARTED
     output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})
     tracked = ", tensorboard/" if config.tensorboard else ""
-    harness.console.print(
+    console.results.print(
         f"{total:.1f} s: compiling {result.seconds['compile']:.1f}, training "
         f"{result.seconds['train']:.1f}. Written to {output.folder}/: report.html, results.json, "
         f"history.npz, predictions.npz, figures, checkpoints/{tracked}",
@@ -262,4 +267,4 @@ def report(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup
+from common.output import Output, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,11 +53,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Counts, embeds, shows and writes."""
-    harness.seed(seed=config.seed)
-    output = harness.Output(config.output_dir, script="explore")
+    options.seed(seed=config.seed)
+    output = Output(config.output_dir, script="explore")
     # OpenMP's threads wait for each other a lot in t-SNE; so, they leave their cores to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    harness.start_jax(compilation_cache=False)
+    startup.start_jax(compilation_cache=False)
     import numpy as np
 
     import digits_jax as dj
@@ -64,11 +65,11 @@ def main(config: Config) -> None:
     from report import overviews
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     images, labels = dataset.images, dataset.labels
     pixels = images.reshape(len(images), -1).astype(np.float32)
     distinct = len(np.unique(pixels, axis=0))
-    harness.require(distinct >= 4, f"--data has {distinct} distinct images; 4 are the least to map")
+    options.require(distinct >= 4, f"--data has {distinct} distinct images; 4 are the least to map")
     output.claim()
     show_description(dataset)
     split = dj.holdout_split(labels)  # the one that train.py makes
@@ -79,7 +80,7 @@ def main(config: Config) -> None:
     began = time.perf_counter()
     points, name, how = embed(pixels, config.embedding, config.seed)
     seconds = time.perf_counter() - began
-    harness.notes.print(
+    console.notes.print(
         f"[bold]embedding[/] {how}, {seconds:.1f} s", highlight=False, soft_wrap=True
     )
 
@@ -95,7 +96,7 @@ def main(config: Config) -> None:
     output.arrays("embedding.npz", points=points, labels=labels)
     results = {
         "experiment": "explore",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "metadata": dataset.metadata,
         "variables": dataset.variables,
         "shapes": {
@@ -120,7 +121,7 @@ def main(config: Config) -> None:
     )
     output.text("report.html", page)
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: report.html, "
         f"results.json, embedding.npz, figures {', '.join(figures)}",
         highlight=False,
@@ -156,8 +157,8 @@ def embed(
 
         pca = PCA(2, svd_solver="full")
         points = pca.fit_transform(pixels)
-        share = 100 * pca.explained_variance_ratio_.sum()
-        return points, "Principal component", f"PCA, {share:.1f} % of the variance"
+        percent = 100 * pca.explained_variance_ratio_.sum()
+        return points, "Principal component", f"PCA, {percent:.1f} % of the variance"
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(pixels) - 1) / 3)
@@ -173,7 +174,7 @@ def show_description(dataset: Dataset) -> None:
     from rich.text import Text
 
     if dataset.metadata is None or not dataset.variables:
-        harness.console.print(
+        console.results.print(
             "no UCI metadata or variables: only rows from UCI, or from its cache, have them",
             highlight=False,
         )
@@ -181,7 +182,7 @@ def show_description(dataset: Dataset) -> None:
     table = Table(title="UCI metadata", show_header=False)
     for name, value in flat(dataset.metadata):
         table.add_row(name, Text(value))
-    harness.console.print(table)
+    console.results.print(table)
     columns = list(dataset.variables[0])
     table = Table(*columns, title=f"UCI variables, {len(dataset.variables)} rows")
     lines = [[Text(str(each.get(name))) for name in columns] for each in dataset.variables]
@@ -189,7 +190,7 @@ def show_description(dataset: Dataset) -> None:
     cut = len(lines) > 2 * SHOWN
     for line in [*lines[:SHOWN], *hidden, *lines[-SHOWN:]] if cut else lines:
         table.add_row(*line)
-    harness.console.print(table)
+    console.results.print(table)
 
 
 def flat(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -209,7 +210,7 @@ def show_rows(
     from rich.table import Table
 
     images, labels = dataset.images, dataset.labels
-    harness.console.print(
+    console.results.print(
         f"[bold]images[/] {images.shape} {images.dtype}, [bold]labels[/] {labels.shape} "
         f"{labels.dtype}; split 80/20: training {images[train].shape}, test {images[test].shape}",
         highlight=False,
@@ -219,13 +220,13 @@ def show_rows(
     for column in ("class", "rows", "training", "test"):
         table.add_column(column, justify="right")
     columns = [counts(part) for part in (labels, labels[train], labels[test])]
-    for name, *numbers in zip(dataset.class_names, *columns, strict=True):
-        table.add_row(name, *map(str, numbers))
+    for name, *cells in zip(dataset.class_names, *columns, strict=True):
+        table.add_row(name, *map(str, cells))
     table.add_section()
     table.add_row("all", *(str(sum(column)) for column in columns))
-    harness.console.print(table)
+    console.results.print(table)
     blank = int((images.max(axis=0) == 0).sum())
-    harness.console.print(
+    console.results.print(
         f"[bold]pixels[/] {images.min()} to {images.max()} (ink counts), mean {images.mean():.3f}, "
         f"variance {images.var():.3f}; {blank} of {images[0].size} never have ink; "
         f"{distinct} of {len(images)} images are distinct",
@@ -235,4 +236,4 @@ def show_rows(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

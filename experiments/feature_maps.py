@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup, training
+from common.output import Output, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,12 +68,12 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads or trains, looks inside, shows and writes."""
-    harness.seed(seed=config.seed)
-    harness.positive(epochs=config.epochs)
-    harness.require(config.index >= 0, "--index is counted from 0: a negative number names nothing")
-    harness.require(config.run is None or config.checkpoint is not None, "--run needs --checkpoint")
-    output = harness.Output(config.output_dir, script="feature_maps")
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    options.seed(seed=config.seed)
+    options.positive(epochs=config.epochs)
+    options.require(config.index >= 0, "--index is counted from 0: a negative number names nothing")
+    options.require(config.run is None or config.checkpoint is not None, "--run needs --checkpoint")
+    output = Output(config.output_dir, script="feature_maps")
+    startup.start_jax(compilation_cache=config.compilation_cache)
     import jax
     import numpy as np
 
@@ -81,32 +82,32 @@ def main(config: Config) -> None:
     from report import overviews
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     last = len(dataset.labels) - 1
-    harness.require(
+    options.require(
         0 <= config.index <= last,
         f"--index {config.index} is out of range: the rows are 0 to {last}",
     )
     network = dj.DigitsCNN()
     recipe = dj.Recipe(network=network)
     if config.checkpoint is None:
-        harness.countable(config.epochs, len(dataset.labels), recipe.batch_size)
+        options.countable(config.epochs, len(dataset.labels), recipe.batch_size)
         output.claim()
         state, run, model = train(config, dataset, recipe)
     else:
         state, run, model = load(config, dataset, recipe)
         output.claim()
-    harness.notes.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
+    console.notes.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
 
     image, label = dataset.images[config.index], int(dataset.labels[config.index])
     logits, maps = look_inside(network, state, image)
     finite = bool(np.isfinite(logits).all())
-    harness.require(finite, "this network has diverged; choose another --run or --checkpoint")
+    options.require(finite, "this network has diverged; choose another --run or --checkpoint")
     probabilities = np.asarray(jax.nn.softmax(logits))
     predicted = int(probabilities.argmax())
     gradient = saliency(state, image, predicted, recipe=recipe)
     kernel = np.asarray(state.params["conv_1"]["kernel"])
-    harness.console.print(
+    console.results.print(
         f"[bold]row {config.index}[/] class {label}, predicted {predicted} with probability "
         f"{probabilities[predicted]:.4f}",
         highlight=False,
@@ -137,7 +138,7 @@ def main(config: Config) -> None:
     output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
     results = {
         "experiment": "feature_maps",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "network": model,
         "index": config.index,
         "class": label,
@@ -148,7 +149,7 @@ def main(config: Config) -> None:
     }
     output.text("report.html", overviews.feature_maps(results, names=figures, folder=output.folder))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: report.html, "
         f"results.json, feature_maps.npz, figures {', '.join(figures)}",
         highlight=False,
@@ -163,14 +164,14 @@ def train(
     import digits_jax as dj
 
     note = f"trained now on all {len(dataset.labels)} rows, epochs: {config.epochs}"
-    harness.notes.print(
+    console.notes.print(
         "no --checkpoint given: training a network quickly; cross_validate.py and train.py make "
         "better ones",
         highlight=False,
         soft_wrap=True,
     )
     runs = dj.make_runs(dj.refit_split(dataset.labels), seed=config.seed)
-    with harness.Watch(config.epochs, 1, rows=len(dataset.labels)) as watch:
+    with console.Watch(config.epochs, 1, rows=len(dataset.labels)) as watch:
         try:
             result = dj.cross_validate(
                 dj.Examples(dataset.images, dataset.labels),
@@ -180,7 +181,7 @@ def train(
                 on_epoch=watch.on_epoch,
             )
         except dj.Interrupted as stop:
-            raise harness.Stopped(f"{stop}; nothing was saved", watch.signal or 2) from stop
+            raise console.Stopped(f"{stop}; nothing was saved", watch.signal or 2) from stop
     return _run(result.states, 0), _run(runs, 0), {"checkpoint": None, "run": "refit", "note": note}
 
 
@@ -193,13 +194,13 @@ def load(
     import digits_jax as dj
 
     assert config.checkpoint is not None
-    folder = harness.checkpoints_in(config.checkpoint)
+    folder = training.checkpoints_in(config.checkpoint)
     states, identity = dj.load_states(folder, recipe=recipe)
-    names = harness.run_names(states, identity)
+    names = training.run_names(states, identity)
     if config.run is None:
         number = len(names) - 1 if names[-1] == "refit" else 0
     else:
-        number = harness.find_run(names, config.run)
+        number = training.find_run(names, config.run)
     state = _run(states, number)
     note = f"{names[number]} of {folder}, {int(state.step)} optimizer steps"
     # As make_runs derives it; where the initial weights come from, the split plays no part.
@@ -269,7 +270,7 @@ def side_by_side(trained: Maps, untrained: Maps) -> Maps:
 
 
 def show(maps: Maps) -> None:
-    """A row for each layer: shape, range, and the share of maps that the image leaves at zero."""
+    """A row for each layer: shape, range, fraction of maps that the image leaves at zero."""
     from rich.table import Table
 
     table = Table(title="activations")
@@ -280,8 +281,8 @@ def show(maps: Maps) -> None:
         silent = int((each.max(axis=(0, 1)) == 0).sum())
         cells = (f"{height} × {width}", f"{each.mean():.3f}", f"{each.max():.3f}", str(silent))
         table.add_row(name, str(count), *cells)
-    harness.console.print(table)
+    console.results.print(table)
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import harness
 import methods
+from common import command_line, console, options, startup
+from common.output import Output, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,14 +63,14 @@ class Config:
 
 def main(config: Config) -> None:
     """Counts, shows and writes."""
-    harness.require(0 < config.share <= 1, f"--share must be above 0, to 1, not {config.share}")
-    harness.positive(shown=config.shown)
-    output = harness.Output(config.output_dir, script="leftovers")
+    options.require(0 < config.share <= 1, f"--share must be above 0, to 1, not {config.share}")
+    options.positive(shown=config.shown)
+    output = Output(config.output_dir, script="leftovers")
     known = run_results(config.run)
     names = config.methods or tuple(known["methods"])
     for name in names:
-        harness.require(name in known["methods"], f"--methods: {config.run} has no {name}")
-    harness.start_jax(compilation_cache=False)
+        options.require(name in known["methods"], f"--methods: {config.run} has no {name}")
+    startup.start_jax(compilation_cache=False)
     import numpy as np
 
     import digits_jax as dj
@@ -77,15 +78,15 @@ def main(config: Config) -> None:
     from report import comparisons
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     if dataset.provenance.sha256 != known["data"]["sha256"]:
-        raise harness.UsageError(
+        raise options.UsageError(
             f"{config.run} is of other rows ({known['data']['note']}); give the same --data"
         )
     done = [methods.load(config.run / f"predictions_{name}.npz")[0] for name in names]
     rows, repeats = len(dataset.labels), known["config"]["repeats"]
     answers = np.stack([methods.by_row(each, repeats, rows) for each in done])
-    by_method = (answers != dataset.labels).mean(axis=1)  # [methods, N], share of the repeats
+    by_method = (answers != dataset.labels).mean(axis=1)  # [methods, N], fraction of the repeats
     wrong = by_method.mean(axis=0)
     left = np.flatnonzero(wrong >= config.share)
     left = left[np.argsort(-wrong[left], kind="stable")]
@@ -93,7 +94,7 @@ def main(config: Config) -> None:
 
     lost = int((by_method.min(axis=0) > 0.5).sum())
     ceiling = dj.wilson_interval(rows - lost, rows)
-    counts = {f"{share:.0%}": int((wrong >= share).sum()) for share in (0.5, 0.9, 1.0)}
+    counts = {f"{least:.0%}": int((wrong >= least).sum()) for least in (0.5, 0.9, 1.0)}
     found = [
         {
             "row": row,
@@ -104,7 +105,7 @@ def main(config: Config) -> None:
         for row in left.tolist()
     ]
     low, high = (100 * bound for bound in ceiling)
-    harness.console.print(
+    console.results.print(
         f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
         f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
         f"{lost} are wrong for every method in most repeats. Without them the ceiling is "
@@ -125,7 +126,7 @@ def main(config: Config) -> None:
         output.table("rows.csv", found)
     results = {
         "experiment": "leftovers",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "methods": list(names),
         "repeats": repeats,
         "rows_wrong_in": counts,
@@ -136,7 +137,7 @@ def main(config: Config) -> None:
     page = comparisons.leftovers(results, dataset=dataset, answers=answers, folder=output.folder)
     output.text("report.html", page)
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"Written to {output.folder}/: report.html, results.json, rows.csv, leftovers.png",
         highlight=False,
         soft_wrap=True,
@@ -148,10 +149,10 @@ def run_results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     try:
         known: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        harness.require(known["experiment"] == "compare", f"{folder} is not a run of compare.py")
+        options.require(known["experiment"] == "compare", f"{folder} is not a run of compare.py")
         return known
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise harness.UsageError(
+        raise options.UsageError(
             f"{path} can't be read ({error}): --run is the folder of a complete compare.py"
         ) from error
 
@@ -179,4 +180,4 @@ def sheet(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import harness
+from common import console, options, training
+from common.output import Output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +60,9 @@ class Options:
 
     def check(self) -> None:
         """Raises UsageError."""
-        harness.positive(epochs_strong=self.epochs_strong, epochs_notebook=self.epochs_notebook)
-        harness.seed(seed=self.seed)
-        harness.require(
+        options.positive(epochs_strong=self.epochs_strong, epochs_notebook=self.epochs_notebook)
+        options.seed(seed=self.seed)
+        options.require(
             0 < len(self.methods) == len(set(self.methods)), "--methods must name each method once"
         )
 
@@ -76,7 +77,7 @@ class Predictions(NamedTuple):
     chosen: list[dict[str, Any]]  # [R], what a method tuned inside the training rows; else empty
 
     def accuracies(self, labels: np.ndarray) -> np.ndarray:
-        """Share of the test rows that are right, float64 [R]; labels int [N]."""
+        """Fraction of the test rows that are right, float64 [R]; labels int [N]."""
         right = (self.predicted == labels[self.rows]) & (self.rows >= 0)
         accuracies: np.ndarray = right.sum(axis=1) / (self.rows >= 0).sum(axis=1)
         return accuracies
@@ -114,22 +115,22 @@ def estimator(name: str, seed: int) -> Any:
 
 
 def predict_all(
-    options: Options, dataset: Dataset, splits: Split, names: list[str], output: harness.Output
+    config: Options, dataset: Dataset, splits: Split, names: list[str], output: Output
 ) -> dict[str, Predictions]:
     """The predictions of all methods asked for; ``names`` are those of the splits [R]."""
     found = sorted(path.name for path in output.folder.glob("predictions_*.npz"))
-    if found and not options.resume:
-        raise harness.UsageError(
+    if found and not config.resume:
+        raise options.UsageError(
             f"{output.folder} holds {found[0]} already; add --resume to go on with it, or choose "
             "another --output-dir"
         )
-    asked = [name for name in options.methods if name in NETWORKS]
-    networks = {name: _Network(options, name, splits) for name in asked}
+    asked = [name for name in config.methods if name in NETWORKS]
+    networks = {name: _Network(config, name, splits) for name in asked}
     output.claim()
     done: dict[str, Predictions] = {}
-    for name in options.methods:
+    for name in config.methods:
         network = networks.get(name)
-        identity = _identity(options, name, dataset, splits, network)
+        identity = _identity(config, name, dataset, splits, network)
         path = output.folder / f"predictions_{name}.npz"
         if path.exists():
             done[name], known = load(path)
@@ -138,9 +139,9 @@ def predict_all(
             if network is not None:
                 done[name] = network.predict(dataset, names, output)
             else:
-                done[name] = _predict(name, dataset, splits, options.seed)
+                done[name] = _predict(name, dataset, splits, config.seed)
             _save(path, done[name], identity, output)
-        harness.console.print(
+        console.results.print(
             f"{TITLES[name]}: {100 * done[name].accuracies(dataset.labels).mean():.2f} % of the "
             f"test rows, mean of {len(names)} splits; {done[name].seconds:.0f} s",
             highlight=False,
@@ -151,23 +152,24 @@ def predict_all(
 class _Network:
     """A recipe on these splits."""
 
-    def __init__(self, options: Options, name: str, splits: Split) -> None:
+    def __init__(self, config: Options, name: str, splits: Split) -> None:
         import digits_jax as dj
 
-        epochs = {"strong": options.epochs_strong, "notebook": options.epochs_notebook}[name]
-        self.name, self.options = name, options
+        epochs = {"strong": config.epochs_strong, "notebook": config.epochs_notebook}[name]
+        self.name, self.config = name, config
         train_rows = splits.train_weights.sum(axis=1)
         self.named = dj.recipe_by_name(name, train_rows=train_rows, epochs=epochs)
-        numbers = self.named.hyperparameters
         size = self.named.recipe.batch_size
-        harness.countable(self.named.epochs, splits.train_rows.shape[1], size)
-        self.runs = dj.make_runs(splits, hyperparameters=numbers, seed=options.seed)
+        options.countable(self.named.epochs, splits.train_rows.shape[1], size)
+        self.runs = dj.make_runs(
+            splits, hyperparameters=self.named.hyperparameters, seed=config.seed
+        )
 
-    def predict(self, dataset: Dataset, names: list[str], output: harness.Output) -> Predictions:
+    def predict(self, dataset: Dataset, names: list[str], output: Output) -> Predictions:
         import numpy as np
 
-        harness.console.print(f"{TITLES[self.name]}:")
-        result = harness.train(
+        console.results.print(f"{TITLES[self.name]}:")
+        result = training.train(
             dataset,
             self.runs,
             names,
@@ -175,13 +177,13 @@ class _Network:
             part=self.name,
             recipe=self.named.recipe,
             epochs=self.named.epochs,
-            seed=self.options.seed,
+            seed=self.config.seed,
             checkpoint_every=None,
-            resume=self.options.resume,
+            resume=self.config.resume,
         )
         logits = result.logits
         diverged = ~np.isfinite(logits).all((1, 2))
-        harness.require(
+        options.require(
             not diverged.any(), f"{self.name} diverged: {names[int(diverged.argmax())]}"
         )
         predicted = np.where(result.test_rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
@@ -190,7 +192,7 @@ class _Network:
 
 
 def _predict(name: str, dataset: Dataset, splits: Split, seed: int) -> Predictions:
-    """A method of scikit-learn, fitted to each split in turn, a process on each core."""
+    """A method of scikit-learn, fitted to one split after another, a process on each core."""
     import joblib
     import numpy as np
 
@@ -209,7 +211,7 @@ def _predict(name: str, dataset: Dataset, splits: Split, seed: int) -> Predictio
         )
         for i in range(len(rows))
     )
-    with harness.console.status(TITLES[name]) as status:
+    with console.results.status(TITLES[name]) as status:
         answers = joblib.Parallel(n_jobs=-1, return_as="generator")(tasks)
         for i, (classes, tuned) in enumerate(answers):
             predicted[i, rows[i] >= 0] = classes
@@ -228,7 +230,7 @@ def _fit(
 
 
 def _identity(
-    options: Options, name: str, dataset: Dataset, splits: Split, network: _Network | None
+    config: Options, name: str, dataset: Dataset, splits: Split, network: _Network | None
 ) -> dict[str, Any]:
     """What predictions must share to be reused."""
     import sklearn
@@ -241,15 +243,15 @@ def _identity(
         described = describe(data, network.runs, network.named.recipe)
         return {**described, "epochs": network.named.epochs}
     return {
-        "method": repr(estimator(name, options.seed)),
+        "method": repr(estimator(name, config.seed)),
         "scikit-learn": sklearn.__version__,
-        "seed": options.seed,
+        "seed": config.seed,
         "data.sha256": dataset.provenance.sha256,
         "splits.sha256": hashlib.sha256(b"".join(each.tobytes() for each in splits)).hexdigest(),
     }
 
 
-def _save(path: Path, done: Predictions, identity: dict[str, Any], output: harness.Output) -> None:
+def _save(path: Path, done: Predictions, identity: dict[str, Any], output: Output) -> None:
     about = {"identity": identity, "seconds": done.seconds, "chosen": done.chosen}
     output.arrays(
         path.name,
@@ -271,7 +273,7 @@ def load(path: Path) -> tuple[Predictions, dict[str, Any]]:
             done = Predictions(*arrays, about["seconds"], about["chosen"])
             return done, about["identity"]
     except Exception as error:  # zipfile, NumPy and json have some ten ways to say so
-        raise harness.UsageError(
+        raise options.UsageError(
             f"{path} is damaged, or not of this script ({error}); delete it to have it made again"
         ) from error
 
@@ -280,7 +282,7 @@ def _refuse_difference(path: Path, known: dict[str, Any], wanted: dict[str, Any]
     wanted = json.loads(json.dumps(wanted))
     for name in [*wanted, *(name for name in known if name not in wanted)]:
         if known.get(name) != wanted.get(name):
-            raise harness.UsageError(
+            raise options.UsageError(
                 f"{path} is of another run: {name} is {known.get(name, 'missing')} there and "
                 f"{wanted.get(name, 'missing')} here; delete it, or choose another --output-dir"
             )

@@ -17,8 +17,8 @@ also all ten probabilities and the answer of each model. Nothing else is on stan
 
 The probability of a vote is the mean of the models' probabilities. The refit on all rows has no
 vote, because none of its rows were kept from it: it is the model to deploy by itself, and ``--run
-refit`` asks it alone. Nor is the share of rows that are right here a test on rows that the models
-were trained on; cross_validate.py does that.
+refit`` asks it alone. Nor is the fraction of rows that are right here a test on rows that the
+models were trained on; cross_validate.py does that.
 
 Images of 8x8 pixels are taken as they are, larger ones go through the data's own preprocessing
 (see digits_jax/preprocessing.py): one digit, on a plain background, either darker or lighter.
@@ -39,7 +39,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import harness
+from common import command_line, console, options, startup, training
 
 if TYPE_CHECKING:
     import jax
@@ -89,36 +89,36 @@ class Inputs:
 
 def main(config: Config) -> None:
     """Loads the models and the inputs, predicts, and shows or writes the answers."""
-    harness.require(
+    options.require(
         config.rows is not None or bool(config.images), "nothing to read: give --rows or --images"
     )
-    harness.require(config.rows is not None or not config.index, "--index needs --rows")
+    options.require(config.rows is not None or not config.index, "--index needs --rows")
     for row in config.index:
-        harness.require(row >= 0, f"--index {row}: rows are numbered from 0")
+        options.require(row >= 0, f"--index {row}: rows are numbered from 0")
     if config.output is not None:
         special = config.output.exists() and not config.output.is_file()
-        harness.require(not special, f"--output {config.output} is not a regular file")
+        options.require(not special, f"--output {config.output} is not a regular file")
         folder = config.output.parent
-        harness.require(folder.is_dir(), f"--output {config.output}: there is no folder {folder}")
-    harness.start_jax(compilation_cache=config.compilation_cache)
+        options.require(folder.is_dir(), f"--output {config.output}: there is no folder {folder}")
+    startup.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
 
-    states, identity = dj.load_states(harness.checkpoints_in(config.checkpoint))
-    names = harness.run_names(states, identity)
+    states, identity = dj.load_states(training.checkpoints_in(config.checkpoint))
+    names = training.run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)
     recipe = dj.trained_recipe(identity)
-    shares, chosen = probabilities(states, inputs.images, names, chosen, recipe)
+    by_model, chosen = probabilities(states, inputs.images, names, chosen, recipe)
     models = [names[i] for i in chosen]
     answers = [
-        answer(inputs, i, shares[:, i], models, details=config.format == "json")
+        answer(inputs, i, by_model[:, i], models, details=config.format == "json")
         for i in range(len(inputs.names))
     ]
 
     if config.format == "table":
         table = as_table(answers, models)
         if config.output is None:
-            harness.console.print(table)
+            console.results.print(table)
             return
         content = as_text(table)
     elif config.format == "csv":
@@ -140,7 +140,7 @@ def main(config: Config) -> None:
     with whole_file(config.output) as partial:
         partial.write_text(content, encoding="utf-8")
     count = f"{len(answers)} answer{'s' * (len(answers) > 1)}"
-    harness.console.print(
+    console.results.print(
         f"{count} written to {config.output}", highlight=False, markup=False, soft_wrap=True
     )
 
@@ -149,7 +149,7 @@ def choose(names: Sequence[str], run: str | None) -> list[int]:
     """The models to ask: one by its name or number, or all that vote."""
     if run is None:
         return [i for i, name in enumerate(names) if name != REFIT] or list(range(len(names)))
-    return [harness.find_run(names, run)]
+    return [training.find_run(names, run)]
 
 
 def read(config: Config) -> Inputs:
@@ -166,7 +166,7 @@ def read(config: Config) -> Inputs:
         dataset, has_classes = load_rows(config.rows)
         count = len(dataset.labels)
         for row in config.index or range(count):
-            harness.require(
+            options.require(
                 0 <= row < count,
                 f"--index {row}: {config.rows} has {count} rows, numbered 0 to {count - 1}",
             )
@@ -246,10 +246,10 @@ def probabilities(
     healthy = np.isfinite(logits).all(axis=(1, 2))
     for i, well in zip(chosen, healthy, strict=True):
         if not well:
-            harness.errors.print(
+            console.errors.print(
                 f"[yellow]{names[i]} diverged in training[/]; it is left out", highlight=False
             )
-    harness.require(bool(healthy.any()), "every model diverged in training; train again")
+    options.require(bool(healthy.any()), "every model diverged in training; train again")
     voters = [i for i, well in zip(chosen, healthy, strict=True) if well]
     return softmax(logits[healthy]), voters
 
@@ -268,7 +268,7 @@ def all_models(recipe: Recipe) -> Callable[..., jax.Array]:
 def answer(
     inputs: Inputs,
     number: int,
-    shares: npt.NDArray[np.float64],
+    probabilities: npt.NDArray[np.float64],
     models: Sequence[str],
     *,
     details: bool,
@@ -278,15 +278,15 @@ def answer(
     Args:
         inputs: all of them.
         number: which one.
-        shares: [R, K], the models' probabilities of it.
+        probabilities: [R, K], the models' probabilities of it.
         models: R names.
         details: also give the mean probability of each class, and each model's own answer.
     """
     import numpy as np
 
-    mean = shares.mean(axis=0)
+    mean = probabilities.mean(axis=0)
     first, second = (int(k) for k in np.argsort(-mean, kind="stable")[:2])
-    own = shares.argmax(axis=1)
+    own = probabilities.argmax(axis=1)
     true = inputs.classes[number]
     said: dict[str, Any] = {
         "input": inputs.names[number],
@@ -297,8 +297,8 @@ def answer(
         "runner_up_probability": float(mean[second]),
         "models": len(models),
         "agree": int((own == first).sum()),
-        "probability_sd": float(shares[:, first].std(ddof=1)) if len(models) > 1 else None,
-        "probability_min": float(shares[:, first].min()),
+        "probability_sd": float(probabilities[:, first].std(ddof=1)) if len(models) > 1 else None,
+        "probability_min": float(probabilities[:, first].min()),
         "class": true,
         "right": None if true is None else first == true,
     }
@@ -309,8 +309,8 @@ def answer(
     if details:
         said["probabilities"] = mean.tolist()
         said["answers"] = [
-            {"model": model, "digit": int(digit), "probability": float(share[digit])}
-            for model, digit, share in zip(models, own, shares, strict=True)
+            {"model": model, "digit": int(digit), "probability": float(own_probabilities[digit])}
+            for model, digit, own_probabilities in zip(models, own, probabilities, strict=True)
         ]
     return said
 
@@ -374,4 +374,4 @@ def as_text(table: Table) -> str:
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

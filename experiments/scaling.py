@@ -4,14 +4,14 @@
 
 Each point trains the notebook's network in a process of its own, so that its memory is its own.
 A cost model is fitted to the points, checked against points that it has not seen (other numbers of
-runs, and jobs in waves of the size that was chosen from the free memory), and used to tell what the
-notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
+runs, and jobs in waves of the size that was chosen from the free memory), and used to predict what
+the notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
 
     seconds of an epoch = call + step * steps of an epoch * runs a device
     bytes of memory, of a checkpoint, of results = a constant + so much a run
 
-Runs a device are those of the device that has the most, or the mean where runs take turns on the
-devices (see ``turns.py``).
+Runs a device are those of the device that has the most, or the mean where runs go round robin over
+the devices (see ``digits_jax/parallel/round_robin.py``).
 
 Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--runs 1 2 5 10 50 --rows 500 2000 --widths
 0.5 2 --waves 2``, all 5620 rows, in 3 minutes: an epoch takes 6 ms and 1.8 ms for each step of each
@@ -33,7 +33,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import harness
+from common import command_line, console, options, startup
+from common.output import Output, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,32 +89,32 @@ class Point:
 
 def main(config: Config) -> None:
     """Measures, fits, shows and writes."""
-    harness.positive(epochs=config.epochs, wave_size=config.wave_size)
+    options.positive(epochs=config.epochs, wave_size=config.wave_size)
     for name in ("runs", "rows", "widths", "held_out", "waves"):
         values = getattr(config, name)
         flag = "--" + name.replace("_", "-")
         inside = bool(values) and all(0 < value <= 10**6 for value in values)
-        harness.require(inside, f"{flag} must be positive numbers of at most a million")
-    harness.require(len(set(config.runs)) > 1, "--runs must name two numbers, to fit a line")
-    harness.require(min(config.waves) > 1, "--waves must be at least 2, for the first one compiles")
-    output = harness.Output(config.output_dir, script="scaling")
-    harness.start_jax(compilation_cache=False)
+        options.require(inside, f"{flag} must be positive numbers of at most a million")
+    options.require(len(set(config.runs)) > 1, "--runs must name two numbers, to fit a line")
+    options.require(min(config.waves) > 1, "--waves must be at least 2, for the first one compiles")
+    output = Output(config.output_dir, script="scaling")
+    startup.start_jax(compilation_cache=False)
     import jax
 
     import digits_jax as dj
     from digits_jax.runs.memory import free_memory
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     most = len(dataset.labels)
-    harness.require(
+    options.require(
         min(config.rows) >= 100, "--rows must be at least 100, for five folds of ten classes"
     )
-    harness.require(max(config.rows) <= most, f"--rows must be at most {most}, what the data have")
+    options.require(max(config.rows) <= most, f"--rows must be at most {most}, what the data have")
     output.claim()
     free = free_memory(jax.devices())
     size = config.wave_size or chosen_wave_size(dataset, free)
-    harness.console.print(
+    console.results.print(
         f"waves of {size} runs; each of {jax.device_count()} devices has {free / 1e9:.1f} GB free",
         highlight=False,
     )
@@ -124,9 +125,9 @@ def main(config: Config) -> None:
     points += [Point(runs=waves * size, rows=most, wave_size=size) for waves in config.waves]
     measured = []
     for point in dict.fromkeys(points):
-        with harness.console.status(f"{point}"):
+        with console.results.status(f"{point}"):
             measured.append(measure_alone(point, config))
-        harness.console.print(_in_words(measured[-1]), highlight=False, soft_wrap=True)
+        console.results.print(_in_words(measured[-1]), highlight=False, soft_wrap=True)
     waved = [each for each in measured if each["wave_size"]]
     plain = [each for each in measured if each["width"] == 1 and not each["wave_size"]]
     model = fit([each for each in plain if each["runs"] not in config.held_out])
@@ -144,7 +145,7 @@ def main(config: Config) -> None:
     plots.save(figure, output.folder / "scaling")
     results = {
         "experiment": "scaling",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "wave_size": size,
         "free_bytes_a_device": free,
         "points": measured,
@@ -155,7 +156,7 @@ def main(config: Config) -> None:
     }
     output.text("report.html", searches.scaling(results))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"Written to {output.folder}/: report.html, results.json, scaling.png", soft_wrap=True
     )
 
@@ -186,7 +187,7 @@ def measure_alone(point: Point, config: Config) -> dict[str, Any]:
 
 def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
     """Seconds and bytes of one point."""
-    harness.start_jax(compilation_cache=False)
+    startup.start_jax(compilation_cache=False)
     import jax
     import numpy as np
 
@@ -206,10 +207,10 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
     splits = dj.kfold_splits(examples.labels, FOLDS)
 
     def runs_of(start: int, stop: int) -> dj.Run:
-        numbers = np.arange(start, stop)
-        runs = dj.make_runs(jax.tree.map(lambda leaf: leaf[numbers % FOLDS], splits))
+        indices = np.arange(start, stop)
+        runs = dj.make_runs(jax.tree.map(lambda leaf: leaf[indices % FOLDS], splits))
         return runs._replace(
-            key=jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
+            key=jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), indices)
         )
 
     started = time.perf_counter()
@@ -338,7 +339,7 @@ def _runs(point: dict[str, Any]) -> float:
 
 def _epoch_seconds(point: dict[str, Any]) -> float:
     seconds: list[float] = point["seconds"]["epoch"]
-    return statistics.mean(seconds)  # of turns, long epochs alternate with short ones
+    return statistics.mean(seconds)  # in round robin, long epochs alternate with short ones
 
 
 def _bytes(name: str) -> Callable[[dict[str, Any]], float]:
@@ -386,7 +387,7 @@ def report(
     """The model, how well it foretells what it has not seen, and the table of a million runs."""
     from rich.table import Table
 
-    harness.console.print(
+    console.results.print(
         f"an epoch takes {1e3 * model['call_seconds']:.1f} ms + {1e3 * model['step_seconds']:.3f} "
         f"ms * steps * runs a device; starting {model['start_seconds']:.1f} s; a run adds "
         f"{model['memory_bytes_a_run'] / 1e6:.1f} MB of memory and "
@@ -396,7 +397,7 @@ def report(
     )
     for each in checks:
         waves = f" in waves of {each['wave_size']}" if each["wave_size"] else ""
-        harness.console.print(
+        console.results.print(
             f"held out, {each['runs']} runs{waves}: predicted {each['predicted_seconds']:.2f} s an "
             f"epoch, measured {each['measured_seconds']:.2f} (ratio {each['ratio']:.2f})",
             highlight=False,
@@ -413,9 +414,9 @@ def report(
             f"{each['results_bytes'] / 1e9:.2f}",
             f"{each['memory_bytes_of_a_wave'] / 1e6:,.0f}",
         )
-    harness.console.print(table)
+    console.results.print(table)
     first = predictions[0]
-    harness.console.print(
+    console.results.print(
         f"What breaks first is memory: all at once, one device would need "
         f"{first['memory_bytes_at_once'] / 1e12:.1f} TB. Then the checkpoint of all states, "
         f"{first['checkpoint_bytes'] / 1e12:.1f} TB, and all logits, "
@@ -495,4 +496,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup, training
+from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     import optax
@@ -51,7 +52,7 @@ class Config:
     learning_rate: float = 0.03
     """Peak of the one-cycle schedule, of Adam, a step."""
     label_smoothing: float = 0.2
-    """Share of a label that is spread over all classes."""
+    """Fraction of a label that is spread over all classes."""
     seed: int = 0
     """Of the first repeat; repeat r uses seed + r. Seeds from 1000 on chose the recipe."""
     output_dir: Path | None = None
@@ -64,24 +65,24 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains, shows and writes."""
-    harness.positive(
+    options.positive(
         repeats=config.repeats,
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
     )
-    harness.require(config.repeats >= 2, "--repeats must be at least 2, for an interval")
-    harness.require(
+    options.require(config.repeats >= 2, "--repeats must be at least 2, for an interval")
+    options.require(
         0 <= config.label_smoothing < 1,
         f"--label-smoothing must be at least 0 and below 1, not {config.label_smoothing}",
     )
-    harness.seed(seed=config.seed)
-    harness.require(
+    options.seed(seed=config.seed)
+    options.require(
         config.seed + config.repeats <= 2**32,
         f"--seed {config.seed} leaves no seeds for {config.repeats} repeats: they end at 2^32 - 1",
     )
-    output = harness.Output(config.output_dir, script="speedrun")
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    output = Output(config.output_dir, script="speedrun")
+    startup.start_jax(compilation_cache=config.compilation_cache)
     import numpy as np
     import optax
 
@@ -89,16 +90,16 @@ def main(config: Config) -> None:
     from report import overviews
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     folds = 5
-    harness.countable(config.epochs, len(dataset.labels), config.batch_size)
+    options.countable(config.epochs, len(dataset.labels), config.batch_size)
     try:
         dj.kfold_splits(dataset.labels, folds)  # whether there is one
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     output.claim()
     data = dj.Examples(dataset.images, dataset.labels)
-    numbers = dj.Hyperparameters(
+    hyperparameters = dj.Hyperparameters(
         learning_rate=config.learning_rate, label_smoothing=config.label_smoothing
     )
     steps = config.epochs * -(-len(dataset.labels) * (folds - 1) // folds // config.batch_size)
@@ -117,7 +118,7 @@ def main(config: Config) -> None:
             data,
             dj.make_runs(
                 dj.kfold_splits(dataset.labels, folds, seed=seed),
-                hyperparameters=numbers,
+                hyperparameters=hyperparameters,
                 seed=seed,
             ),
             recipe=recipe,
@@ -127,19 +128,19 @@ def main(config: Config) -> None:
         )
         seconds.append(time.perf_counter() - started)
         names = [f"fold {fold} of seed {seed}" for fold in range(1, folds + 1)]
-        if lost := harness.name_diverged(result, names):
+        if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean
         else:
             accuracies.append(float(result.accuracy.mean()))
-    harness.require(
+    options.require(
         len(accuracies) >= 2,
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",
     )
     scores = dj.summarize(accuracies)
-    summary = harness.summary_json("accuracy", scores)
+    summary = summary_json("accuracy", scores)
     low, high = summary["ci95"]
     fast = float(np.median(seconds[1:]))
-    harness.console.print(
+    console.results.print(
         f"{len(accuracies)} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
         f"accuracy {100 * scores.mean:.3f} % (95 % interval {100 * low:.3f} to {100 * high:.3f}; "
         f"sd of a repeat {100 * scores.std:.3f}); the notebook: {100 * NOTEBOOK:.2f} %\n"
@@ -150,7 +151,7 @@ def main(config: Config) -> None:
     )
     results = {
         "experiment": "speedrun",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "accuracies": accuracies,
         "diverged": diverged,
         "accuracy": summary,
@@ -164,7 +165,7 @@ def main(config: Config) -> None:
     }
     output.text("report.html", overviews.speedrun(results, target=NOTEBOOK))
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
     )
 
@@ -172,7 +173,7 @@ def main(config: Config) -> None:
 def one_cycle(
     hyperparameters: Hyperparameters, *, schedule: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
-    """Adam whose learning rate follows ``schedule`` (a share of the peak, by step)."""
+    """Adam whose learning rate follows ``schedule`` (a fraction of the peak, by step)."""
     import optax
 
     return optax.chain(
@@ -185,4 +186,4 @@ def one_cycle(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -1,13 +1,13 @@
-"""Grid or random search over the numbers of a run; each configuration on the same folds.
+"""Grid or random search over hyperparameters; each configuration on the same folds.
 
     python experiments/sweep.py --learning-rate 3e-4 1e-3 3e-3 --dropout-rate 0 0.25 0.5
     python experiments/sweep.py --random 20 --learning-rate 1e-4 1e-2 --dropout-rate 0 0.5
     python experiments/sweep.py --learning-rate 3e-4 1e-3 3e-3 --nested --halving
 
-All combinations of the numbers train as one vmapped program, in waves that fit in memory; network
-and batch size are a loop around it. Without ``--nested`` the best score is optimistic: it was
-chosen on the rows that it is computed from. With it, inner folds of each outer training set choose,
-and the outer test rows score "tune, then train" without bias.
+All combinations of the hyperparameters train as one vmapped program, in waves that fit in memory;
+network and batch size are a loop around it. Without ``--nested`` the best score is optimistic: it
+was chosen on the rows that it is computed from. With it, inner folds of each outer training set
+choose, and the outer test rows score "tune, then train" without bias.
 
 It writes ``report.html``, ``results.json`` (last, and whole), ``configurations.csv``,
 ``scores.npz``, figures and the waves to the output folder.
@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup, training
+from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from digits_jax.search.grids import Scores
 
 STARTED = time.perf_counter()
-NUMBERS = (
+HYPERPARAMETERS = (
     "learning_rate",
     "beta_1",
     "beta_2",
@@ -61,7 +62,7 @@ Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The options of the command line. Numbers that take several values are searched."""
+    """The options of the command line. Those that take several values are searched."""
 
     data: str = "auto"
     """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
@@ -71,15 +72,15 @@ class Config:
     beta_1: tuple[float, ...] = (0.9,)
     """Decay of Adam's first moment. With --random: low and high, 1 - beta log-uniform."""
     beta_2: tuple[float, ...] = (0.999,)
-    """Decay of Adam's second moment. With --random: likewise."""
+    """Decay of Adam's second moment. With --random: low and high, 1 - beta log-uniform."""
     epsilon: tuple[float, ...] = (1e-7,)
     """Added to the root of Adam's second moment. With --random: low and high, log-uniform."""
     weight_decay: tuple[float, ...] = (0.0,)
     """Decoupled, as in AdamW. With --random: low and high, log-uniform."""
     label_smoothing: tuple[float, ...] = (0.0,)
-    """Share of a label that is spread over all classes. With --random: low and high, uniform."""
+    """Fraction of a label that is spread over all classes. With --random: low and high, uniform."""
     dropout_rate: tuple[float, ...] = (0.25,)
-    """Share of units that dropout sets to zero. With --random: low and high, uniform."""
+    """Fraction of units that dropout sets to zero. With --random: low and high, uniform."""
     random: int | None = None
     """Draw so many configurations from the ranges, instead of a grid of the values."""
     width: tuple[float, ...] = (1.0,)
@@ -121,23 +122,23 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write the figures as SVG."""
-    job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
+    job: tyro.conf.OmitArgPrefixes[options.Job] = options.Job()
     """Several processes, on one host or many."""
 
 
 def main(config: Config) -> None:
     """Searches, shows and writes."""
     check(config)
-    output = harness.Output(config.output_dir, script="sweep", resume=config.resume, job=config.job)
-    harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
+    output = Output(config.output_dir, script="sweep", resume=config.resume, job=config.job)
+    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
     try:
-        numbers = make_numbers(config)
+        hyperparameters = make_hyperparameters(config)
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     try:
         outer = dj.kfold_splits(
             dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
@@ -146,10 +147,10 @@ def main(config: Config) -> None:
         if config.nested:
             inner = dj.inner_splits(dataset.labels, outer, config.inner_folds, seed=config.seed)
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
-    harness.countable(config.epochs, len(dataset.labels), min(config.batch_size))
+        raise options.UsageError(str(error)) from error
+    options.countable(config.epochs, len(dataset.labels), min(config.batch_size))
     output.claim()
-    sweep = Sweep(config, dataset, numbers, output)
+    sweep = Sweep(config, dataset, hyperparameters, output)
     if inner is None:
         plain(config, sweep, outer)
     else:
@@ -158,7 +159,7 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """The arguments, before JAX starts."""
-    harness.positive(
+    options.positive(
         epochs=config.epochs,
         repeats=config.repeats,
         seeds=config.seeds,
@@ -167,18 +168,18 @@ def check(config: Config) -> None:
     )
     for name in ("folds", "inner_folds"):
         flag, value = "--" + name.replace("_", "-"), getattr(config, name)
-        harness.require(value >= 2, f"{flag} must be at least 2, not {value}")
-    harness.few_enough(config.folds * config.repeats, "--folds times --repeats")
-    harness.few_enough(config.inner_folds, "--inner-folds")
-    harness.few_enough(config.seeds, "--seeds")
-    harness.few_enough(config.random or 0, "--random")
-    harness.seed(seed=config.seed)
-    for name in (*NUMBERS, *STRUCTURE):
+        options.require(value >= 2, f"{flag} must be at least 2, not {value}")
+    options.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    options.few_enough(config.inner_folds, "--inner-folds")
+    options.few_enough(config.seeds, "--seeds")
+    options.few_enough(config.random or 0, "--random")
+    options.seed(seed=config.seed)
+    for name in (*HYPERPARAMETERS, *STRUCTURE):
         flag, values = "--" + name.replace("_", "-"), getattr(config, name)
-        harness.require(len(values) > 0, f"{flag} needs at least one value")
-        harness.require(len(set(values)) == len(values), f"{flag} names a value twice: {values}")
-        if name in NUMBERS and config.random is not None:
-            harness.require(
+        options.require(len(values) > 0, f"{flag} needs at least one value")
+        options.require(len(set(values)) == len(values), f"{flag} names a value twice: {values}")
+        if name in HYPERPARAMETERS and config.random is not None:
+            options.require(
                 len(values) <= 2, f"{flag} with --random takes one value, or two: low and high"
             )
         high = 1 if name in ("beta_1", "beta_2", "label_smoothing", "dropout_rate") else 1e9
@@ -188,29 +189,29 @@ def check(config: Config) -> None:
             if not isinstance(value, str):
                 inside = (0 <= value if low_is_in else 0 < value) and value < high
                 bounds = f"{'at least' if low_is_in else 'above'} 0 and below {high:g}"
-                harness.require(inside, f"{flag} must be {bounds}, not {value}")
-    harness.require(
-        config.random is None or any(len(getattr(config, name)) == 2 for name in NUMBERS),
+                options.require(inside, f"{flag} must be {bounds}, not {value}")
+    options.require(
+        config.random is None or any(len(getattr(config, name)) == 2 for name in HYPERPARAMETERS),
         "--random needs a range: give at least one number two values, low and high, such as "
         "--learning-rate 1e-4 1e-2",
     )
-    harness.require(
+    options.require(
         config.nested or not config.halving,
         "--halving drops configurations by inner validation rows: add --nested",
     )
-    harness.require(config.halving or not config.verify_halving, "--verify-halving needs --halving")
-    harness.require(
+    options.require(config.halving or not config.verify_halving, "--verify-halving needs --halving")
+    options.require(
         not (config.halving and config.job.distributed),
         "--halving moves runs from device to device, so it works in one process: leave out "
         "--distributed, or --halving",
     )
 
 
-def make_numbers(config: Config) -> Hyperparameters:
-    """The configurations of the traced numbers, each number [C]."""
+def make_hyperparameters(config: Config) -> Hyperparameters:
+    """The configurations of the traced hyperparameters, each [C]."""
     from digits_jax.search import grids
 
-    values = {name: getattr(config, name) for name in NUMBERS}
+    values = {name: getattr(config, name) for name in HYPERPARAMETERS}
     if config.random is None:
         return grids.grid(**values)
     ranges = {name: (each[0], each[-1]) for name, each in values.items()}
@@ -221,15 +222,20 @@ class Sweep:
     """What the stages of a sweep share: configurations, data, folder, signals, and the tally."""
 
     def __init__(
-        self, config: Config, dataset: Dataset, numbers: Hyperparameters, output: harness.Output
+        self, config: Config, dataset: Dataset, hyperparameters: Hyperparameters, output: Output
     ) -> None:
         import numpy as np
 
         import digits_jax as dj
 
-        self.config, self.dataset, self.numbers, self.output = config, dataset, numbers, output
+        self.config, self.dataset, self.hyperparameters, self.output = (
+            config,
+            dataset,
+            hyperparameters,
+            output,
+        )
         self.data = dj.Examples(dataset.images, dataset.labels)
-        self.count = np.size(numbers.learning_rate)
+        self.count = np.size(hyperparameters.learning_rate)
         self.waves: list[dict[str, Any]] = []
         self.structures = [
             dict(zip(STRUCTURE, values, strict=True))
@@ -237,7 +243,8 @@ class Sweep:
         ]
         # As decimal digits: a float32 of 0.0003 is 0.0003, not 0.0003000000142492354.
         self.table: list[dict[str, Any]] = [
-            structure | {name: float(str(getattr(numbers, name)[c])) for name in NUMBERS}
+            structure
+            | {name: float(str(getattr(hyperparameters, name)[c])) for name in HYPERPARAMETERS}
             for structure in self.structures
             for c in range(self.count)
         ]
@@ -255,11 +262,13 @@ class Sweep:
         for s in range(len(self.structures)):
             if groups is None:
                 count = self.count * self.config.seeds * len(splits.train_rows)
-                search: Any = functools.partial(grids.train_grid, self.data, self.numbers, splits)
+                search: Any = functools.partial(
+                    grids.train_grid, self.data, self.hyperparameters, splits
+                )
                 parts.append(self.watched(search, f"{stage}-{s}", s, count))
             else:
                 search = functools.partial(
-                    halving.halve_grid, self.data, self.numbers, splits, groups
+                    halving.halve_grid, self.data, self.hyperparameters, splits, groups
                 )
                 parts.append(self.watched(search, f"{stage}-{s}", s, groups, unit="outer split"))
         return grids.Scores(*map(np.concatenate, zip(*parts, strict=True)))
@@ -273,10 +282,12 @@ class Sweep:
         accuracy, loss = np.full((2, len(chosen)), np.nan)
         for s in np.unique(chosen // self.count).tolist():
             here = chosen // self.count == s
-            numbers = np.where(here, chosen % self.count, -1)
-            train = functools.partial(grids.train_chosen, self.data, self.numbers, outer, numbers)
+            configurations = np.where(here, chosen % self.count, -1)
+            train = functools.partial(
+                grids.train_chosen, self.data, self.hyperparameters, outer, configurations
+            )
             count = int(here.sum()) * self.config.seeds
-            # Draws of their own: the numbers were not chosen for these initial weights.
+            # Draws of their own: the hyperparameters were not chosen for these initial weights.
             seed = (self.config.seed + 2**31) % 2**32
             scores = self.watched(train, f"{stage}-{s}", s, count, seed=seed)
             accuracy[here], loss[here] = (each[here] for each in scores)
@@ -320,7 +331,7 @@ class Sweep:
             conv_activation=getattr(nn, structure["conv_activation"]),
             dense_activation=getattr(nn, structure["dense_activation"]),
         )
-        with harness.Watch(count, count, unit=unit) as watch:
+        with console.Watch(count, count, unit=unit) as watch:
             try:
                 result = work(
                     folder=self.output.waves / stage,
@@ -335,10 +346,10 @@ class Sweep:
                     on_wave=on_wave,
                 )
             except WavesInterrupted as stop:
-                raise harness.stopped(stop, watch, self.output) from stop
-        if harness.anywhere(watch.signal is not None):  # in the last wave of this stage
+                raise training.stopped(stop, watch, self.output) from stop
+        if startup.anywhere(watch.signal is not None):  # in the last wave of this stage
             done_all = WavesInterrupted(count, count, f"{unit}s")
-            raise harness.stopped(done_all, watch, self.output)
+            raise training.stopped(done_all, watch, self.output)
         return result
 
 
@@ -348,7 +359,7 @@ def plain(config: Config, sweep: Sweep, splits: Split) -> None:
     from digits_jax.search import grids
 
     scores = sweep.score("folds", splits)
-    if not harness.reports():
+    if not startup.reports():
         return
     order = grids.rank(scores.accuracy, scores.loss)
     best = int(order[0])
@@ -359,7 +370,7 @@ def plain(config: Config, sweep: Sweep, splits: Split) -> None:
     )
     show(sweep, scores, order, f"{config.folds}-fold cross-validation, {config.epochs} epochs")
     if len(sweep.table) > 1:
-        harness.errors.print(f"[yellow]{warning}[/]", soft_wrap=True)
+        console.errors.print(f"[yellow]{warning}[/]", soft_wrap=True)
     write(
         config,
         sweep,
@@ -367,7 +378,7 @@ def plain(config: Config, sweep: Sweep, splits: Split) -> None:
         order,
         "Accuracy",
         {
-            "best": sweep.table[best] | {"accuracy": harness.summary_json("accuracy", summary)},
+            "best": sweep.table[best] | {"accuracy": summary_json("accuracy", summary)},
             "warning": warning if len(sweep.table) > 1 else None,
         },
     )
@@ -386,7 +397,7 @@ def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
     halved: dict[str, Any] | None = None
     if config.halving:
         rungs = ", ".join(map(str, halving_rungs(config.epochs, sweep.count)[:-1])) or "no"
-        harness.console.print(f"halving after {rungs} epochs", highlight=False)
+        console.results.print(f"halving after {rungs} epochs", highlight=False)
     scores = (
         sweep.score("halving", inner, splits) if config.halving else sweep.score("inner", inner)
     )
@@ -399,9 +410,9 @@ def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
             whole = choose(sweep.score("inner", inner), splits, config.epochs)
             halved["same_winner"] = (whole == chosen).tolist()
             words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
-        harness.console.print(words, highlight=False, soft_wrap=True)
+        console.results.print(words, highlight=False, soft_wrap=True)
     accuracy, loss = sweep.final("outer", outer, chosen)
-    if not harness.reports():
+    if not startup.reports():
         return
     by_split = scores.accuracy.reshape(len(sweep.table), splits, -1).mean(axis=2)
     order = grids.rank(scores.accuracy, scores.loss)
@@ -424,10 +435,10 @@ def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
     table.add_section()
     middle = [""] * (len(names) + 1)
     table.add_row("mean ± sd", *middle, f"{100 * summary.mean:.2f} ± {100 * summary.std:.2f}")
-    unbiased = harness.summary_json("accuracy", summary)
+    unbiased = summary_json("accuracy", summary)
     low, high = unbiased["ci95"]
     table.add_row("95 % interval", *middle, f"{100 * low:.2f} to {100 * high:.2f}")
-    harness.console.print(table)
+    console.results.print(table)
     write(
         config,
         sweep,
@@ -493,9 +504,9 @@ def show(sweep: Sweep, scores: Scores, order: np.ndarray, title: str) -> None:
             f"{accuracy.mean():.2f} ± {accuracy.std():.2f}",
             f"{diverged[k]} of {len(loss)}" if diverged[k] else "",
         )
-    harness.console.print(table)
+    console.results.print(table)
     if len(order) > SHOWN:
-        harness.console.print(f"({len(order) - SHOWN} more in configurations.csv)")
+        console.results.print(f"({len(order) - SHOWN} more in configurations.csv)")
 
 
 def write(
@@ -524,13 +535,13 @@ def write(
         **scores._asdict(),
         **{name: [row[name] for row in sweep.table] for name in sweep.table[0]},
     )
-    sound = np.where(np.isfinite(scores.loss), scores.accuracy, np.nan)
+    finite = np.where(np.isfinite(scores.loss), scores.accuracy, np.nan)
     columns = {name: [row[name] for row in sweep.table] for name in varied(sweep)}
     figures = {}
-    if columns and not np.isnan(sound).all():
-        figures["effects"] = plots.effects(columns, sound, label=label, log=LOGARITHMIC)
+    if columns and not np.isnan(finite).all():
+        figures["effects"] = plots.effects(columns, finite, label=label, log=LOGARITHMIC)
     for pair in itertools.combinations([n for n in columns if not n.endswith("activation")], 2):
-        means = np.array([row.mean() for row in sound])
+        means = np.array([row.mean() for row in finite])
         x, y = (columns[name] for name in pair)
         if not np.isnan(means).all():
             figure = plots.pair(x, y, means, pair, label=label, log=LOGARITHMIC)
@@ -541,16 +552,16 @@ def write(
     total = time.perf_counter() - STARTED
     results = {
         "experiment": "sweep",
-        **harness.describe(config, sweep.dataset.provenance),
+        **describe(config, sweep.dataset.provenance),
         "configurations": rows,
         **content,
         "waves": sweep.waves,
         "seconds": {"total": total},
     }
-    page = searches.sweep(results, columns=columns, scores=sound, label=label, log=LOGARITHMIC)
+    page = searches.sweep(results, columns=columns, scores=finite, label=label, log=LOGARITHMIC)
     sweep.output.text("report.html", page)
     sweep.output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"{total:.1f} s. Written to {sweep.output.folder}/: report.html, results.json, "
         "configurations.csv, scores.npz, figures, waves/",
         highlight=False,
@@ -559,4 +570,4 @@ def write(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-import harness
+from common import command_line, console, options, startup, tracking, training
+from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Dataset
@@ -44,7 +45,7 @@ class Config:
     seeds: int = 1
     """Networks to train at once, each with draws of its own."""
     test_size: float = 0.2
-    """Share of the rows that test."""
+    """Fraction of the rows that test."""
     split_seed: int = 42
     """Of the split; 42 gives the notebook's 1124 test rows on the full data."""
     output_dir: Path | None = None
@@ -63,43 +64,43 @@ class Config:
     """Also write what TensorBoard shows, to the folder tensorboard of the output."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print nothing but the result."""
-    job: tyro.conf.OmitArgPrefixes[harness.Job] = harness.Job()
+    job: tyro.conf.OmitArgPrefixes[options.Job] = options.Job()
     """Several processes, on one host or many."""
 
 
 def main(config: Config) -> None:
     """Trains, evaluates, shows and writes."""
-    harness.positive(
+    options.positive(
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         seeds=config.seeds,
         checkpoint_every=config.checkpoint_every,
     )
-    harness.few_enough(config.seeds, "--seeds")
-    harness.require(
+    options.few_enough(config.seeds, "--seeds")
+    options.require(
         0 < config.test_size < 1,
         f"--test-size must be between 0 and 1 (exclusive), not {config.test_size}",
     )
-    harness.seed(seed=config.seed, split_seed=config.split_seed)
-    output = harness.Output(config.output_dir, script="train", resume=config.resume, job=config.job)
-    harness.start_jax(compilation_cache=config.compilation_cache, job=config.job)
+    options.seed(seed=config.seed, split_seed=config.split_seed)
+    output = Output(config.output_dir, script="train", resume=config.resume, job=config.job)
+    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     try:
         split = dj.holdout_split(dataset.labels, test_size=config.test_size, seed=config.split_seed)
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
-    harness.countable(config.epochs, len(dataset.labels), config.batch_size)
+        raise options.UsageError(str(error)) from error
+    options.countable(config.epochs, len(dataset.labels), config.batch_size)
     output.claim()
     runs = dj.make_runs(
         dj.stack_splits(*[split] * config.seeds),
         hyperparameters=dj.Hyperparameters(learning_rate=config.learning_rate),
         seed=config.seed,
     )
-    result = harness.train(
+    result = training.train(
         dataset,
         runs,
         [f"run {i + 1}" for i in range(config.seeds)],
@@ -112,31 +113,28 @@ def main(config: Config) -> None:
         verbose=config.verbose,
         tensorboard=config.tensorboard,
     )
-    if harness.reports():
+    if startup.reports():
         report(config, dataset, result, output)
 
 
-def report(
-    config: Config, dataset: Dataset, result: CrossValidation, output: harness.Output
-) -> None:
+def report(config: Config, dataset: Dataset, result: CrossValidation, output: Output) -> None:
     """The scores and figures; ``results.json`` last."""
     import numpy as np
     from rich.table import Table
     from sklearn.metrics import classification_report
 
-    import tracking
     from digits_jax import metrics, plots, summarize, wilson_interval
     from report import pages
 
     run_names = [f"run {i + 1}" for i in range(config.seeds)]
-    diverged = harness.name_diverged(result, run_names)
-    sound = np.flatnonzero(result.diverged == 0)
-    harness.require(len(sound) > 0, "every run diverged; try a smaller --learning-rate")
-    first = run_names[sound[0]]  # the run that is shown in detail
+    diverged = training.name_diverged(result, run_names)
+    finite = np.flatnonzero(result.diverged == 0)
+    options.require(len(finite) > 0, "every run diverged; try a smaller --learning-rate")
+    first = run_names[finite[0]]  # the run that is shown in detail
     rows = result.test_rows[0]
     labels = dataset.labels[rows]
-    shares = metrics.probabilities(result.logits[sound])
-    scores = [metrics.classification_scores(labels, each) for each in shares]
+    probabilities = metrics.probabilities(result.logits[finite])
+    scores = [metrics.classification_scores(labels, each) for each in probabilities]
     values = {
         "loss": [score.log_loss for score in scores],
         "accuracy": [score.accuracy for score in scores],
@@ -145,28 +143,28 @@ def report(
         "f1": [score.f1 for score in scores],
     }
     summaries = {name: summarize(each) for name, each in values.items()}
-    reliability = metrics.reliability(labels, shares[0])
+    reliability = metrics.reliability(labels, probabilities[0])
     correct = round(scores[0].accuracy * len(labels))
     wilson = wilson_interval(correct, len(labels))
 
     table = Table(title=f"{len(labels)} test rows after {config.epochs} epochs")
     table.add_column("score")
     table.add_column(first, justify="right")
-    if len(sound) > 1:
-        table.add_column(f"mean ± sd of {len(sound)} runs", justify="right")
+    if len(finite) > 1:
+        table.add_column(f"mean ± sd of {len(finite)} runs", justify="right")
     for name, summary in summaries.items():
         unit, scale, digits = ("nats", 1, 4) if name == "loss" else ("%", 100, 2)
         title = name if name in ("loss", "accuracy") else f"macro {name}"
         cells = [f"{title} ({unit})", f"{scale * values[name][0]:.{digits}f}"]
-        if len(sound) > 1:
+        if len(finite) > 1:
             mean, sd = scale * summary.mean, scale * summary.std
             cells.append(f"{mean:.{digits}f} ± {sd:.{digits}f}")
         table.add_row(*cells)
     low, high = (100 * bound for bound in wilson)
     table.add_row("accuracy, 95 % interval (Wilson)", f"{low:.2f} to {high:.2f}")
     table.add_row("calibration error (%)", f"{100 * reliability.expected_calibration_error:.2f}")
-    harness.console.print(table)
-    predicted = shares[0].argmax(1)
+    console.results.print(table)
+    predicted = probabilities[0].argmax(1)
     names = dataset.class_names
     by_class = functools.partial(
         classification_report,
@@ -177,19 +175,19 @@ def report(
         zero_division=0,
     )
     if len(run_names) > 1:
-        harness.console.print(f"scores by class, of {first} alone", highlight=False)
-    harness.console.print(by_class(digits=4), highlight=False)
+        console.results.print(f"scores by class, of {first} alone", highlight=False)
+    console.results.print(by_class(digits=4), highlight=False)
 
     wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(shares[0][wrong, labels[wrong]])]  # the surest mistakes first
+    wrong = wrong[np.argsort(probabilities[0][wrong, labels[wrong]])]  # the surest mistakes first
     shown = wrong[:64]  # a sheet of more is no longer looked at
     titles = [
-        f"row {rows[i]}\n{labels[i]} as {predicted[i]}, {100 * shares[0][i].max():.0f} %"
+        f"row {rows[i]}\n{labels[i]} as {predicted[i]}, {100 * probabilities[0][i].max():.0f} %"
         for i in shown
     ]
-    curves = metrics.roc_curves(labels, shares[0])
+    curves = metrics.roc_curves(labels, probabilities[0])
     figures = {
-        "training_curves": plots.learning_curves(*harness.curves(result), run_names),
+        "training_curves": plots.learning_curves(*training.curves(result), run_names),
         "confusion": plots.confusion_matrix(metrics.confusion(labels, predicted), names),
         "roc": plots.roc_curves(curves, names),
         "reliability": plots.reliability_diagram(reliability),
@@ -206,14 +204,14 @@ def report(
     output.arrays("predictions.npz", rows=rows, logits=result.logits)
     runs = [
         {"run": int(i) + 1, **{name: each[j] for name, each in values.items()}}
-        for j, i in enumerate(sound)
+        for j, i in enumerate(finite)
     ]
     results = {
         "experiment": "train",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "runs": runs,
         "diverged": diverged,
-        **{name: harness.summary_json(name, each) for name, each in summaries.items()},
+        **{name: summary_json(name, each) for name, each in summaries.items()},
         "test_rows": len(labels),
         "accuracy_wilson95": wilson,
         "expected_calibration_error": reliability.expected_calibration_error,
@@ -223,9 +221,9 @@ def report(
     page = pages.train(
         results,
         dataset=dataset,
-        history=type(result.history)(*(each[sound] for each in result.history)),
+        history=type(result.history)(*(each[finite] for each in result.history)),
         rows=rows,
-        shares=shares,
+        probabilities=probabilities,
         curves=curves,
         reliability=reliability,
         classes=by_class(output_dict=True),
@@ -234,13 +232,13 @@ def report(
     if config.tensorboard:
         scores_of = {
             run_names[i]: {name: each[j] for name, each in values.items()}
-            for j, i in enumerate(sound)
+            for j, i in enumerate(finite)
         }
         tracking.finish(output.folder, config=vars(config), scores=scores_of, figures=figures)
     total = time.perf_counter() - STARTED
     output.json("results.json", {**results, "seconds": {**result.seconds, "total": total}})
     tracked = ", tensorboard/" if config.tensorboard else ""
-    harness.console.print(
+    console.results.print(
         f"{total:.1f} s: compiling {result.seconds['compile']:.1f}, training "
         f"{result.seconds['train']:.1f}. Written to {output.folder}/: report.html, results.json, "
         f"history.npz, predictions.npz, figures, checkpoints/{tracked}",
@@ -250,4 +248,4 @@ def report(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import harness
 import methods
+from common import command_line, console, options, startup
+from common.output import Output, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,18 +59,18 @@ class Config(methods.Options):
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
-    harness.positive(seeds=config.seeds)
-    harness.few_enough(config.seeds, "--seeds")
-    output = harness.Output(config.output_dir, script="writers", resume=config.resume)
-    harness.start_jax(compilation_cache=config.compilation_cache)
+    options.positive(seeds=config.seeds)
+    options.few_enough(config.seeds, "--seeds")
+    output = Output(config.output_dir, script="writers", resume=config.resume)
+    startup.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
 
     dataset = dj.load_digits(config.data)
-    harness.show_data(dataset.provenance)
+    console.show_data(dataset.provenance)
     try:
         splits = make_splits(dataset.labels, seeds=config.seeds, seed=config.seed)
     except ValueError as error:
-        raise harness.UsageError(str(error)) from error
+        raise options.UsageError(str(error)) from error
     names = [f"{kind}, seed {i}" for kind in ("new writers", "random") for i in range(config.seeds)]
     done = methods.predict_all(config, dataset, splits, names, output)
     report(config, dataset, done, output)
@@ -80,9 +81,9 @@ def make_splits(labels: np.ndarray, *, seeds: int, seed: int) -> Split:
     import digits_jax as dj
 
     disjoint = dj.writer_disjoint_split(labels)
-    share = disjoint.test_rows.shape[1] / len(labels)
+    fraction = disjoint.test_rows.shape[1] / len(labels)
     random = [
-        dj.holdout_split(labels, test_size=share, seed=seed + i, stratified=True)
+        dj.holdout_split(labels, test_size=fraction, seed=seed + i, stratified=True)
         for i in range(seeds)
     ]
     return dj.stack_splits(*[disjoint] * seeds, *random)
@@ -94,9 +95,13 @@ def votes(done: methods.Predictions, labels: np.ndarray, seeds: int) -> list[flo
 
     if not done.logits.shape[-1]:
         return []
-    shares = metrics.probabilities(done.logits[:seeds])
+    probabilities = metrics.probabilities(done.logits[:seeds])
     return [
-        float((shares[i : i + VOTERS].mean(axis=0).argmax(axis=1) == labels[done.rows[0]]).mean())
+        float(
+            (
+                probabilities[i : i + VOTERS].mean(axis=0).argmax(axis=1) == labels[done.rows[0]]
+            ).mean()
+        )
         for i in range(0, seeds - VOTERS + 1, VOTERS)
     ]
 
@@ -133,7 +138,7 @@ def report(
     config: Config,
     dataset: Dataset,
     done: dict[str, methods.Predictions],
-    output: harness.Output,
+    output: Output,
 ) -> None:
     """The table, the figure, the files; ``results.json`` last."""
     import numpy as np
@@ -162,7 +167,7 @@ def report(
             f"{100 * random['mean']:.2f} ± {100 * random['std']:.2f}",
             f"{100 * scores[name]['difference']:+.2f}",
         )
-    harness.console.print(table)
+    console.results.print(table)
 
     kinds = {
         "new_writers": (
@@ -196,7 +201,7 @@ def report(
     total = time.perf_counter() - STARTED
     results = {
         "experiment": "writers",
-        **harness.describe(config, dataset.provenance),
+        **describe(config, dataset.provenance),
         "methods": {
             name: {
                 "title": methods.TITLES[name],
@@ -217,7 +222,7 @@ def report(
     )
     output.text("report.html", page)
     output.json("results.json", results)
-    harness.console.print(
+    console.results.print(
         f"{total:.1f} s. Written to {output.folder}/: report.html, results.json, scores.csv, "
         "predictions, writers.png",
         highlight=False,
@@ -226,4 +231,4 @@ def report(
 
 
 if __name__ == "__main__":
-    harness.run(Config, main, __doc__)
+    command_line.run(Config, main, __doc__)

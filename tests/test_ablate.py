@@ -25,18 +25,26 @@ def test_all_changes_together_lead_from_each_recipe_to_the_other() -> None:
         one = ablate.swap(notebook, strong, fields)
         assert one != notebook and ablate.swap(one, notebook, fields) == notebook
         forth, back = ablate.swap(forth, strong, fields), ablate.swap(back, notebook, fields)
-    steps = strong.numbers.schedule_steps
-    assert forth._replace(numbers=forth.numbers._replace(schedule_steps=steps)) == strong
-    assert back._replace(numbers=back.numbers._replace(schedule_steps=None)) == notebook
+    steps = strong.hyperparameters.schedule_steps
+    assert (
+        forth._replace(hyperparameters=forth.hyperparameters._replace(schedule_steps=steps))
+        == strong
+    )
+    assert (
+        back._replace(hyperparameters=back.hyperparameters._replace(schedule_steps=None))
+        == notebook
+    )
 
 
 def test_variants_of_one_static_part_share_a_program() -> None:
     variants = ablate.variants(train_rows=np.array([80.0, 80.0]), epochs=2)
     groups = list(ablate.grouped(variants).values())
     assert sum(map(len, groups)) == len(variants) == 2 + 2 * len(ablate.CHANGES)
-    numbers = [n for n, fields in ablate.CHANGES.items() if all("numbers" in f for f in fields)]
-    assert ["notebook", *(f"notebook + {name}" for name in numbers)] in groups
-    assert ["strong", *(ablate.variant_name("strong", name) for name in numbers)] in groups
+    hyperparameters = [
+        n for n, fields in ablate.CHANGES.items() if all("hyperparameters" in f for f in fields)
+    ]
+    assert ["notebook", *(f"notebook + {name}" for name in hyperparameters)] in groups
+    assert ["strong", *(ablate.variant_name("strong", name) for name in hyperparameters)] in groups
 
 
 def test_it_reports_each_change(
@@ -45,7 +53,7 @@ def test_it_reports_each_change(
     # These ride the runs axis: two programs in all.
     kept = ("label smoothing", "no dropout", "weight decay")
     monkeypatch.setattr(ablate, "CHANGES", {name: ablate.CHANGES[name] for name in kept})
-    monkeypatch.setattr(ablate.harness, "start_jax", lambda compilation_cache: None)
+    monkeypatch.setattr(ablate.startup, "start_jax", lambda compilation_cache: None)
     config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
     ablate.main(config)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -78,7 +86,7 @@ def test_it_reports_each_change(
 
 def test_a_users_mistake_is_refused(tmp_path: Path) -> None:
     for mistake, message in {"folds": "--folds must be at least 2", "epochs": "--epochs"}.items():
-        with pytest.raises(ablate.harness.UsageError, match=message):
+        with pytest.raises(ablate.options.UsageError, match=message):
             ablate.main(ablate.Config(**{mistake: 0}, output_dir=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -87,5 +95,5 @@ def test_every_cycle_ends_with_the_training_whatever_the_batch() -> None:
     variants = ablate.variants(train_rows=np.array([4496.0, 4497.0]), epochs=3)
     for variant in variants.values():
         expected = 3 * np.ceil(np.array([4496, 4497]) / variant.recipe.batch_size)
-        np.testing.assert_array_equal(variant.numbers.schedule_steps, expected)
+        np.testing.assert_array_equal(variant.hyperparameters.schedule_steps, expected)
     assert {variant.recipe.batch_size for variant in variants.values()} == {64, 128}

@@ -149,9 +149,10 @@ def test_help_imports_no_framework() -> None:
 import sys
 sys.path.insert(0, {str(EXPERIMENTS)!r})
 sys.argv = ["benchmark.py", "--help"]
-import benchmark, harness
+import benchmark
+from common import command_line
 try:
-    harness.run(benchmark.Config, benchmark.main, benchmark.__doc__)
+    command_line.run(benchmark.Config, benchmark.main, benchmark.__doc__)
 finally:
     print(sorted({{"jax", "torch", "numpy", "matplotlib"}} & set(sys.modules)))
 """

@@ -44,9 +44,9 @@ def refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Run:
     """Calls a script with arguments that it must refuse; gives the line that it says."""
-    harness = importlib.import_module("harness")
-    monkeypatch.setattr(harness, "_terminated", signal.getsignal(signal.SIGTERM))
-    monkeypatch.setattr(harness, "start_jax", lambda **_: None)
+    command_line = importlib.import_module("common.command_line")
+    monkeypatch.setattr(command_line, "terminated", signal.getsignal(signal.SIGTERM))
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
 
     def began(*_: object, **__: object) -> None:
         raise Began
@@ -66,7 +66,7 @@ def refused(
         monkeypatch.setattr(sys, "argv", words)
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as stop:
-            harness.run(module.Config, module.main, module.__doc__)
+            command_line.run(module.Config, module.main, module.__doc__)
         said = capsys.readouterr().err
         assert stop.value.code == 2, said
         assert sorted(tmp_path.rglob("*")) == before, "something was written"

@@ -40,15 +40,16 @@ def run(
     methods: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """The script in this process, which has started JAX already: exit code, stdout, stderr."""
-    harness, compare = importlib.import_module("harness"), importlib.import_module("compare")
-    monkeypatch.setattr(harness, "start_jax", lambda **_: None)
+    command_line = importlib.import_module("common.command_line")
+    compare = importlib.import_module("compare")
+    monkeypatch.setattr(compare.startup, "start_jax", lambda **_: None)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
         code = 0
         try:
             with joblib.parallel_config("sequential"):
-                harness.run(compare.Config, compare.main, compare.__doc__)
+                command_line.run(compare.Config, compare.main, compare.__doc__)
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, *capsys.readouterr()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import compare_runs
-import harness
+from common import options
 from digits_jax import corrected_resampled_ttest
 
 ACCURACIES = {"a": [0.99, 0.98, 0.99, 0.97, 0.98], "b": [0.97, 0.96, 0.97, 0.97, 0.965]}
@@ -111,7 +111,7 @@ def test_an_experiment_without_curves(runs: tuple[Path, Path]) -> None:
 
 def test_an_experiment_without_scores_is_refused(runs: tuple[Path, Path]) -> None:
     (runs[1] / "results.json").write_text('{"experiment": "explore"}')
-    with pytest.raises(harness.UsageError, match=r"b has no scores to .* a run of explore"):
+    with pytest.raises(options.UsageError, match=r"b has no scores to .* a run of explore"):
         _compare(*runs)
     assert not (runs[0].parent / "out").exists()
 
@@ -135,7 +135,7 @@ DAMAGE = {
 @pytest.mark.parametrize(("text", "message"), DAMAGE.items())
 def test_damaged_results_are_named(runs: tuple[Path, Path], text: str, message: str) -> None:
     (runs[1] / "results.json").write_text(text)
-    with pytest.raises(harness.UsageError, match=r"b.results\.json") as error:
+    with pytest.raises(options.UsageError, match=r"b.results\.json") as error:
         _compare(*runs)
     assert message in str(error.value)
     assert not (runs[0].parent / "out").exists()
@@ -148,7 +148,7 @@ def test_a_damaged_history_is_named(runs: tuple[Path, Path], content: bytes | No
         np.savez(file, loss=np.ones(3), accuracy=np.ones(3))
     else:
         file.write_bytes(content)
-    with pytest.raises(harness.UsageError, match=r"history\.npz is damaged"):
+    with pytest.raises(options.UsageError, match=r"history\.npz is damaged"):
         _compare(*runs)
 
 
@@ -160,7 +160,7 @@ def test_a_users_mistake_gets_one_line(runs: tuple[Path, Path]) -> None:
         (["a", "empty"], "empty holds no results.json"),
         (["a", "a"], "a folder is given twice"),
     ):
-        with pytest.raises(harness.UsageError, match=message):
+        with pytest.raises(options.UsageError, match=message):
             _compare(*(runs[0].parent / folder for folder in folders))
     script = str(Path(compare_runs.__file__))
     done = subprocess.run(

@@ -31,9 +31,9 @@ def script(
     Gives the exit code, standard error, and the results.
     """
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    harness = importlib.import_module("harness")
-    monkeypatch.setattr(harness, "_terminated", signal.getsignal(signal.SIGTERM))
-    monkeypatch.setattr(harness, "start_jax", lambda **_: None)
+    command_line = importlib.import_module("common.command_line")
+    monkeypatch.setattr(command_line, "terminated", signal.getsignal(signal.SIGTERM))
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     make_runs, make_recipe, by_name = dj.make_runs, dj.Recipe, dj.recipe_by_name
 
     def small_recipe(name: str, **options: Any) -> dj.NamedRecipe:
@@ -58,7 +58,7 @@ def script(
         monkeypatch.setattr(sys, "argv", list(words))
         code = 0
         try:
-            harness.run(module.Config, module.main, module.__doc__)
+            command_line.run(module.Config, module.main, module.__doc__)
         except SystemExit as stop:
             code = int(stop.code or 0)
         file = tmp_path / "out" / "results.json"

@@ -26,14 +26,15 @@ MISSED = {17: [[1, 1], [1, 1]], 40: [[1, 0], [0, 0]], 1796: [[1, 1], [0, 1]]}
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The script in this process, which has started JAX already: exit code, stdout, stderr."""
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    harness, leftovers = importlib.import_module("harness"), importlib.import_module("leftovers")
-    monkeypatch.setattr(harness, "start_jax", lambda **_: None)
+    command_line = importlib.import_module("common.command_line")
+    leftovers = importlib.import_module("leftovers")
+    monkeypatch.setattr(leftovers.startup, "start_jax", lambda **_: None)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
         code = 0
         try:
-            harness.run(leftovers.Config, leftovers.main, leftovers.__doc__)
+            command_line.run(leftovers.Config, leftovers.main, leftovers.__doc__)
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, *capsys.readouterr()

@@ -74,15 +74,16 @@ def run(
 ) -> Run:
     """The script in this process, which has started JAX already: exit code, stdout, stderr."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    harness, predict = importlib.import_module("harness"), importlib.import_module("predict")
-    monkeypatch.setattr(harness, "start_jax", lambda **_: None)
+    command_line = importlib.import_module("common.command_line")
+    predict = importlib.import_module("predict")
+    monkeypatch.setattr(predict.startup, "start_jax", lambda **_: None)
 
     def call(*arguments: object, checkpoint: Path = trained[0]) -> tuple[int, str, str]:
         words = [str(SCRIPT), "--checkpoint", str(checkpoint), *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", words)
         code = 0
         try:
-            harness.run(predict.Config, predict.main, predict.__doc__)
+            command_line.run(predict.Config, predict.main, predict.__doc__)
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, *capsys.readouterr()

@@ -80,7 +80,7 @@ def page(digits: Dataset, predictions: tuple[np.ndarray, np.ndarray]) -> str:
         history=History(loss, 1 - loss / 4),
         names=[f"{HOSTILE} {i}" for i in range(runs)],
         rows=rows,
-        shares=shares,
+        probabilities=shares,
     )
 
 
@@ -154,13 +154,13 @@ def test_the_sheet_is_every_row_that_was_wrong(
             int(digit.true)
         }
         means = shares.reshape(-1, REPEATS, 10)[digit.row].mean(0)
-        assert [name for name, _ in digit.shares] == list("0123456789")
-        np.testing.assert_allclose([share for _, share in digit.shares], means)
+        assert [name for name, _ in digit.probabilities] == list("0123456789")
+        np.testing.assert_allclose([share for _, share in digit.probabilities], means)
         picture = Image.open(io.BytesIO(base64.b64decode(digit.image.partition(",")[2])))
         ink = np.asarray(picture, float)
         np.testing.assert_allclose(ink, 255 - digits.images[digit.row] * (255 / 16), atol=1)
     always = [digit for digit in found if digit.wrong == REPEATS]
-    sure = [dict(digit.shares)[digit.true] for digit in always]
+    sure = [dict(digit.probabilities)[digit.true] for digit in always]
     assert len(always) > 1 and sure == sorted(sure)  # the surest mistakes first
 
 
@@ -272,8 +272,8 @@ def test_a_page_without_figures_is_small() -> None:
 
 def test_every_script_with_a_folder_of_results_writes_a_report() -> None:
     scripts = Path(__file__).parents[1].glob("experiments/*.py")
-    texts = {path.name: path.read_text() for path in scripts if path.name != "harness.py"}
-    with_folder = {name for name, text in texts.items() if "harness.Output(" in text}
+    texts = {path.name: path.read_text() for path in scripts}
+    with_folder = {name for name, text in texts.items() if " Output(" in text}
     assert len(with_folder) > 12 and "predict.py" not in with_folder
     assert {name for name in with_folder if 'text("report.html"' not in texts[name]} == set()
 
@@ -420,11 +420,12 @@ def test_in_a_browser(browser: Any, page: str, tmp_path: Path) -> None:
 
 def _run(script: str, *arguments: object) -> None:
     """A script in this process, which has started JAX already."""
-    harness, module = importlib.import_module("harness"), importlib.import_module(script)
+    command_line = importlib.import_module("common.command_line")
+    module = importlib.import_module(script)
     with pytest.MonkeyPatch.context() as patch, joblib.parallel_config("sequential"):
-        patch.setattr(harness, "start_jax", lambda **_: None)
+        patch.setattr(module.startup, "start_jax", lambda **_: None)
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        harness.run(module.Config, module.main, module.__doc__)
+        command_line.run(module.Config, module.main, module.__doc__)
 
 
 @pytest.fixture(scope="module")

@@ -124,9 +124,9 @@ def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) ->
 def test_bad_options_are_refused(
     scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    harness = importlib.import_module("harness")
+    command_line = importlib.import_module("common.command_line")
     monkeypatch.setattr(sys, "argv", ["scaling.py", "--runs", "3"])
     with pytest.raises(SystemExit) as stop:
-        harness.run(scaling.Config, scaling.main, scaling.__doc__)
+        command_line.run(scaling.Config, scaling.main, scaling.__doc__)
     assert stop.value.code == 2
     assert "two numbers, to fit a line" in capsys.readouterr().err

@@ -109,16 +109,18 @@ def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    harness, sweep = importlib.import_module("harness"), importlib.import_module("sweep")
+    sweep = importlib.import_module("sweep")
     config = sweep.Config(data="bundled", folds=2, output_dir=tmp_path / "out")
-    output = harness.Output(config.output_dir, script="sweep")
-    search = sweep.Sweep(config, load_digits("bundled"), sweep.make_numbers(config), output)
+    output = sweep.Output(config.output_dir, script="sweep")
+    search = sweep.Sweep(config, load_digits("bundled"), sweep.make_hyperparameters(config), output)
 
     def last_wave(**options: object) -> None:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.5)  # a thread listens for it
 
-    with pytest.raises(harness.Stopped, match="stopped after 4 of 4 runs; all of it") as stopped:
+    with pytest.raises(
+        sweep.console.Stopped, match="stopped after 4 of 4 runs; all of it"
+    ) as stopped:
         search.watched(last_wave, "folds-0", 0, 4)
     assert stopped.value.exit_code == 143
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 import digits_jax as dj
-import harness
-import tracking
+from common import command_line, tracking
 from digits_jax.train import History
 
 pytest.importorskip("tensorboardX")
@@ -120,6 +119,6 @@ def test_a_missing_writer_is_said_before_anything_starts(
     monkeypatch.setattr("sys.argv", ["cross_validate.py", "--tensorboard"])
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
     with pytest.raises(SystemExit) as stop:
-        harness.run(cross_validate.Config, lambda config: pytest.fail("started"), "")
+        command_line.run(cross_validate.Config, lambda config: pytest.fail("started"), "")
     assert stop.value.code == 2
     assert "pip install '.[tensorboard]'" in capsys.readouterr().err

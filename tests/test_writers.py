@@ -28,11 +28,11 @@ def writers() -> Iterator[ModuleType]:
 
 def _run(writers: ModuleType, patch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The script in this process, which has started JAX already."""
-    patch.setattr(writers.harness, "start_jax", lambda **_: None)
+    patch.setattr(writers.startup, "start_jax", lambda **_: None)
     patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     try:
         with joblib.parallel_config("sequential"):
-            writers.harness.run(writers.Config, writers.main, writers.__doc__)
+            writers.command_line.run(writers.Config, writers.main, writers.__doc__)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

@@ -75,8 +75,10 @@ def main(
         test_rows=len(labels) / folds,
     )
     print(f"accuracy of {folds} folds: {100 * scores.mean:.2f} ± {100 * scores.std:.2f} %")
-    rows, shares = dj.metrics.pooled_predictions(result.test_rows[:folds], result.logits[:folds])
-    confusion = dj.metrics.confusion(labels[rows], shares.argmax(1), classes=len(CLASSES))
+    rows, probabilities = dj.metrics.pooled_predictions(
+        result.test_rows[:folds], result.logits[:folds]
+    )
+    confusion = dj.metrics.confusion(labels[rows], probabilities.argmax(1), classes=len(CLASSES))
     print("each class, and how often it is taken for", ", ".join(CLASSES))
     for name, counts in zip(CLASSES, confusion, strict=True):
         print(f"{name:>12}", counts)

@@ -3,8 +3,8 @@
     python experiments/examples/own_optimizer.py
 
 An optimizer is a plain function from ``Hyperparameters`` to any optax transformation. It runs
-inside the traced step, so its numbers may differ from run to run; what is not a traced number, such
-as the length of a schedule, is bound with ``functools.partial``. A loss is a plain function that
+inside the traced step, so hyperparameters may differ from run to run; what is not traced, such as
+the length of a schedule, is bound with ``functools.partial``. A loss is a plain function that
 gives one value a row. Both recipes train on the same folds, and the corrected resampled t-test
 compares them.
 """
@@ -86,12 +86,12 @@ def main(
     results = {
         name: dj.cross_validate(
             data,
-            dj.make_runs(splits, hyperparameters=numbers),
+            dj.make_runs(splits, hyperparameters=hyperparameters),
             recipe=recipe,
             epochs=epochs,
             checkpoints=None if checkpoints is None else checkpoints / name,
         )
-        for name, (recipe, numbers) in recipes.items()
+        for name, (recipe, hyperparameters) in recipes.items()
     }
 
     rows = len(digits.labels)

@@ -106,8 +106,8 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
         for _ in range(task.epochs):
             state, accuracy = epoch(state, rows, weights, images, labels)
             clock.epoch(float(np.mean(accuracy)))
-    lanes = len(task.train_rows) if variant == "vmapped" else 1
-    clock.parameters(sum(leaf.size for leaf in jax.tree.leaves(state.params)) // lanes)
+    runs = len(task.train_rows) if variant == "vmapped" else 1
+    clock.parameters(sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
     images = task.images.astype(np.float32)[..., None]
     labels = keras.utils.to_categorical(task.labels, num_classes=10)
     keras.utils.set_random_seed(0)
-    tell = LambdaCallback(on_epoch_end=lambda _, logs: clock.epoch(logs["accuracy"]))
+    report = LambdaCallback(on_epoch_end=lambda _, logs: clock.epoch(logs["accuracy"]))
     for rows in task.folds():
         clock.fold()
         model = create_cnn_model()
@@ -59,7 +59,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
             epochs=task.epochs,
             batch_size=protocol.BATCH_SIZE,
             verbose=0,
-            callbacks=[tell],
+            callbacks=[report],
         )
     clock.parameters(model.count_params())
 

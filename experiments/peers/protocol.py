@@ -1,11 +1,11 @@
-"""What the benchmark and the peers' programs tell each other: a task file in, a result file out.
+"""What the benchmark and the peers' programs exchange: a task file in, a result file out.
 
-A peer is a plain program that trains all folds and tells a clock when an epoch is done:
+A peer is a plain program that trains all folds and reports to a clock each epoch that is done:
 
     python experiments/peers/torch_folds.py TASK.npz RESULT.json --variant eager
 
 ``experiments/benchmark.py`` writes the task, calls the peers, and reads their results. This file
-needs nothing but NumPy, and sets what all peers have in common: the notebook's numbers.
+needs nothing but NumPy, and sets what all peers have in common: the notebook's hyperparameters.
 """
 
 from __future__ import annotations

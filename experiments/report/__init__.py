@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import harness
+from common.output import plain
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +35,9 @@ class Digit:
     answers: list[str]  # wrong ones, the most frequent first
     wrong: int  # predictions that are wrong
     count: int  # predictions in all
-    shares: list[tuple[str, float]]  # [K], each class and its mean probability, or share of answers
+    probabilities: list[
+        tuple[str, float]
+    ]  # [K], each class and its mean probability, or fraction of the answers
 
 
 class Report:
@@ -109,8 +111,8 @@ class Report:
             lead=self._lead,
             headlines=self._headlines,
             parts=self._parts,
-            figures=harness.plain(figures),
-            tables=_about(harness.plain(results)),
+            figures=plain(figures),
+            tables=_about(plain(results)),
             command=results.get("command", ""),
             data=results.get("data", {}),
             style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
@@ -142,7 +144,7 @@ def misclassified(
     images: npt.NDArray[Any],
     labels: npt.NDArray[Any],
     rows: npt.NDArray[Any],
-    shares: npt.NDArray[Any],
+    probabilities: npt.NDArray[Any],
     class_names: Sequence[str],
 ) -> list[Digit]:
     """The rows that at least one prediction gets wrong, those that most get wrong first.
@@ -151,12 +153,12 @@ def misclassified(
         images: ink counts 0..16 [N, H, W].
         labels: the classes [N].
         rows: row numbers [M]; a row may occur several times, once for each prediction.
-        shares: probabilities [M, K].
+        probabilities: of the classes [M, K].
         class_names: [K].
     """
     import numpy as np
 
-    predicted = shares.argmax(1)
+    predicted = probabilities.argmax(1)
     found = []
     for row in np.unique(rows[predicted != labels[rows]]).tolist():
         here = rows == row
@@ -169,9 +171,9 @@ def misclassified(
             answers=[class_names[k] for k in kinds[np.argsort(-counts, kind="stable")]],
             wrong=int(counts.sum()),
             count=len(answers),
-            shares=list(zip(class_names, shares[here].mean(0).tolist(), strict=True)),
+            probabilities=list(zip(class_names, probabilities[here].mean(0).tolist(), strict=True)),
         )
-        found.append((-digit.wrong / digit.count, digit.shares[labels[row]][1], row, digit))
+        found.append((-digit.wrong / digit.count, digit.probabilities[labels[row]][1], row, digit))
     return [digit for *_, digit in sorted(found, key=lambda each: each[:3])]
 
 

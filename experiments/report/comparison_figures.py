@@ -33,13 +33,13 @@ def method_scores(
     traces: list[Figure] = []
     for i, (label, values) in enumerate(scores.items()):
         color, shift = TEN[6 * (i % 2)], (i - (len(scores) - 1) / 2) * step
-        shares = 100 * np.asarray(values, float)
-        means, lines = shares.mean(1), np.arange(len(names)) + shift
+        percents = 100 * np.asarray(values, float)
+        means, lines = percents.mean(1), np.arange(len(names)) + shift
         low, high = 100 * np.asarray(intervals[label], float).T
         shared = {"type": "scatter", "mode": "markers", "name": label, "legendgroup": label}
         dots = {
-            "x": short(shares.ravel()),
-            "y": short(np.repeat(lines, shares.shape[1])),
+            "x": short(percents.ravel()),
+            "y": short(np.repeat(lines, percents.shape[1])),
             "text": [f"{name}, {run}" for name in labels for run in runs[label]],
             "hovertemplate": "%{text}: %{x:.2f} %<extra></extra>",
             "marker": {"color": color, "size": 5, "opacity": 0.3},
@@ -77,19 +77,23 @@ def method_scores(
 def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     """Errors that two methods share [M, M]; on the diagonal each method's own.
 
-    The colour, and the lower number, is the share of the line's errors that the column makes too.
+    The colour, and the lower number, is the fraction of the line's errors that the column
+    makes too.
     """
     shared = np.asarray(counts, float)
-    shares = shared / np.maximum(np.diag(shared)[:, None], 1e-9)
+    fractions = shared / np.maximum(np.diag(shared)[:, None], 1e-9)
     labels = [html.escape(name) for name in names]
     trace = {
         "type": "heatmap",
-        "z": np.round(shares, 4).tolist(),
+        "z": np.round(fractions, 4).tolist(),
         "x": labels,
         "y": labels,
         "text": [
-            [f"{n:.{int(n < 100)}f}<br>{100 * share:.0f} %" for n, share in zip(*each, strict=True)]
-            for each in zip(shared, shares, strict=True)
+            [
+                f"{n:.{int(n < 100)}f}<br>{100 * fraction:.0f} %"
+                for n, fraction in zip(*each, strict=True)
+            ]
+            for each in zip(shared, fractions, strict=True)
         ],
         "texttemplate": "%{text}",
         "hovertemplate": "of the errors of %{y}, %{x} makes %{text} too<extra></extra>",
@@ -233,10 +237,10 @@ def costs(panels: Sequence[tuple[str, str, Mapping[str, Mapping[Any, Sequence[fl
 def _axis(name: str, values: Sequence[Any], log: Collection[str]) -> Figure:
     """The axis of a hyperparameter; words are categories."""
     axis: Figure = {"title": {"text": name.replace("_", " ").capitalize()}, "zeroline": False}
-    numbers = [value for value in values if not isinstance(value, str)]
-    if len(numbers) < len(values):
+    numeric = [value for value in values if not isinstance(value, str)]
+    if len(numeric) < len(values):
         return axis | {"type": "category"}
-    distinct = sorted(set(numbers))
+    distinct = sorted(set(numeric))
     if len(distinct) <= 6:  # each value has its tick
         axis |= {"tickvals": distinct, "ticktext": [f"{value:.3g}" for value in distinct]}
     logarithmic = name in log and distinct[0] > 0

@@ -133,17 +133,17 @@ def scores(panels: Mapping[str, Sequence[float]], names: Sequence[str], axis: st
 
 
 def confusion(matrix: npt.NDArray[Any], names: Sequence[str]) -> Figure:
-    """Counts [K, K], rows true and columns predicted; colours are the root of a row's shares."""
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    """Counts [K, K], rows true and columns predicted; colours are the root of a row's fractions."""
+    fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     labels = [html.escape(name) for name in names]
     cells = [
-        [[a, b, f"{100 * shares[i, j]:.2f}"] for j, b in enumerate(labels)]
+        [[a, b, f"{100 * fractions[i, j]:.2f}"] for j, b in enumerate(labels)]
         for i, a in enumerate(labels)
     ]
     trace = {
         "type": "heatmap",
         "meta": "confusion",  # a click on a cell filters the sheet
-        "z": np.round(np.sqrt(shares), 4).tolist(),
+        "z": np.round(np.sqrt(fractions), 4).tolist(),
         "x": labels,
         "y": labels,
         "text": [[str(count) if count else "" for count in row] for row in matrix.tolist()],

@@ -29,7 +29,7 @@ def cross_validation(
     history: History,
     names: Sequence[str],
     rows: npt.NDArray[Any],
-    shares: npt.NDArray[Any],
+    probabilities: npt.NDArray[Any],
 ) -> str:
     """The report of ``cross_validate.py``.
 
@@ -39,7 +39,7 @@ def cross_validation(
         history: of training [R, E].
         names: of the runs [R]; those with test rows come first.
         rows: row numbers [M] of the pooled predictions.
-        shares: their probabilities [M, K].
+        probabilities: of the predictions [M, K].
     """
     config, folds = results["config"], results["folds"]
     repeats = f", {config['repeats']} times" if config["repeats"] > 1 else ""
@@ -62,7 +62,7 @@ def cross_validation(
         f"Test accuracy and loss of each of the {size}, with their mean and standard deviation.",
     )
     _curves(page, history, names)
-    mistakes(page, dataset, rows, shares)
+    mistakes(page, dataset, rows, probabilities)
     return page.html(results)
 
 
@@ -72,7 +72,7 @@ def train(
     dataset: Dataset,
     history: History,
     rows: npt.NDArray[Any],
-    shares: npt.NDArray[Any],
+    probabilities: npt.NDArray[Any],
     curves: Sequence[RocCurve],
     reliability: Reliability,
     classes: Mapping[str, Any],
@@ -84,7 +84,7 @@ def train(
         dataset: the rows.
         history: of training [R, E].
         rows: row numbers [S] of the test rows.
-        shares: their probabilities [R, S, K].
+        probabilities: of the predictions [R, S, K].
         curves: ROC curves [K] of the first run.
         reliability: of the first run.
         classes: scikit-learn's classification report of the first run, as a dictionary.
@@ -132,7 +132,7 @@ def train(
         ],
     )
     _curves(page, history, names)
-    pooled = shares.reshape(-1, shares.shape[-1])
+    pooled = probabilities.reshape(-1, probabilities.shape[-1])
     mistakes(page, dataset, np.tile(rows, count), pooled, runs=count)
     page.figure(
         f"ROC curves, {first}",
@@ -216,7 +216,7 @@ def mistakes(
     page: Report,
     dataset: Dataset,
     rows: npt.NDArray[np.integer],
-    shares: npt.NDArray[Any],
+    probabilities: npt.NDArray[Any],
     *,
     whose: str = "",
     runs: int = 1,
@@ -227,13 +227,13 @@ def mistakes(
         page: what they go to.
         dataset: the rows.
         rows: row numbers [M] of predictions; a row may have several.
-        shares: their probabilities [M, K], or 1 for the class predicted.
+        probabilities: of the predictions [M, K], or 1 for the class predicted.
         whose: predictions, where they are not of one network.
         runs: of one network, whose predictions of the same rows these are.
     """
     from digits_jax import metrics
 
-    matrix = metrics.confusion(dataset.labels[rows], shares.argmax(1))
+    matrix = metrics.confusion(dataset.labels[rows], probabilities.argmax(1))
     wrong = int(matrix.sum() - matrix.trace())
     of = whose or (f"sum of {runs} runs" if runs > 1 else "")
     page.figure(
@@ -244,7 +244,7 @@ def mistakes(
         "A click on a cell shows its digits below.",
     )
     bars = f"shares of the answers of {whose}" if whose else "probabilities"
-    digits = misclassified(dataset.images, dataset.labels, rows, shares, dataset.class_names)
+    digits = misclassified(dataset.images, dataset.labels, rows, probabilities, dataset.class_names)
     shown = digits[:SHEET]
     cut = f", of which {len(shown)} are shown" if len(shown) < len(digits) else ""
     page.sheet(

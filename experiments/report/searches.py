@@ -108,16 +108,16 @@ def sweep(
         ],
         f"The other {len(table) - LINES} are in configurations.csv." if table[LINES:] else "",
     )
-    sound = {name: values for name, values in columns.items() if np.isfinite(scores).any()}
-    if sound:
+    shown = {name: values for name, values in columns.items() if np.isfinite(scores).any()}
+    if shown:
         page.figure(
             "What each does",
-            figures.effects(sound, scores, label, log=log),
-            f"{label} by {', '.join(map(_title, sound))}, each configuration a dot.",
+            figures.effects(shown, scores, label, log=log),
+            f"{label} by {', '.join(map(_title, shown))}, each configuration a dot.",
         )
     means = np.array([each.mean() for each in scores])
-    numbers = [name for name, values in sound.items() if not isinstance(values[0], str)]
-    for x, y in itertools.combinations(numbers if np.isfinite(means).any() else [], 2):
+    numeric = [name for name, values in shown.items() if not isinstance(values[0], str)]
+    for x, y in itertools.combinations(numeric if np.isfinite(means).any() else [], 2):
         page.figure(
             f"{_title(x).capitalize()} and {_title(y)}",
             figures.pair(columns[x], columns[y], means, (x, y), label, log=log),

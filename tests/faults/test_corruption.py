@@ -219,8 +219,8 @@ import sys
 import warnings
 from pathlib import Path
 import jax
-import harness
-harness.start_jax(compilation_cache=True)
+from common import startup
+startup.start_jax(compilation_cache=True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 double = jax.jit(lambda x: (x @ x.T).sum())
 print(double(jax.numpy.ones((3, 4))))

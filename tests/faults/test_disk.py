@@ -122,17 +122,17 @@ Run = Callable[[Callable[[Any], None]], tuple[int, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs a main of ``harness``: exit code and standard error."""
+    """Runs a main, which is given the module of ``Output``: exit code and standard error."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     monkeypatch.setattr("sys.argv", ["script.py"])
-    import harness
+    from common import command_line, output
 
     before = signal.getsignal(signal.SIGTERM)
 
     def call(main: Callable[[Any], None]) -> tuple[int, str]:
         code = 0
         try:
-            harness.run(NoOptions, lambda _: main(harness), "A script.")
+            command_line.run(NoOptions, lambda _: main(output), "A script.")
         except SystemExit as stop:
             code = int(str(stop.code))
         return code, capsys.readouterr().err
@@ -161,8 +161,8 @@ def test_a_folder_that_cannot_be_written_to(
 def test_results_on_a_full_disk(run: Run, disk: Disk, tally: Tally, name: str) -> None:
     (disk.folder / "filler").write_bytes(bytes(2 * 2**20 - 12_000))
 
-    def main(harness: Any) -> None:
-        output = harness.Output(disk.folder, script="s", resume=True)
+    def main(module: Any) -> None:
+        output = module.Output(disk.folder, script="s", resume=True)
         output.claim()
         if name == "results.json":
             output.json(name, {"text": "a" * 50_000})
@@ -181,8 +181,8 @@ def test_results_on_a_full_disk(run: Run, disk: Disk, tally: Tally, name: str) -
 def test_an_output_folder_removed_while_it_is_written_to(
     run: Run, tmp_path: Path, tally: Tally
 ) -> None:
-    def main(harness: Any) -> None:
-        output = harness.Output(tmp_path / "run", script="s", resume=True)
+    def main(module: Any) -> None:
+        output = module.Output(tmp_path / "run", script="s", resume=True)
         output.claim()
         shutil.rmtree(tmp_path / "run")
         output.json("results.json", {})
@@ -200,10 +200,10 @@ def test_an_output_folder_removed_while_it_is_written_to(
 
 
 def test_one_output_folder_for_two_runs(run: Run, tmp_path: Path, tally: Tally) -> None:
-    def main(harness: Any) -> None:
-        first = harness.Output(tmp_path, script="s", resume=True)
+    def main(module: Any) -> None:
+        first = module.Output(tmp_path, script="s", resume=True)
         first.claim()
-        harness.Output(tmp_path, script="s", resume=True).claim()
+        module.Output(tmp_path, script="s", resume=True).claim()
 
     code, errors = run(main)
     assert code == 2

@@ -53,12 +53,12 @@ def test_sigterm_outside_of_training(
 ) -> None:
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     monkeypatch.setattr("sys.argv", ["script.py"])
-    import harness
+    from common import command_line
 
     before = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGINT):
         with pytest.raises(SystemExit) as stop:
-            harness.run(NoOptions, lambda _, n=number: os.kill(os.getpid(), n), "A script.")
+            command_line.run(NoOptions, lambda _, n=number: os.kill(os.getpid(), n), "A script.")
         assert stop.value.code == 128 + number
         assert "stopped; nothing was saved since" in capsys.readouterr().err
     signal.signal(signal.SIGTERM, before)
@@ -66,10 +66,10 @@ def test_sigterm_outside_of_training(
 
 def test_signals_are_as_before_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    import harness
+    from common import console
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with harness.Stop() as stop:
+    with console.Stop() as stop:
         assert stop.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
         end = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""What appears on the terminal: consoles, the progress of training, and warnings in plain words."""
+"""What appears on the terminal: consoles, progress, signals, and warnings in plain words."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from digits_jax import Provenance
     from digits_jax.runs.results import Progress as Epochs
 
 # All three go without colours where NO_COLOR is set, and without control codes in a file or pipe.
-console = Console()  # results
+results = Console()
 notes = Console()  # what is going on; --quiet keeps it back
 errors = Console(stderr=True)
 
@@ -78,6 +79,27 @@ def say_in_plain_words() -> None:
         warnings.showwarning = show
 
 
+def show_data(provenance: Provenance) -> None:
+    """One line: which rows these are and why."""
+    note = escape(provenance.note)
+    fallback = "because" in note  # not the rows that one would wish for
+    if fallback:
+        note = f"[yellow]{note}[/]"
+    (errors if fallback and notes.quiet else notes).print(
+        f"[bold]data[/] {note} ({provenance.rows} rows, sha256 {provenance.sha256[:12]}…)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class Stopped(Exception):
+    """A signal ended the run after it was saved."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 class Stop:
     """Keeps the first Ctrl-C or SIGTERM for whoever asks; a second one ends the process at once.
 
@@ -116,7 +138,7 @@ class Stop:
                 if number[0] not in self._handlers:
                     continue
                 if self.signal is not None:
-                    console.show_cursor()
+                    results.show_cursor()
                     os._exit(128 + number[0])
                 self.signal = number[0]
                 errors.print("stopping after this epoch; once more to end at once")
@@ -188,15 +210,15 @@ class Watch:
             self._first = progress.epoch, now
         done, passed = progress.epoch - self._first[0], now - self._first[1]
         rate = done / passed if done else None  # epochs a second
-        losses, shares = (values[:, -1] for values in progress.history)
-        accuracy = f"{100 * shares.mean():.2f}"
-        accuracy += f" ± {100 * shares.std():.2f} %" if len(shares) > 1 else " %"
+        losses, accuracies = (values[:, -1] for values in progress.history)
+        accuracy = f"{100 * accuracies.mean():.2f}"
+        accuracy += f" ± {100 * accuracies.std():.2f} %" if len(accuracies) > 1 else " %"
         speed = f"{rate * self._rows:,.0f} images/s" if rate and self._rows else ""
         self._bar.update(self._task, completed=progress.epoch, now=f"{accuracy}  {speed}")
         if self._verbose:
             notes.print(
                 f"Epoch {progress.epoch}/{progress.epochs} - {now - self._before_epoch:.2f}s - "
-                f"loss: {losses.mean():.4f} - accuracy: {shares.mean():.4f}",
+                f"loss: {losses.mean():.4f} - accuracy: {accuracies.mean():.4f}",
                 highlight=False,
             )
             self._before_epoch = now

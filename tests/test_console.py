@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import harness
-import terminal
+from common import command_line, console
 from digits_jax.data import DataWarning, Provenance
 from digits_jax.runs.results import Progress
 from digits_jax.train import History
@@ -35,7 +34,7 @@ def _watch(epochs: int, runs: int, **options: object) -> bool:
     """Watches made-up epochs, in which the runs' accuracies are 0.5 and 0.7: 60 ± 10 %."""
     shares = np.resize([0.5, 0.7], (runs, 1))
     stopped = False
-    with terminal.Watch(epochs, runs, rows=1000, **options) as watch:  # type: ignore[arg-type]
+    with console.Watch(epochs, runs, rows=1000, **options) as watch:  # type: ignore[arg-type]
         for epoch in range(1, epochs + 1):
             history = History(np.full((runs, epoch), 0.25), np.repeat(shares, epoch, axis=1))
             stopped = watch.on_epoch(Progress(epoch, epochs, history))
@@ -44,7 +43,7 @@ def _watch(epochs: int, runs: int, **options: object) -> bool:
 
 def test_plain_lines_where_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     notes, file = _console()
-    monkeypatch.setattr(terminal, "notes", notes)
+    monkeypatch.setattr(console, "notes", notes)
     assert not _watch(40, 2)
     lines = file.getvalue().splitlines()
     assert [line.partition(":")[0] for line in lines] == [
@@ -60,7 +59,7 @@ def test_one_run_has_no_spread_and_the_first_epoch_no_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     notes, file = _console()
-    monkeypatch.setattr(terminal, "notes", notes)
+    monkeypatch.setattr(console, "notes", notes)
     _watch(2, 1)
     first, second = file.getvalue().splitlines()
     assert first == "epoch 1/2: training accuracy 50.00 %"  # its time includes compiling
@@ -69,7 +68,7 @@ def test_one_run_has_no_spread_and_the_first_epoch_no_speed(
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     notes, file = _console(force_terminal=True, no_color=True, _environ={"TERM": "xterm"})
-    monkeypatch.setattr(terminal, "notes", notes)
+    monkeypatch.setattr(console, "notes", notes)
     _watch(3, 2)
     text = file.getvalue()
     for words in ("2 runs", "3/3 epochs", "60.00 ± 10.00 %", "images/s", "left"):
@@ -80,7 +79,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quiet_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     for options in ({}, {"force_terminal": True}):
         notes, file = _console(quiet=True, **options)
-        monkeypatch.setattr(terminal, "notes", notes)
+        monkeypatch.setattr(console, "notes", notes)
         _watch(3, 2)
         _watch(3, 2, verbose=True)
         assert file.getvalue() == ""
@@ -89,10 +88,10 @@ def test_quiet_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_stops_and_handlers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     notes, _ = _console()
     errors, said = _console()
-    monkeypatch.setattr(terminal, "notes", notes)
-    monkeypatch.setattr(terminal, "errors", errors)
+    monkeypatch.setattr(console, "notes", notes)
+    monkeypatch.setattr(console, "errors", errors)
     before = signal.getsignal(signal.SIGTERM)
-    with terminal.Watch(2, 1) as watch:
+    with console.Watch(2, 1) as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(1000):  # a thread of its own listens
             if "stopping after this epoch" in said.getvalue():
@@ -105,7 +104,7 @@ def test_a_signal_stops_and_handlers_come_back(monkeypatch: pytest.MonkeyPatch) 
 
 def test_outside_the_main_thread_it_leaves_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     notes, file = _console()
-    monkeypatch.setattr(terminal, "notes", notes)
+    monkeypatch.setattr(console, "notes", notes)
     thread = threading.Thread(target=_watch, args=(1, 1))
     thread.start()
     thread.join()
@@ -116,13 +115,13 @@ def test_outside_the_main_thread_it_leaves_signals_alone(monkeypatch: pytest.Mon
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What ``errors`` prints once warnings are said in plain words; all is undone afterwards."""
     errors, file = _console(width=200)
-    monkeypatch.setattr(terminal, "errors", errors)
+    monkeypatch.setattr(console, "errors", errors)
     monkeypatch.setattr(sys, "warnoptions", [])
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.delenv("JAX_LOGGING_LEVEL", raising=False)
     loggers = [logging.getLogger(name) for name in ("digits_jax", "jax", "absl")]
     before = [(each.handlers, each.level, each.propagate) for each in loggers]
-    terminal.say_in_plain_words()
+    console.say_in_plain_words()
     yield file
     for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
         each.handlers, each.propagate = handlers, propagate
@@ -151,7 +150,7 @@ def test_what_nobody_can_act_on_is_not_said(said: io.StringIO) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = warnings.showwarning  # catch_warnings put Python's own there
-        terminal.say_in_plain_words()
+        console.say_in_plain_words()
         warnings.warn("donated buffers were not usable", stacklevel=1)
         assert said.getvalue() == ""
         for _ in range(2):
@@ -164,12 +163,12 @@ def test_what_nobody_can_act_on_is_not_said(said: io.StringIO) -> None:
 def test_a_fallback_is_said_even_if_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     notes, out = _console(quiet=True, width=200)
     errors, err = _console(width=200)
-    monkeypatch.setattr(harness, "notes", notes)
-    monkeypatch.setattr(harness, "errors", errors)
+    monkeypatch.setattr(console, "notes", notes)
+    monkeypatch.setattr(console, "errors", errors)
     known = Provenance(source="x.csv", rows=9, sha256="a" * 64, note="x.csv: as asked for")
-    harness.show_data(known)
+    console.show_data(known)
     assert out.getvalue() == err.getvalue() == ""
-    harness.show_data(dataclasses.replace(known, note="bundled: because UCI is not there"))
+    console.show_data(dataclasses.replace(known, note="bundled: because UCI is not there"))
     assert out.getvalue() == "" and "because UCI is not there" in err.getvalue()
 
 
@@ -182,12 +181,12 @@ def test_quiet_keeps_back_all_but_the_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(config: _Config) -> None:
-        harness.notes.print("on the way")
-        harness.console.print("the result")
+        console.notes.print("on the way")
+        console.results.print("the result")
 
-    monkeypatch.setattr(harness.notes, "quiet", False)  # restored afterwards
+    monkeypatch.setattr(console.notes, "quiet", False)  # restored afterwards
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     for arguments, printed in (([], "on the way\nthe result\n"), (["--quiet"], "the result\n")):
         monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-        harness.run(_Config, main, "")
+        command_line.run(_Config, main, "")
         assert capsys.readouterr().out == printed

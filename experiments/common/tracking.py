@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import harness
+from common.options import NOT_IN_IDENTITY
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,8 +28,8 @@ FIGURES = "figures"  # the run that holds them
 def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
     """The learning rate [R, E] of the last step of each epoch.
 
-    An optimizer with a schedule tells it by a method ``share``, as ``OneCycleAdam`` does; without
-    one, the rate stays as it is.
+    The rate of an optimizer with a method ``share``, such as ``OneCycleAdam``, follows it; that of
+    any other stays as it is.
     """
     import numpy as np
 
@@ -100,15 +100,15 @@ def finish(
     from tensorboardX import SummaryWriter
 
     root = folder / FOLDER
-    numbers = {
+    hyperparameters = {
         name: value
         for name, value in config.items()
-        if isinstance(value, bool | int | float | str) and name not in harness.ASIDE
+        if isinstance(value, bool | int | float | str) and name not in NOT_IN_IDENTITY
     }
     for run, values in scores.items():
         metrics = {f"test/{name}": float(value) for name, value in values.items()}
         with SummaryWriter(str(root / run)) as writer:
-            writer.add_hparams(numbers, metrics, name=".")  # in the run's own folder
+            writer.add_hparams(hyperparameters, metrics, name=".")  # in the run's own folder
     with SummaryWriter(str(root / FIGURES)) as writer:
         for name in figures:
             image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))

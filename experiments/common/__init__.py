@@ -1,0 +1,10 @@
+"""What the scripts share. Imports run downwards in this order.
+
+command_line     parsing, help, exit codes, errors in one line
+training         cross_validate with a bar and checkpoints; the runs of a checkpoint by name
+tracking         what TensorBoard shows
+output           the output folder; what results.json begins with
+startup          JAX and its devices, the processes of a job
+console          consoles, progress, signals, warnings in plain words
+options          options that scripts share, checks of arguments
+"""

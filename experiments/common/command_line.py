@@ -1,0 +1,172 @@
+"""The command line of a script: its options, its help, its exit codes, its errors in one line.
+
+Only the standard library, tyro and rich are imported before the arguments are parsed, so that
+``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import errno
+import importlib.util
+import inspect
+import io
+import itertools
+import os
+import re
+import signal
+import sys
+import textwrap
+import threading
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import tyro
+from rich.markup import escape
+
+from common import console, options
+from common.startup import process_index
+
+Config = TypeVar("Config")
+
+EXIT_GRACE_SECONDS = 10  # that a process which fails waits for the others of its job
+
+
+def run(config: type[Config], main: Callable[[Config], None], description: str) -> None:
+    """Parses the command line and calls ``main``; a user's mistake becomes one line, no traceback.
+
+    Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
+    """
+    try:
+        parsed = _parse(config, description)
+    except BrokenPipeError:  # --help | head
+        os._exit(1)
+    console.notes.quiet = getattr(parsed, "quiet", False)
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        _run(main, parsed)
+    except BaseException as error:
+        if process_index() is not None:  # the others may wait for this one, and this one for them
+            code = error.code if isinstance(error, SystemExit) else 1
+            timer = threading.Timer(EXIT_GRACE_SECONDS, os._exit, [code])
+            timer.daemon = True
+            timer.start()
+        raise
+
+
+def terminated(number: int, frame: object) -> None:
+    """The handler of SIGTERM while no ``Stop`` listens."""
+    raise KeyboardInterrupt(number)
+
+
+def _run(main: Callable[[Config], None], parsed: Config) -> None:
+    try:
+        if getattr(parsed, "tensorboard", False):
+            found = importlib.util.find_spec("tensorboardX") is not None
+            options.require(found, "--tensorboard needs a package: pip install '.[tensorboard]'")
+        main(parsed)
+    except options.UsageError as error:
+        _fail(error, 2)
+    except console.Stopped as error:
+        _fail(error, error.exit_code)
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        _fail("stopped; nothing was saved since the last checkpoint", 128 + number)
+    except BrokenPipeError:
+        os._exit(1)  # who read our output is gone, and Python would complain about it at exit
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}{_remedy(error)}", 1)
+    except Exception as error:
+        # Imported by main already, if it came that far; they are the user's to mend.
+        from digits_jax.data import DataError
+        from digits_jax.parallel.processes import ProcessesDiffer, ProcessLost
+        from digits_jax.storage.errors import CheckpointError, SaveError
+        from digits_jax.storage.locks import FolderInUse
+
+        if isinstance(error, ProcessLost):
+            why = str(error).splitlines()[0]
+            _fail(f"{why}; start all again, with --resume to go on from what was saved", 1)
+        if not isinstance(error, CheckpointError | DataError | FolderInUse | ProcessesDiffer):
+            raise
+        _fail(error, 1 if isinstance(error, SaveError) else 2)
+
+
+def _remedy(error: OSError) -> str:
+    """What to do about an error of the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "; make room, then run it again, with --resume if it was training"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return "; choose an --output-dir that you can write to"
+    if error.errno == errno.ENOENT:
+        return "; was the folder removed? Run it again"
+    return ""
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    who = f"process {process_index()}: " if process_index() else ""
+    text = f"{who}[bold red]error:[/] {escape(str(message))}"
+    console.errors.print(text, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _parse(config: type[Config], description: str) -> Config:
+    """The command line; of what tyro says of a mistake, the first paragraph as one line."""
+    said = io.StringIO()
+    if {"-h", "--help"} & set(sys.argv):
+        with contextlib.suppress(OSError):  # no source: then its lines stay as they are
+            _join_lines_of_help(config)
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, description=_joined(description))
+    except SystemExit as stop:
+        if not stop.code:
+            sys.stdout.flush()
+            raise
+        text = said.getvalue()
+        parts = re.split(r"\n[ │]*[-─]{5,}[ │]*\n", text)
+        title_apart = "╭" not in text and len(parts) > 1  # where the output isn't UTF-8
+        problem = " ".join(re.sub("╭.*╮|│|╰.*╯", " ", parts[title_apart]).split())
+        word = r"""Error parsing (--\S+): .*(int\(\)|to float).*?: (".*?"|'.*?')"""
+        if no := re.match(word, problem):  # tyro lists all types that it tried, None too
+            kind = "an integer" if no[2] == "int()" else "a number"
+            problem = f"{no[1]}: {no[3]} is not {kind}"
+        _fail(f"{problem} (--help lists all options)", 2)
+
+
+def _join_lines_of_help(config: Any) -> None:
+    """Gives tyro the docstrings of a class's own and inherited fields, ``_joined``."""
+    bases: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
+    for base in bases:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        plain_hints = typing.get_type_hints(base)
+        hints = typing.get_type_hints(base, include_extras=True)
+        for field, below in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                name, text = ast.unparse(field.target), _joined(ast.literal_eval(below.value))
+                if dataclasses.is_dataclass(plain_hints[name]):
+                    _join_lines_of_help(plain_hints[name])
+                hint = tyro.conf.arg(help=text, help_behavior_hint=_hint)
+                base.__annotations__[name] = Annotated[hints[name], hint]
+
+
+def _joined(text: str) -> str:
+    """Each paragraph as one line, for tyro to wrap; indented lines stay: commands, tables.
+
+    tyro by itself keeps the end of a line where the next begins with no letter, such as a flag.
+    """
+    lines: list[str] = []
+    for line in inspect.cleandoc(text).splitlines():
+        if lines and all(each and not each[0].isspace() for each in (line, lines[-1])):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _hint(default: str) -> str:
+    """What follows an option's text: its default, where the text doesn't say what nothing means."""
+    return "" if default in ("None", "") else f"(default: {default})"

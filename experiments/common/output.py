@@ -1,0 +1,193 @@
+"""The output folder of a script, and what every ``results.json`` begins with."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.options import Job, UsageError, require
+from common.startup import process_index, reports
+
+if TYPE_CHECKING:
+    from digits_jax import Provenance
+    from digits_jax.statistics import Summary
+    from digits_jax.storage.locks import FolderLock
+
+# Packages whose versions results.json names.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+
+class Output:
+    """An output folder: what is written into it is whole or absent, and ``results.json`` is last.
+
+    One process at a time writes to it.
+
+    Args:
+        folder: None: ``runs/<script>/<date>-<time>``.
+        resume: go on with what the folder holds; otherwise a folder that holds a run is refused.
+            None for a script that can't resume.
+        job: the processes that share the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        script: str,
+        resume: bool | None = None,
+        job: Job | None = None,
+    ) -> None:
+        if folder is None:
+            require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
+            together = job is not None and job.distributed
+            require(not together, "--distributed needs --output-dir, the same for all processes")
+            folder = Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
+        require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.waves = folder / "waves"
+        self._resume = resume
+        self._lock: FolderLock | None = None
+        self._refuse_another_run()
+
+    def _refuse_another_run(self) -> None:
+        names = ("results.json", "checkpoints", "waves")
+        held = [name for name in names if (self.folder / name).exists()]
+        if held and not self._resume:
+            go_on = "" if self._resume is None else "add --resume to go on with it, or "
+            raise UsageError(
+                f"{self.folder} holds a run already ({held[0]}); {go_on}choose another --output-dir"
+            )
+
+    def claim(self) -> None:
+        """Makes the folder and locks it; called once all arguments are known to be good.
+
+        Of a job, process 0 does, and all call this.
+        """
+        if reports():
+            self._take()
+        if process_index() is not None:
+            import numpy as np
+
+            from digits_jax.parallel.processes import gather_values
+
+            gather_values(np.zeros(()))  # process 0 has it now
+            require(
+                self.folder.is_dir(),
+                f"--output-dir {self.folder} is not what process 0 made; choose a folder on a file "
+                "system that all processes share",
+            )
+
+    def _take(self) -> None:
+        from digits_jax.storage.files import remove_partial_files
+        from digits_jax.storage.locks import FolderLock
+
+        self._lock = FolderLock(self.folder)
+        self._refuse_another_run()  # which may have ended since we looked
+        remove_partial_files(self.folder)
+
+    def begin(self) -> None:
+        """Takes results.json away, since a run counts as complete while it is there.
+
+        Called before anything else changes in the folder, and no sooner: what is refused, say a
+        --resume with another configuration, leaves a finished run finished.
+        """
+        if reports():
+            (self.folder / "results.json").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[Path]:
+        """A path to write to, which becomes ``name`` if nothing fails."""
+        from digits_jax.storage.files import whole_file
+
+        try:
+            self.begin()
+            with whole_file(self.folder / name) as path:
+                yield path
+        except OSError as error:  # an error of writing names no file
+            why = error.strerror or str(error)
+            raise OSError(error.errno, why, str(self.folder / name)) from error
+
+    def arrays(self, name: str, **arrays: Any) -> None:
+        """Writes a compressed .npz."""
+        import numpy as np
+
+        with self._whole(name) as path, path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes a CSV: a line for each row, whose keys are those of the first."""
+        with self._whole(name) as path, path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def text(self, name: str, content: str) -> None:
+        """Writes text as UTF-8."""
+        with self._whole(name) as path:
+            path.write_text(content, encoding="utf-8")
+
+    def json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes JSON; NaN and infinity become null."""
+        text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+        self.text(name, text)
+
+
+def describe(config: Any, provenance: Provenance) -> dict[str, Any]:
+    """What every ``results.json`` begins with: data, configuration, devices, versions, command."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "data": {
+            "source": provenance.source,
+            "rows": provenance.rows,
+            "sha256": provenance.sha256,
+            "note": provenance.note,
+        },
+        "config": dataclasses.asdict(config),
+        "command": shlex.join(["python", *sys.argv]),
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+        "versions": {
+            "digits_jax": importlib.metadata.version("digits_jax"),
+            "python": sys.version.split()[0],
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+    }
+
+
+def summary_json(name: str, summary: Summary) -> dict[str, Any]:
+    """A summary for ``results.json``; the interval of a fraction is cut at 0 and 1."""
+    low, high = summary.ci95
+    if name != "loss":
+        low, high = max(low, 0.0), min(high, 1.0)
+    return {"mean": summary.mean, "std": summary.std, "ci95": (low, high)}
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own types."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, Path) else value
