@@ -28,18 +28,18 @@ FIGURES = "figures"  # the run that holds them
 def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
     """The learning rate [R, E] of the last step of each epoch.
 
-    The rate of an optimizer with a method ``share``, such as ``OneCycleAdam``, follows it; that of
-    any other stays as it is.
+    The rate of an optimizer with a method ``rate_fraction``, such as ``OneCycleAdam``, follows it;
+    that of any other stays as it is.
     """
     import numpy as np
 
     peaks = np.asarray(runs.hyperparameters.learning_rate)[:, np.newaxis]
-    share = getattr(recipe.optimizer, "share", None)
-    if share is None:
+    rate_fraction = getattr(recipe.optimizer, "rate_fraction", None)
+    if rate_fraction is None:
         return np.repeat(peaks, epochs, axis=1)
     steps = np.asarray(runs.hyperparameters.schedule_steps)[:, np.newaxis]
     done = steps * np.arange(1, epochs + 1) / epochs - 1  # before that step
-    return np.asarray(peaks * share(done, steps))
+    return np.asarray(peaks * rate_fraction(done, steps))
 
 
 class Tracker:
