@@ -14,6 +14,11 @@ float32 matrix products that the same round measured.
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
 
+With ``--against REV`` it compares the working tree with another git revision instead: are the
+trained numbers bitwise the same, and is it slower? See ``revisions.py``; writes ``against.json``.
+
+    python experiments/benchmark.py --against HEAD --data optdigits.csv
+
 Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--rounds 3 --epochs 6``, all 5620 rows, in
 10 minutes; seconds for an epoch of all folds, median (range over the rounds): digits_jax 0.173
 (0.173-0.181), on one device 0.310 (0.306-0.317); PyTorch in two processes 0.578 (0.577-0.623),
@@ -27,16 +32,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.util
-import json
-import os
-import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,6 +44,7 @@ import tyro
 
 from common import command_line, console, options, startup
 from common.output import Output
+from programs import BUSY, Peer, machine, run_program
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,17 +62,6 @@ PeerName = Literal[
     "flax-conv",
     "flax-conv-vmapped",
 ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Peer:
-    """A program to run, and how."""
-
-    title: str
-    program: str  # a file in experiments/peers
-    variant: str = ""
-    needs: tuple[str, ...] = ()  # modules beside this project's own
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _keras(backend: str, title: str) -> Peer:
@@ -116,7 +106,6 @@ MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 FOLDS = 5  # the notebook's
 WARM_UP = 8  # epochs before those that are timed; the evaluation compiles beside the first ones
 QUICK_ROWS = 1500  # rows of the data set: ten steps an epoch instead of 36
-BUSY = 0.05  # fraction of the cores used by other programs above which the times deserve a warning
 
 # Of the notebook's network: (output pixels, input channels, output channels), (inputs, outputs).
 CONVOLUTIONS = ((8 * 8, 1, 16), (4 * 4, 16, 32), (2 * 2, 32, 64))
@@ -132,6 +121,11 @@ class Config:
     CSV in UCI's layout."""
     rounds: int = 5
     """Runs of every program, interleaved."""
+    against: str | None = None
+    """Compare the working tree with this git revision, and not with the peers. Ends with status 0
+    if all bits are the same and nothing is significantly more than 5 % slower, else 1."""
+    bits_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --against: one round, which compares bits and times nothing."""
     epochs: int = 10
     """Timed epochs in each run, after eight that compile and warm up."""
     peers: tuple[PeerName, ...] = ()
@@ -150,6 +144,13 @@ def main(config: Config) -> None:
     """Runs everything, shows and saves it; ends with status 1 if a program failed."""
     options.positive(rounds=config.rounds, epochs=config.epochs, timeout=config.timeout)
     output = Output(config.output_dir, script="benchmark")
+    options.require(
+        config.against is not None or not config.bits_only, "--bits-only needs --against"
+    )
+    if config.against is not None:
+        import revisions
+
+        return revisions.main(config, output)
     if config.quick:
         config = dataclasses.replace(config, rounds=1, epochs=3)
     peers, left_out = choose_peers(config)
@@ -230,7 +231,10 @@ def write_task(config: Config, folder: Path) -> tuple[Path, dict[str, Any]]:
         task,
         images=images,
         labels=labels,
-        **splits._asdict(),
+        train_rows=splits.train_rows,
+        train_weights=splits.train_weights,
+        test_rows=splits.test_rows,
+        test_weights=splits.test_weights,
         epochs=WARM_UP + config.epochs,
         warm_up=WARM_UP,
     )
@@ -299,70 +303,6 @@ def _in_words(result: dict[str, Any]) -> str:
     return f"{_mean_epoch(result):.3f} s an epoch"
 
 
-def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
-    """Runs a program once, in a process and with cache folders of its own.
-
-    Raises:
-        RuntimeError: it failed; says how.
-    """
-    with tempfile.TemporaryDirectory(dir=task.parent) as folder:
-        result = Path(folder) / "result.json"
-        program = Path(__file__).parent / "peers" / peer.program
-        words = ["--variant", peer.variant, "--started", repr(time.time())]
-        busy = _busy_seconds()
-        started = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [sys.executable, str(program), str(task), str(result), *words],
-                env=environment(Path(folder)) | dict(peer.environment),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"it took more than {timeout:.0f} s") from None
-        if done.returncode or not result.is_file():
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
-        seconds = time.perf_counter() - started
-        outcome: dict[str, Any] = json.loads(result.read_text())
-    others = None if busy is None else (_busy_seconds() or 0.0) - busy
-    return outcome | {
-        "others_share": None if others is None else max(0.0, others / seconds / _cores())
-    }
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """What a program sees: nothing compiled beforehand, none of the user's settings of these."""
-    settings = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    return settings | {
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-        "KERAS_HOME": str(folder / "keras"),  # the user's keras.json may change dtype and layout
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
-
-
-_UNSET = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR", "KERAS_BACKEND")
-
-
-def _busy_seconds() -> float | None:
-    """CPU seconds that programs other than ours have used on this machine; Linux only."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    except OSError:
-        return None
-    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
-    total = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    own = os.times()
-    return total - own.user - own.system - own.children_user - own.children_system
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
 def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[str, Any]:
     """Medians and ranges over the rounds.
 
@@ -412,22 +352,6 @@ def _mean_epoch(result: dict[str, Any]) -> float:
 
 def _spread(values: Sequence[float]) -> list[float]:
     return [statistics.median(values), min(values), max(values)]
-
-
-def machine() -> dict[str, Any]:
-    """Where the times were measured."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return {
-        "processor": model,
-        "cores": _cores(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
 
 
 def make_table(report: dict[str, Any]) -> Any:

@@ -176,6 +176,8 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
         ("architecture --width 0.01", "--width 0.01 leaves a layer of 16 features with none"),
         ("architecture --width 1e9", "--width must be at most 32, not 1e+09"),
         ("benchmark --peers tinygrad", "--peers"),
+        ("benchmark --bits-only", "--bits-only needs --against"),
+        ("benchmark --against HEAD --quick", "--against runs no peers: leave out --quick"),
         ("ablate --epochs 2147483647", "steps; at most 2147483647 can be counted"),
         ("compare --epochs-notebook 2147483647 --methods notebook", "can be counted"),
         ("compare --methods knn1 knn1", "--methods must name each method once"),

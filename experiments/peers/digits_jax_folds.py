@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import protocol
 
-from digits_jax import Examples, Progress, Split, cross_validate, make_runs, use_all_cpu_cores
+from digits_jax import Progress, Split, cross_validate, make_runs, use_all_cpu_cores
 
 
 def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
@@ -16,7 +16,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
     splits = Split(task.train_rows, task.train_weights, task.test_rows, task.test_weights)
     clock.fold()
     result = cross_validate(
-        Examples(task.images, task.labels),
+        (task.images, task.labels),
         make_runs(splits),
         epochs=task.epochs,
         devices=jax.devices() if variant == "all" else jax.devices()[:1],
@@ -26,7 +26,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
 
 
 def _tell(clock: protocol.Clock, progress: Progress) -> None:
-    clock.epoch(float(np.mean(progress.history.accuracy[:, -1])))
+    clock.epoch(float(np.mean(progress.history["accuracy"][:, -1])))
 
 
 if __name__ == "__main__":

@@ -140,6 +140,13 @@ def run_peer(train: Callable[[Task, Clock, str], None], *, packages: tuple[str, 
     _write(arguments, imported, clock.result(task.warm_up), packages)
 
 
+def run_task(run: Callable[[Path], dict[str, Any]], *, packages: tuple[str, ...]) -> None:
+    """As ``run_peer``, for a program that reads a task file of its own; gives its result."""
+    imported = time.time()
+    arguments = _parse()
+    _write(arguments, imported, run(arguments.task), packages)
+
+
 def run_measurement(measure: Callable[[], dict[str, Any]], *, packages: tuple[str, ...]) -> None:
     """As ``run_peer``, for a program that trains nothing."""
     imported = time.time()

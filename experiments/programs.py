@@ -1,0 +1,106 @@
+"""Runs a program of ``experiments/peers`` in a process of its own, and says on what machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
+_UNSET = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR", "KERAS_BACKEND")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A program to run, and how."""
+
+    title: str
+    program: str  # a file in experiments/peers
+    variant: str = ""
+    needs: tuple[str, ...] = ()  # modules beside this project's own
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
+    """Runs a program once, in a process and with cache folders of its own.
+
+    Raises:
+        RuntimeError: it failed; says how.
+    """
+    with tempfile.TemporaryDirectory(dir=task.parent) as folder:
+        result = Path(folder) / "result.json"
+        program = Path(__file__).parent / "peers" / peer.program
+        options = ["--variant", peer.variant, "--started", repr(time.time())]
+        busy = _busy_seconds()
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                [sys.executable, str(program), str(task), str(result), *options],
+                env=environment(Path(folder)) | dict(peer.environment),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"it took more than {timeout:.0f} s") from None
+        if done.returncode or not result.is_file():
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+        seconds = time.perf_counter() - started
+        outcome: dict[str, Any] = json.loads(result.read_text())
+    others = None if busy is None else (_busy_seconds() or 0.0) - busy
+    return outcome | {
+        "others_share": None if others is None else max(0.0, others / seconds / _cores())
+    }
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What a program sees: nothing compiled beforehand, none of the user's settings of these."""
+    settings = {name: value for name, value in os.environ.items() if name not in _UNSET}
+    return settings | {
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "KERAS_HOME": str(folder / "keras"),  # the user's keras.json may change dtype and layout
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where the times were measured."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        pass
+    return {
+        "processor": model,
+        "cores": _cores(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _busy_seconds() -> float | None:
+    """CPU seconds that programs other than ours have used on this machine; Linux only."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
+    total = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return total - own.user - own.system - own.children_user - own.children_system
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
