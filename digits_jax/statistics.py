@@ -5,6 +5,9 @@ their mean is therefore taken as (1/J + n_test/n_train) s^2 instead of s^2/J, fo
 variance s^2: the correction of Nadeau and Bengio (2003), which Bouckaert and Frank (2004) recommend
 for repeated cross-validation, with J = folds * repeats.
 
+Scores that are all equal are no certainty: a spread of zero estimates nothing, so that neither an
+interval nor a test rests on it.
+
 References:
     Nadeau and Bengio (2003), Inference for the Generalization Error, Machine Learning 52:239-281.
     Bouckaert and Frank (2004), Evaluating the Replicability of Significance Tests for Comparing
@@ -20,6 +23,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from digits_jax.splits import SplitKind
+
+_NO_INTERVAL = {
+    SplitKind.TIME: "splits in time: no interval, since the variance of their mean is not known",
+    SplitKind.LEAVE_ONE_OUT: "leave-one-out: no interval, since each score is one row's; take "
+    "wilson_interval of all rows for an accuracy",
+}
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of scores, relative: networks give float32
+
 
 class Summary(NamedTuple):
     """A set of scores, in their unit.
@@ -27,14 +39,16 @@ class Summary(NamedTuple):
     Attributes:
         mean: arithmetic mean.
         std: population standard deviation (ddof=0): the spread of these scores.
-        ci95: 95 % confidence interval of the mean, (low, high); (nan, nan) for a single score.
+        ci95: 95 % confidence interval of the mean, (low, high); (nan, nan) where there is none.
         size: number of scores.
+        note: why the interval is missing, or is not Student's; empty where it is.
     """
 
     mean: float
     std: float
     ci95: tuple[float, float]
     size: int
+    note: str = ""
 
 
 class TTestResult(NamedTuple):
@@ -42,9 +56,10 @@ class TTestResult(NamedTuple):
 
     Attributes:
         statistic: Student's t; positive where a scores higher.
-        p_value: two-sided.
+        p_value: two-sided; nan where all differences are equal, but not zero.
         mean_difference: mean of a - b, in the scores' unit.
-        ci95: 95 % confidence interval of the mean difference, (low, high).
+        ci95: 95 % confidence interval of the mean difference, (low, high); (nan, nan) where all
+            differences are equal.
     """
 
     statistic: float
@@ -68,7 +83,11 @@ class McNemarResult(NamedTuple):
 
 
 def summarize(
-    scores: npt.ArrayLike, *, train_rows: float | None = None, test_rows: float | None = None
+    scores: npt.ArrayLike,
+    *,
+    train_rows: float | None = None,
+    test_rows: float | None = None,
+    kind: npt.ArrayLike | None = None,
 ) -> Summary:
     """Mean, spread and 95 % interval of scores, one for each run.
 
@@ -77,18 +96,26 @@ def summarize(
     variance (see the module), without which it is too narrow. Leave them out for independent
     scores.
 
+    Where all scores are equal, as when every fold is 100 % right, Student's interval would have no
+    width. If the sizes are given, and the score can be a fraction of `test_rows` rows, the interval
+    is Wilson's for all tested rows instead; else there is none. Rows are counted once, however
+    often repeats test them: n = min(J n_test, n_train + n_test).
+
     Args:
         scores: [J], one score for each run, in any unit; computed with in float64.
-        train_rows: rows that train a run (the mean, where folds differ by a row).
-        test_rows: rows that test a run (likewise).
+        train_rows: number of rows that train a run (the mean, where folds differ by a row).
+        test_rows: number of rows that test a run (the mean, where folds differ by a row).
+        kind: a ``SplitKind``, or integers [J] as in ``Split.kind``: where a run's is TIME or
+            LEAVE_ONE_OUT, the corrected variance does not hold, and there is no interval.
 
     Returns:
         A Summary. Its `std` divides by J, as `np.std` and the notebook do; its `ci95` rests on the
-        sample variance, which divides by J - 1, and is (nan, nan) where J = 1.
+        sample variance, which divides by J - 1. `ci95` is (nan, nan) where there is no interval,
+        and `note` says why.
 
     Raises:
         ValueError: `scores` is empty, not 1-D or not finite; one size is given without the other,
-            or is out of range.
+            or is out of range; `kind` is no ``SplitKind`` or of another number than the scores.
 
     Examples:
         The notebook's five folds:
@@ -102,6 +129,12 @@ def summarize(
         [0.9823, 0.9967]
         >>> [round(bound, 4) for bound in summarize(scores).ci95]  # as if independent
         [0.9847, 0.9943]
+
+        Every fold right:
+
+        >>> perfect = summarize([1.0] * 5, train_rows=80, test_rows=20)
+        >>> [round(bound, 4) for bound in perfect.ci95], perfect.note
+        ([0.963, 1.0], "all scores are equal: Wilson's interval of 100 rows")
     """
     values = _check_scores("scores", scores)
     if (train_rows is None) != (test_rows is None):
@@ -109,9 +142,22 @@ def summarize(
     ratio = 0.0
     if train_rows is not None and test_rows is not None:
         ratio = _test_train_ratio(train_rows, test_rows)
-    mean = float(values.mean())
-    ci95 = _t_interval(mean, _standard_error(values, ratio), len(values) - 1)
-    return Summary(mean, float(values.std()), ci95, len(values))
+    made = _check_kinds(kind, len(values))
+    mean, spread = float(values.mean()), float(values.std())
+    ci95, note = (math.nan, math.nan), ""
+    if without := [text for each, text in _NO_INTERVAL.items() if each in made]:
+        note = "; ".join(without)
+    elif len(values) == 1:
+        note = "a single score: no interval"
+    elif not _all_equal(values):
+        ci95 = _t_interval(mean, _standard_error(values, ratio), len(values) - 1)
+    elif train_rows is None or test_rows is None or not _is_fraction(mean, test_rows):
+        note = "all scores are equal: no interval"
+    else:
+        rows = round(min(len(values) * test_rows, train_rows + test_rows))
+        ci95 = wilson_interval(round(mean * rows), rows)
+        note = f"all scores are equal: Wilson's interval of {rows} rows"
+    return Summary(mean, spread, ci95, len(values), note)
 
 
 def corrected_resampled_ttest(
@@ -123,15 +169,19 @@ def corrected_resampled_ttest(
 
         t = m / sqrt((1/J + n_test/n_train) s^2),  J - 1 degrees of freedom.
 
+    Where all differences are equal (to float32's precision, so that rounding makes no spread), they
+    say nothing of the variance. If they are zero, the statistic is 0 and p is 1. If they are not,
+    there is no test: statistic and p are nan; `mcnemar_test` compares the methods row by row.
+
     Args:
         scores_a: [J], scores of method a, split by split.
         scores_b: [J], scores of method b on the same splits in the same order.
-        train_rows: rows that train a run (the mean, where folds differ by a row).
-        test_rows: rows that test a run (likewise); 0 gives the uncorrected paired t-test.
+        train_rows: number of rows that train a run (the mean, where folds differ by a row).
+        test_rows: number of rows that test a run (the mean, where folds differ by a row); 0 gives
+            the uncorrected paired t-test.
 
     Returns:
-        A TTestResult. Where all differences are equal, the statistic is 0 and p is 1 if they are
-        zero, and the statistic is infinite and p is 0 if they are not.
+        A TTestResult.
 
     Raises:
         ValueError: the scores are fewer than two, not 1-D, not finite, or of unequal number; a size
@@ -155,12 +205,14 @@ def corrected_resampled_ttest(
     mean = float(differences.mean())
     error = _standard_error(differences, _test_train_ratio(train_rows, test_rows))
     freedom = len(differences) - 1
-    if error > 0:
-        statistic = mean / error
-    else:
-        statistic = math.copysign(math.inf, mean) if mean else 0.0
+    rounding = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    if np.ptp(differences) <= rounding or not error:
+        equal = bool(np.abs(differences).max() <= rounding)
+        statistic, p_value = (0.0, 1.0) if equal else (math.nan, math.nan)
+        return TTestResult(statistic, p_value, mean, (math.nan, math.nan))
     from scipy.special import stdtr
 
+    statistic = mean / error
     p_value = 2 * float(stdtr(freedom, -abs(statistic)))
     return TTestResult(statistic, p_value, mean, _t_interval(mean, error, freedom))
 
@@ -176,10 +228,11 @@ def holm_correction(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     alpha, however the tests depend on each other.
 
     Args:
-        p_values: [m], in any order.
+        p_values: [m], in any order; nan for a test that could not be made.
 
     Returns:
-        float64 [m], in the same order, none smaller than it was.
+        float64 [m], in the same order, none smaller than it was. A nan stays one, and counts in m:
+        the others are adjusted as if its p-value were 1.
 
     Raises:
         ValueError: `p_values` is empty, not 1-D or not in 0..1.
@@ -192,10 +245,10 @@ def holm_correction(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         >>> holm_correction([0.01, 0.04, 0.03, 0.005]).round(9).tolist()
         [0.03, 0.06, 0.06, 0.02]
     """
-    values = _check_scores("p_values", p_values)
-    if not ((values >= 0) & (values <= 1)).all():
+    values = _check_vector("p_values", p_values)
+    if ((values < 0) | (values > 1)).any():
         raise ValueError("p_values must be in 0..1")
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values, kind="stable")  # nan comes last
     adjusted = np.empty_like(values)
     steps = np.arange(len(values), 0, -1) * values[order]
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
@@ -217,7 +270,7 @@ def prediction_interval(scores: npt.ArrayLike) -> tuple[float, float]:
         scores: [J], in any unit.
 
     Returns:
-        (low, high); (nan, nan) where J = 1.
+        (low, high); (nan, nan) where J = 1 or all scores are equal.
 
     Raises:
         ValueError: `scores` is empty, not 1-D or not finite.
@@ -232,6 +285,8 @@ def prediction_interval(scores: npt.ArrayLike) -> tuple[float, float]:
         0.930 to 1.030
     """
     values = _check_scores("scores", scores)
+    if _all_equal(values):
+        return math.nan, math.nan
     error = _standard_error(values, 1.0)  # (1/J + 1) s^2
     return _t_interval(float(values.mean()), error, len(values) - 1)
 
@@ -331,6 +386,20 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
     return low(successes / count), 1 - low((count - successes) / count)
 
 
+def _all_equal(values: npt.NDArray[np.float64]) -> bool:
+    """Equal but for the rounding of float64, or for what underflows."""
+    rounding = 4 * np.finfo(np.float64).eps * np.abs(values).max()
+    return bool(np.ptp(values) <= rounding or values.std() == 0)
+
+
+def _is_fraction(score: float, rows: float) -> bool:
+    """Whether a score can be a number of rows divided by `rows`, to float32's precision."""
+    if score in (0, 1):
+        return rows >= 1  # of any number of rows, though folds differ by one
+    count = score * rows
+    return 0 < score < 1 and math.isclose(count, round(count), rel_tol=_ROUNDING)
+
+
 def _standard_error(values: npt.NDArray[np.float64], ratio: float) -> float:
     """Standard error of the mean of J values, corrected for n_test / n_train; nan where J = 1."""
     if len(values) < 2:
@@ -353,11 +422,23 @@ def _test_train_ratio(train_rows: float, test_rows: float) -> float:
     return test_rows / train_rows
 
 
+def _check_kinds(kind: npt.ArrayLike | None, count: int) -> set[SplitKind]:
+    codes = np.asarray([] if kind is None else kind)
+    if kind is not None and codes.ndim and codes.shape != (count,):
+        raise ValueError(f"kind must be one SplitKind or [{count}], got shape {codes.shape}")
+    return {SplitKind(code) for code in np.unique(codes).tolist()}
+
+
 def _check_scores(name: str, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    values = np.asarray(scores, np.float64)
-    if values.ndim != 1 or not values.size:
-        raise ValueError(f"{name} must be 1-D and not empty, got shape {values.shape}")
+    values = _check_vector(name, scores)
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"{name} must be finite, but {name}[{bad}] is {values[bad]}")
     return values
+
+
+def _check_vector(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    vector = np.asarray(values, np.float64)
+    if vector.ndim != 1 or not vector.size:
+        raise ValueError(f"{name} must be 1-D and not empty, got shape {vector.shape}")
+    return vector

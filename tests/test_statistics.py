@@ -13,6 +13,7 @@ from sklearn.datasets import make_moons
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 
+from digits_jax.splits import SplitKind
 from digits_jax.statistics import (
     corrected_resampled_ttest,
     holm_correction,
@@ -71,6 +72,72 @@ def test_one_score_has_no_interval() -> None:
     summary = summarize([0.5], train_rows=80, test_rows=20)
     assert (summary.mean, summary.std, summary.size) == (0.5, 0, 1)
     assert all(math.isnan(bound) for bound in summary.ci95)
+    assert summary.note == "a single score: no interval"
+
+
+@pytest.mark.parametrize(
+    ("score", "runs", "sizes", "right", "rows"),
+    [
+        (1.0, 5, (4496, 1124), 5620, 5620),  # five folds
+        (0.0, 5, (80, 20), 0, 100),
+        (0.95, 5, (80, 20), 95, 100),
+        (np.float32(1110 / 1124), 5, (4496, 1124), 5550, 5620),  # as a network gives it
+        (1.0, 5, (1437.6, 359.4), 1797, 1797),  # the mean of unequal folds
+        (1.0, 100, (90, 10), 100, 100),  # ten folds ten times: 100 rows, not 1000
+        (1.0, 3, (90, 10), 30, 30),  # three hold-outs
+    ],
+)
+def test_equal_fractions_get_wilsons_interval_of_all_rows(
+    score: float, runs: int, sizes: tuple[float, float], right: int, rows: int
+) -> None:
+    summary = summarize([score] * runs, train_rows=sizes[0], test_rows=sizes[1])
+    test = stats.binomtest(right, rows)
+    assert summary.ci95 == pytest.approx(tuple(test.proportion_ci(method="wilson")), rel=1e-9)
+    assert summary.ci95[0] < summary.ci95[1]
+    assert summary.mean == pytest.approx(score)
+    assert summary.note == f"all scores are equal: Wilson's interval of {rows} rows"
+
+
+@pytest.mark.parametrize(
+    ("scores", "sizes"),
+    [
+        ([1.0] * 5, {}),  # no rows to count
+        ([0.951] * 5, {"train_rows": 80, "test_rows": 20}),  # no fraction of 20 rows
+        ([3.0] * 5, {"train_rows": 80, "test_rows": 20}),
+        ([-1.0] * 5, {"train_rows": 80, "test_rows": 20}),
+        ([1.0] * 5, {"train_rows": 80, "test_rows": 0}),
+        ([0.1 + 0.2, 0.3], {}),  # equal but for rounding
+        ([0.0, 1e-200], {}),  # its variance underflows
+    ],
+)
+def test_other_equal_scores_have_no_interval(scores: list[float], sizes: dict[str, float]) -> None:
+    summary = summarize(scores, **sizes)
+    assert all(math.isnan(bound) for bound in summary.ci95)
+    assert summary.note == "all scores are equal: no interval"
+
+
+@pytest.mark.parametrize("kind", [SplitKind.TIME, SplitKind.LEAVE_ONE_OUT])
+@pytest.mark.parametrize("scores", [NOTEBOOK, [1.0] * 5])
+def test_kinds_of_splits_without_an_interval(kind: SplitKind, scores: list[float]) -> None:
+    for kinds in (kind, [0, kind, kind, 1, 0]):
+        summary = summarize(scores, train_rows=4496, test_rows=1124, kind=kinds)
+        assert all(math.isnan(bound) for bound in summary.ci95)
+        assert "no interval" in summary.note
+        assert summary[:2] == summarize(scores)[:2] and summary.size == 5
+    assert "time" in summary.note if kind == SplitKind.TIME else "wilson" in summary.note
+
+
+def test_other_kinds_change_nothing() -> None:
+    expected = summarize(NOTEBOOK, train_rows=80, test_rows=20)
+    assert expected.note == ""
+    for kind in set(SplitKind) - {SplitKind.TIME, SplitKind.LEAVE_ONE_OUT}:
+        assert summarize(NOTEBOOK, train_rows=80, test_rows=20, kind=kind) == expected
+    for wrong, message in (
+        ([1] * 4, r"^kind must be one SplitKind or \[5\], got shape \(4,\)$"),
+        (99, "^99 is not a valid SplitKind$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            summarize(NOTEBOOK, kind=wrong)
 
 
 def test_float32_scores_are_summed_in_float64() -> None:
@@ -155,11 +222,48 @@ def test_swapping_the_methods_changes_only_the_sign() -> None:
     assert one.ci95 == pytest.approx((-two.ci95[1], -two.ci95[0]))
 
 
-def test_equal_differences() -> None:
-    same = corrected_resampled_ttest([1, 2, 3], [1, 2, 3], train_rows=2, test_rows=1)
-    assert same == (0, 1, 0, (0, 0))
-    worse = corrected_resampled_ttest([1, 2, 3], [2, 3, 4], train_rows=2, test_rows=1)
-    assert worse == (-math.inf, 0, -1, (-1, -1))
+RIGHT = [1116, 1113, 1105, 1112, 1115, 1118]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([1, 2, 3], [1, 2, 3]),
+        (NOTEBOOK, NOTEBOOK),
+        ([0.1 + 0.2, 0.5], [0.3, 0.5]),  # equal but for rounding
+    ],
+)
+def test_methods_that_score_the_same_do_not_differ(a: list[float], b: list[float]) -> None:
+    result = corrected_resampled_ttest(a, b, train_rows=2, test_rows=1)
+    assert (result.statistic, result.p_value) == (0, 1)
+    assert result.mean_difference == pytest.approx(0, abs=1e-15)
+    assert all(math.isnan(bound) for bound in result.ci95)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "difference"),
+    [
+        ([1, 2, 3], [2, 3, 4], -1),
+        ([0.9, 0.8, 0.7], [0.8, 0.7, 0.6], 0.1),  # 0.1 in three roundings
+        (
+            np.array(RIGHT, np.float32) / np.float32(1124),
+            np.array(RIGHT, np.float32) / np.float32(1124) - np.float32(1 / 1124),
+            1 / 1124,
+        ),
+        ([1e-200, 0.0], [0.0, 0.0], 5e-201),  # its variance underflows
+    ],
+)
+def test_equal_differences_are_no_certainty(a: Any, b: Any, difference: float) -> None:
+    result = corrected_resampled_ttest(a, b, train_rows=2, test_rows=1)
+    assert math.isnan(result.statistic) and math.isnan(result.p_value)
+    assert result.mean_difference == pytest.approx(difference, rel=1e-4)
+    assert all(math.isnan(bound) for bound in result.ci95)
+
+
+def test_one_row_of_a_large_test_set_is_a_spread() -> None:
+    right = np.array([9000, 9001, 9002], np.float32) / np.float32(10_000)
+    result = corrected_resampled_ttest(right, [0.9] * 3, train_rows=4, test_rows=1)
+    assert 0 < result.p_value < 1 and result.ci95[0] < result.ci95[1]
 
 
 def test_corrected_ttest_errors() -> None:
@@ -188,9 +292,18 @@ def test_holm_limits_the_chance_of_any_false_alarm() -> None:
     assert alarms == pytest.approx(1 - (1 - 0.005) ** 10, abs=0.014)  # 4 sigma; 0.4 uncorrected
 
 
+def test_holm_keeps_a_test_that_could_not_be_made_and_counts_it() -> None:
+    adjusted = holm_correction([0.04, math.nan, 0.01, math.nan])
+    assert np.isnan(adjusted).tolist() == [False, True, False, True]
+    expected = holm_correction([0.04, 1, 0.01, 1])
+    np.testing.assert_array_equal(adjusted[[0, 2]], expected[[0, 2]])
+
+
 def test_holm_errors() -> None:
     with pytest.raises(ValueError, match=r"^p_values must be in 0\.\.1$"):
-        holm_correction([0.5, 1.5])
+        holm_correction([0.5, 1.5, math.nan])
+    with pytest.raises(ValueError, match=r"^p_values must be in 0\.\.1$"):
+        holm_correction([0.5, -math.inf])
     with pytest.raises(ValueError, match=r"^p_values must be 1-D and not empty, got shape \(0,\)$"):
         holm_correction([])
 
@@ -207,7 +320,8 @@ def test_prediction_interval_holds_one_more_correlated_score_as_often_as_it_says
     intervals = [(prediction_interval(s[:5]), s[5]) for s in shared + own]
     inside = float(np.mean([low <= new <= high for (low, high), new in intervals]))
     assert inside == pytest.approx(0.95, abs=0.014)  # 4 sigma
-    assert all(math.isnan(bound) for bound in prediction_interval([0.5]))
+    for none in ([0.5], [1.0] * 5):
+        assert all(math.isnan(bound) for bound in prediction_interval(none))
 
 
 def outcomes(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool], list[bool]]:
