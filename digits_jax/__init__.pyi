@@ -3,26 +3,34 @@
 from . import metrics, plots, statistics
 from .augment import Jitter, ShiftedViews
 from .data import DataError, Dataset, DataWarning, Provenance, load_digits
-from .losses import cross_entropy
+from .evaluation import eval_step, evaluate, predict
+from .losses import accuracy, cross_entropy
+from .lowering import fast, lower
 from .model import DigitsCNN, layer_table
+from .networks import Dropout, Network, NetworkWithHyperparameters, as_network
 from .optimizers import Hyperparameters, OneCycleAdam, adam
 from .parallel.mesh import runs_mesh
 from .parallel.startup import use_all_cpu_cores, use_compilation_cache
 from .recipe import Recipe
 from .recipes.by_name import RECIPES, NamedRecipe, recipe_by_name
-from .runs.axis import make_runs
+from .runs.axis import make_runs, shared, take_run, take_runs
 from .runs.cross_validation import cross_validate
-from .runs.results import CrossValidation, Interrupted, Progress
-from .runs.saved import load_states, trained_recipe
+from .runs.results import CrossValidation, Interrupted, Progress, ScoreSummary
+from .runs.saved import Saved, load_states, trained_recipe
+from .search.spaces import choice, decay, grid, log_uniform, random_search, uniform
 from .splits import (
     Split,
+    SplitKind,
     holdout_split,
     inner_splits,
     kfold_splits,
     refit_split,
     stack_splits,
+    test_sizes,
+    train_sizes,
     writer_disjoint_split,
 )
+from .splitters import index_splits, with_validation
 from .statistics import (
     McNemarResult,
     Summary,
@@ -32,21 +40,8 @@ from .statistics import (
     summarize,
     wilson_interval,
 )
-from .train import (
-    Batch,
-    Examples,
-    History,
-    Run,
-    Sums,
-    TrainState,
-    eval_step,
-    evaluate,
-    init_state,
-    predict,
-    train_epoch,
-    train_epochs,
-    train_step,
-)
+from .structures import Batch, Data, Run, Sums, TrainState
+from .train import init_state, train_epoch, train_epochs, train_step
 from .waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
 
 __version__: str
@@ -54,63 +49,85 @@ __version__: str
 __all__ = [
     "Batch",
     "CrossValidation",
+    "Data",
     "DataError",
     "DataWarning",
     "Dataset",
     "DigitsCNN",
-    "Examples",
-    "Recipe",
-    "History",
+    "Dropout",
     "Hyperparameters",
     "Interrupted",
     "Jitter",
     "McNemarResult",
-    "OneCycleAdam",
-    "RECIPES",
     "NamedRecipe",
+    "Network",
+    "NetworkWithHyperparameters",
+    "OneCycleAdam",
     "Progress",
     "Provenance",
+    "RECIPES",
+    "Recipe",
     "Run",
+    "Saved",
+    "ScoreSummary",
     "ShiftedViews",
     "Split",
+    "SplitKind",
     "Summary",
     "Sums",
     "TTestResult",
     "TrainState",
     "WaveResults",
     "WavesInterrupted",
+    "accuracy",
     "adam",
+    "as_network",
+    "choice",
     "corrected_resampled_ttest",
     "cross_entropy",
     "cross_validate",
+    "decay",
     "eval_step",
     "evaluate",
+    "fast",
+    "grid",
     "holdout_split",
+    "index_splits",
     "init_state",
     "inner_splits",
     "kfold_splits",
     "layer_table",
     "load_digits",
     "load_states",
+    "log_uniform",
+    "lower",
     "make_runs",
     "mcnemar_test",
     "metrics",
     "plots",
     "predict",
-    "recipe_by_name",
+    "random_search",
     "read_waves",
+    "recipe_by_name",
     "refit_split",
     "runs_mesh",
+    "shared",
     "stack_splits",
     "statistics",
     "summarize",
+    "take_run",
+    "take_runs",
+    "test_sizes",
     "train_epoch",
     "train_epochs",
     "train_in_waves",
+    "train_sizes",
     "train_step",
     "trained_recipe",
+    "uniform",
     "use_all_cpu_cores",
     "use_compilation_cache",
     "wilson_interval",
+    "with_validation",
     "writer_disjoint_split",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,8 @@ class Jitter:
         shift: pixels, down and across.
         elastic: pixels, down and across, that differ from place to place: drawn for 3x3 points
             spread over the image, linear between them.
-        ink: pixels below an image's darkest, as a share of it, are raised to the power exp(ink) at
-            most, exp(-ink) at least: thinner and bolder strokes.
+        ink: pixels below an image's darkest, as a fraction of it, are raised to the power exp(ink)
+            at most, exp(-ink) at least: thinner and bolder strokes.
     """
 
     rotation: float = 0.0
@@ -46,13 +47,27 @@ class Jitter:
         if self.scale >= 1:
             raise ValueError(f"scale must be below 1, not {self.scale}")
 
-    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Changed images, float32 [B, H, W]; pixels stay between 0 and the image's darkest.
+    def __call__(
+        self, key: jax.Array, inputs: jax.Array, targets: Any, h: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """Changed images, float32 [B, H, W] or [B, H, W, C], and the targets as they are.
+
+        Pixels stay between 0 and the image's darkest (of each channel).
 
         Args:
             key: typed PRNG key.
-            images: [B, H, W], any number type, not negative.
+            inputs: images [B, H, W] or [B, H, W, C], any number type, not negative.
+            targets: of the rows; not changed.
+            h: not used.
         """
+        del h
+        return self.changed(key, inputs), targets
+
+    def changed(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """The images alone; see ``__call__``. All channels of an image move together."""
+        if images.ndim == 4:
+            by_channel = jax.vmap(lambda each: self.changed(key, each), in_axes=-1, out_axes=-1)
+            return by_channel(images)
         draws = jax.random.uniform(key, (6 + 18, images.shape[0]), minval=-1.0)
         angle = draws[0] * math.radians(self.rotation)
         size = 1 + draws[1] * self.scale
@@ -88,7 +103,13 @@ class ShiftedViews:
             raise ValueError(f"distance must be a number above 0, not {self.distance}")
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """The views, float32 [V, B, H, W], of images [B, H, W] of any number type."""
+        """The views, float32 [5, B, H, W] or [5, B, H, W, C].
+
+        Args:
+            images: [B, H, W] or [B, H, W, C], any number type.
+        """
+        if images.ndim == 4:
+            return jax.vmap(self, in_axes=-1, out_axes=-1)(images)
         still = jnp.broadcast_to(jnp.eye(2), (len(images), 2, 2))
         shifts = self.distance * jnp.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], jnp.float32)
         shifts = jnp.broadcast_to(shifts[:, None, None, None], (5, len(images), 1, 1, 2))

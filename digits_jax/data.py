@@ -92,6 +92,11 @@ class Dataset:
     metadata: Mapping[str, Any] | None
     variables: tuple[Mapping[str, Any], ...] | None
 
+    @property
+    def data(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """(images, labels), as ``cross_validate`` takes them."""
+        return self.images, self.labels
+
     def __repr__(self) -> str:  # a notebook would print all pixels
         source, digest = self.provenance.source, self.provenance.sha256[:12]
         return f"Dataset({len(self.labels)} rows, {source}, sha256 {digest}…)"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -16,21 +17,20 @@ Params = Any  # a pytree of arrays
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of a run that are traced, so that a grid of them trains in one program.
+    """The hyperparameters of the digits' recipes. They are traced: one program trains a grid.
 
-    Each is a number, or an array [R] with one for each run. An optimizer of your own may give the
-    first five another meaning.
+    Each is a number, or an array [R] with one for each run. Your own recipe may have any other
+    pytree of numbers instead.
 
     Attributes:
         learning_rate: of Adam, a step; Keras's default, as are the next three.
-        beta_1: decay of Adam's first moment, a step.
-        beta_2: decay of Adam's second moment, a step.
+        beta_1: decay of Adam's first moment, a step; [0, 1).
+        beta_2: decay of Adam's second moment, a step; [0, 1).
         epsilon: added to the root of Adam's second moment.
         weight_decay: decoupled, as in AdamW: times the learning rate, a step.
         label_smoothing: fraction of a label that is spread over all classes; [0, 1).
-        dropout_rate: None: the network's own; else replaces its field.
-        schedule_steps: of the learning rate's schedule; see ``optimizers.py``.
-        average_decay: of the averaged weights, a step; None: no averaging.
+        dropout_rate: None: the network's own; else replaces its field; [0, 1).
+        average_decay: of the averaged weights, a step; [0, 1). None: no averaging.
     """
 
     learning_rate: ArrayLike = 1e-3
@@ -40,26 +40,49 @@ class Hyperparameters(NamedTuple):
     weight_decay: ArrayLike = 0.0
     label_smoothing: ArrayLike = 0.0
     dropout_rate: ArrayLike | None = None
-    schedule_steps: ArrayLike | None = None
     average_decay: ArrayLike | None = None
+
+    def check(self) -> None:
+        """Raises ValueError that names a number out of its range."""
+        for name, value in self._asdict().items():
+            if value is None:
+                continue
+            values = np.asarray(value, np.float64)
+            below = BELOW_ONE.get(name, np.finfo(np.float32).max)
+            if not ((values >= 0) & (values < below)).all():
+                rule = "at least 0 and below 1" if name in BELOW_ONE else "finite and >= 0"
+                raise ValueError(f"{name} must be {rule}, not {value}")
+
+
+# Hyperparameters that must be below 1.
+BELOW_ONE = dict.fromkeys(
+    ("beta_1", "beta_2", "label_smoothing", "dropout_rate", "average_decay"), 1
+)
 
 
 def adam(
-    hyperparameters: Hyperparameters, *, schedule: Callable[[Any], jax.Array] | None = None
+    h: Hyperparameters,
+    *,
+    schedule: Callable[[Any], jax.Array] | None = None,
+    eps_root: float = 0.0,
 ) -> optax.GradientTransformation:
     """Optax's Adam with Keras's epsilon; with decoupled weight decay where that is not zero.
 
-    ``schedule`` gives, from the number of steps before a step, its fraction of the learning rate.
-
     Keras adds epsilon to the root of the second moment *before* its bias is corrected ("epsilon
-    hat" in the paper), optax after. While gradients are small, as behind this network's sigmoids,
+    hat" in the paper), optax after. While gradients are small, as behind the notebook's sigmoids,
     36 steps already tell the two apart: weights differ by 2e-2, where with this epsilon Keras's
     and ours stay within 4e-4.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980;
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+
+    Args:
+        h: gives learning_rate, beta_1, beta_2, epsilon, weight_decay.
+        schedule: gives, from the number of steps before a step, the fraction of the learning rate.
+        eps_root: added to the second moment under the root. Differentiating *through* training
+            (meta-gradients) needs it above 0, say 1e-8: the root's slope is infinite at 0, which is
+            the second moment of a weight behind pixels that are always zero.
     """
-    h = hyperparameters
 
     def scheduled(count: Any) -> Any:
         return h.learning_rate * cast(Any, schedule)(count)
@@ -67,7 +90,14 @@ def adam(
     rate: Any = h.learning_rate if schedule is None else scheduled
 
     def with_epsilon(epsilon: ArrayLike) -> optax.GradientTransformation:
-        return optax.adamw(rate, b1=h.beta_1, b2=h.beta_2, eps=epsilon, weight_decay=h.weight_decay)
+        return optax.adamw(
+            rate,
+            b1=h.beta_1,
+            b2=h.beta_2,
+            eps=epsilon,
+            eps_root=eps_root,
+            weight_decay=h.weight_decay,
+        )
 
     def update(grads: Params, state: optax.OptState, params: Params = None) -> Any:
         steps = state[0].count + 1
@@ -82,9 +112,8 @@ def adam(
 class OneCycleAdam:
     """Adam (or AdamW) under a one-cycle learning rate: half a cosine up to the peak, half one down.
 
-    The peak is ``Hyperparameters.learning_rate``; the cycle ends after
-    ``Hyperparameters.schedule_steps`` optimizer steps, a number of each run: a run that trains on
-    more rows takes more steps an epoch. Both may be traced.
+    The peak is ``Hyperparameters.learning_rate``; the cycle ends with the last step of the whole
+    training. Both may be traced: a run that trains on more rows takes more steps.
 
     Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
     Rates", 2018, arXiv:1708.07120; with cosines, as in PyTorch's ``OneCycleLR``.
@@ -105,16 +134,14 @@ class OneCycleAdam:
         if not (0 <= self.start <= 1 and 0 <= self.end <= 1):
             raise ValueError(f"start and end must be in [0, 1], not {self.start} and {self.end}")
 
-    def __call__(self, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    def __call__(self, h: Hyperparameters, steps: ArrayLike) -> optax.GradientTransformation:
         """The optax transformation of a run.
 
-        Raises:
-            ValueError: ``hyperparameters.schedule_steps`` is None.
+        Args:
+            h: see ``adam``.
+            steps: optimizer steps of the whole training.
         """
-        steps = hyperparameters.schedule_steps
-        if steps is None:
-            raise ValueError("OneCycleAdam needs hyperparameters.schedule_steps, a number of steps")
-        return adam(hyperparameters, schedule=functools.partial(self.rate_fraction, steps=steps))
+        return adam(h, schedule=functools.partial(self.rate_fraction, steps=steps))
 
     def rate_fraction(self, count: ArrayLike, steps: ArrayLike) -> jax.Array:
         """The learning rate after ``count`` steps, as a fraction of the peak: float32."""

@@ -1,122 +1,121 @@
 """One training run, written plainly: nothing here knows of folds or devices.
 
-Every function is pure, can be jitted and vmapped, and takes an ``Recipe`` (what is static)
-apart from a ``Run`` (what is traced, and may differ between the runs of one program).
+Every function is pure, can be jitted and vmapped, and takes a ``Recipe`` (what is static) apart
+from what is traced, which may differ between the runs of one program.
 
-Shapes: N rows of the data set, T training rows of a split, S test rows, B batch, K classes,
-E epochs. ``images`` stands for [N, H, W] or [N, H, W, C].
+Shapes: N rows of the data set, T training rows of a split, B rows of a batch, E epochs. Inputs,
+targets and outputs are arrays or pytrees of arrays with these as their leading axis.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+import inspect
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from digits_jax.losses import check_labels
-from digits_jax.optimizers import Hyperparameters, Params
+from digits_jax.evaluation import evaluate, metric_totals
+from digits_jax.networks import Callee, Variables, as_network, named_arguments, with_mask
 from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
+from digits_jax.structures import (
+    Batch,
+    Best,
+    Data,
+    Params,
+    Run,
+    Sums,
+    TrainState,
+    check_batch,
+    check_run,
+    gather,
+    in_batches,
+)
 
 
-class Examples(NamedTuple):
-    """A data set: what all runs of a program share.
-
-    Attributes:
-        images: numbers [N, H, W] or [N, H, W, C].
-        labels: integers [N], classes 0 to K - 1.
-    """
-
-    images: ArrayLike
-    labels: ArrayLike
-
-
-class Batch(NamedTuple):
-    """The rows of one step. Rows of weight 0 are padding, and touch nothing.
-
-    Attributes:
-        images: numbers [B, H, W] or [B, H, W, C].
-        labels: int32 [B].
-        weights: float32 [B], 1 for a row that counts and 0 for padding.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    weights: jax.Array
-
-
-class Sums(NamedTuple):
-    """What a step or an evaluation counted, to be divided once at the end.
+class Watch(NamedTuple):
+    """What training watches on the validation rows. Static.
 
     Attributes:
-        loss: float32 scalar, the sum over rows, nats.
-        correct: float32 scalar, rows whose largest logit is their class's.
-        rows: float32 scalar, rows of weight 1.
+        keep_best: keep the weights of the best epoch by the recipe's monitor.
+        patience: epochs without a better one after which the run stops; None: it never does.
     """
 
-    loss: jax.Array
-    correct: jax.Array
-    rows: jax.Array
+    keep_best: bool = False
+    patience: int | None = None
 
 
-class History(NamedTuple):
-    """Means over the rows of each epoch, as Keras reports them: dropout on, weights moving.
+def init_state(
+    run: Run,
+    data: Data,
+    *,
+    recipe: Recipe,
+    params: Params | None = None,
+    watch: Watch | None = None,
+) -> TrainState:
+    """The state before the first step.
 
-    Attributes:
-        loss: float32 [E], nats.
-        accuracy: float32 [E], 0..1.
+    Args:
+        run: gives the key and the hyperparameters.
+        data: only the shapes and dtypes of a row count.
+        recipe: the static part.
+        params: to start from, instead of what the key draws.
+        watch: what training will watch; see ``train_epochs``.
+    """
+    h = run.hyperparameters
+    inputs = jax.tree.map(
+        lambda x: jnp.zeros((1, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)), data.inputs
+    )
+    with recipe.in_precision():
+        network = as_network(recipe.network, h)
+        variables = network.init(jax.random.fold_in(run.key, 0), inputs, h)
+    if params is not None:
+        variables = variables._replace(params=params)
+    opt_state = recipe.make_optimizer(h, run.steps).init(variables.params)
+    average = variables._asdict() if _average_decay(recipe, h) is not None else {}
+    zero, infinite = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
+    state = TrainState(*variables, opt_state, zero, zero, average, infinite)
+    if watch is None:
+        return state
+    weights = _weights(state) if watch.keep_best else {}
+    return state._replace(best=Best(infinite, zero, weights))
+
+
+def _weights(state: TrainState) -> dict[str, Any]:
+    """What predicts, by the names of the state's fields."""
+    return {name: getattr(state, name) for name in ("params", "collections", "average")}
+
+
+def with_best_weights(state: TrainState) -> TrainState:
+    """The state with the weights of its best epoch, where they were kept."""
+    if not isinstance(state.best, Best) or not state.best.weights:
+        return state
+    return state._replace(**state.best.weights)
+
+
+def _average_decay(recipe: Recipe, h: Any) -> Any:
+    return None if recipe.average is None else recipe.average(h)
+
+
+def state_shapes(run: Run, data: Data, *, recipe: Recipe) -> TrainState:
+    """Shapes and dtypes of a run's state, for whatever number of steps.
+
+    Some optax schedules take a plain int alone, so that is what the optimizer gets here.
     """
 
-    loss: jax.Array
-    accuracy: jax.Array
+    def init(run: Run, data: Data) -> TrainState:
+        return init_state(run._replace(steps=_SOME_STEPS), data, recipe=recipe)
+
+    shapes: TrainState = jax.eval_shape(init, run._replace(steps=None), data)
+    return shapes
 
 
-class TrainState(NamedTuple):
-    """All that training changes. It carries no random key: see ``epoch_key``.
-
-    Attributes:
-        params: the network's parameters, a pytree of arrays.
-        collections: the network's other Flax collections, e.g. batch_stats; {} if it has none.
-        opt_state: optax's, a pytree of arrays.
-        step: int32 scalar, optimizer steps taken.
-        average: averaged params and collections; {} without ``average_decay``.
-    """
-
-    params: Params
-    collections: Any
-    opt_state: optax.OptState
-    step: jax.Array
-    average: Any = {}
-
-
-class Run(NamedTuple):
-    """One training run; stacked on a leading axis R to make many.
-
-    Attributes:
-        split: the rows that train and test.
-        hyperparameters: scalars.
-        key: typed PRNG key: initial weights, shuffles, dropout, augmentation.
-    """
-
-    split: Split
-    hyperparameters: Hyperparameters
-    key: jax.Array
-
-
-def init_state(run: Run, data: Examples, *, recipe: Recipe) -> TrainState:
-    """The state before the first step. ``data`` only gives the shape of an image."""
-    images = jnp.zeros((1, *jnp.shape(data.images)[1:]), jnp.asarray(data.images).dtype)
-    variables = dict(recipe.network.init(jax.random.fold_in(run.key, 0), images, train=False))
-    params = variables.pop("params")
-    opt_state = recipe.optimizer(run.hyperparameters).init(params)
-    averaged = run.hyperparameters.average_decay is not None
-    average = {"params": params, **variables} if averaged else {}
-    return TrainState(params, variables, opt_state, jnp.zeros((), jnp.int32), average)
+_SOME_STEPS = 10_000
 
 
 def epoch_key(run: Run, epoch: ArrayLike) -> jax.Array:
@@ -130,19 +129,21 @@ def epoch_key(run: Run, epoch: ArrayLike) -> jax.Array:
 def train_step(
     state: TrainState,
     batch: Batch,
-    hyperparameters: Hyperparameters,
+    h: Any,
     key: jax.Array,
     *,
     recipe: Recipe,
+    steps: Any = None,
 ) -> tuple[TrainState, Sums]:
-    """One optimizer step on the mean loss over the batch's rows of weight 1.
+    """One optimizer step on the weighted mean loss of a batch, ``sum(w * loss) / sum(w)``.
 
     Args:
         state: the state before the step.
-        batch: at least one row must have weight 1.
-        hyperparameters: numbers, traced or not.
+        batch: the rows.
+        h: the run's hyperparameters, traced or not.
         key: typed PRNG key of this step alone.
         recipe: the static part.
+        steps: optimizer steps of the whole training, where the recipe's optimizer asks for them.
 
     Returns:
         The state after the step, and the sums over the batch before it (with dropout on).
@@ -150,58 +151,102 @@ def train_step(
     Examples:
         A loop of one's own, on the rows that come with scikit-learn:
 
+        >>> import digits_jax as dj
         >>> import jax
-        >>> from digits_jax import Batch, Examples, Recipe, Hyperparameters, Run
-        >>> from digits_jax import init_state, load_digits, refit_split, train_step
-        >>> digits = load_digits("bundled")
-        >>> data = Examples(digits.images, digits.labels)
-        >>> recipe, hyperparameters = Recipe(), Hyperparameters(learning_rate=3e-3)
-        >>> split = jax.tree.map(lambda rows: rows[0], refit_split(digits.labels))
-        >>> run = Run(split, hyperparameters, jax.random.key(0))
-        >>> state = init_state(run, data, recipe=recipe)
-        >>> step = jax.jit(train_step, static_argnames="recipe")
-        >>> batch = Batch(digits.images[:128], digits.labels[:128], jax.numpy.ones(128))
+        >>> digits = dj.load_digits("bundled")
+        >>> recipe, h = dj.Recipe(), dj.Hyperparameters(learning_rate=3e-3)
+        >>> run = dj.take_run(dj.make_runs(dj.refit_split(digits.labels), h), 0)
+        >>> state = dj.init_state(run, dj.Data(*digits.data), recipe=recipe)
+        >>> step = jax.jit(dj.train_step, static_argnames="recipe")
+        >>> batch = dj.Batch(digits.images[:128], digits.labels[:128], jax.numpy.ones(128))
         >>> for i in range(60):
-        ...     key = jax.random.fold_in(run.key, i)
-        ...     state, sums = step(state, batch, hyperparameters, key, recipe=recipe)
-        >>> bool(sums.correct / sums.rows > 0.5)
+        ...     state, sums = step(state, batch, h, jax.random.fold_in(run.key, i), recipe=recipe)
+        >>> bool(sums.means()["accuracy"] > 0.5)
         True
     """
-    _check_batch(batch)
-    network = _with_dropout_rate(recipe.network, hyperparameters)
+    check_batch(batch)
+    network = as_network(recipe.network, h)
     dropout_key, augment_key = jax.random.split(key)
-    images = batch.images
+    mask = batch.weights > 0
+    inputs, targets = batch.inputs, batch.targets
     if recipe.augment is not None:
-        images = recipe.augment(augment_key, images)
-    rows = jnp.sum(batch.weights)
+        masked = with_mask(recipe.augment, mask)
+        inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)
+    weight = jnp.sum(batch.weights)
+    divisor = jnp.where(weight > 0, weight, 1)
 
-    def mean_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        logits, collections = network.apply(
-            {"params": params, **state.collections},
-            images,
-            train=True,
-            mask=batch.weights > 0,
-            rngs={"dropout": dropout_key},
-            mutable=list(state.collections),
+    def mean_loss(params: Params) -> tuple[jax.Array, tuple[Any, Any]]:
+        variables = Variables(params, state.collections)
+        outputs, collections = recipe.applied(network)(
+            variables, inputs, h, train=True, mask=mask, key=dropout_key
         )
-        loss = jnp.sum(recipe.loss(logits, batch.labels, hyperparameters) * batch.weights)
-        return loss / rows, (logits, collections)
+        losses = recipe.loss(outputs, targets, h, **with_mask(recipe.loss, mask))
+        losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+        total = jnp.sum(losses * batch.weights)
+        return total / divisor, (outputs, collections)
 
-    gradient = jax.value_and_grad(mean_loss, has_aux=True)
-    (loss, (logits, collections)), grads = gradient(state.params)
-    updates, opt_state = recipe.optimizer(hyperparameters).update(
-        grads, state.opt_state, state.params
-    )
+    def value_fn(params: Params) -> jax.Array:
+        return mean_loss(params)[0]
+
+    optimizer = recipe.make_optimizer(h, steps)
+    with recipe.in_precision():
+        gradient = jax.value_and_grad(mean_loss, has_aux=True)
+        (loss, (outputs, collections)), grads = gradient(state.params)
+        extra = {
+            "value": loss,
+            "grad": grads,
+            "value_fn": value_fn,
+            "grad_fn": lambda params, *_: jax.grad(value_fn)(params),
+        }
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, **_extra_arguments(optimizer, extra)
+        )
     params = optax.apply_updates(state.params, updates)
-    sums = Sums(loss * rows, _correct(logits, batch), rows)
-    stepped = TrainState(params, dict(collections), opt_state, state.step + 1, state.average)
-    if hyperparameters.average_decay is not None:
-        stepped = stepped._replace(average=_averaged(stepped, hyperparameters.average_decay))
-    return stepped, sums
+    totals = {"loss": (loss * divisor).astype(jnp.float32)}
+    totals |= metric_totals(recipe, outputs, targets, batch.weights)
+    stepped = TrainState(
+        params,
+        _of_dtypes(collections, state.collections),
+        _of_dtypes(opt_state, state.opt_state),
+        state.step + 1,
+        state.epoch,
+        state.average,
+        state.initial_loss,
+        state.best,
+    )
+    decay = _average_decay(recipe, h)
+    if decay is not None:
+        stepped = stepped._replace(average=_averaged(stepped, decay))
+    return stepped, Sums(totals, weight)
+
+
+def _extra_arguments(
+    optimizer: optax.GradientTransformation, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Those extra arguments that the transformation's update takes."""
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return {}
+    named = named_arguments(optimizer.update, **extra)
+    parameters = inspect.signature(optimizer.update).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        # A chain passes on what its parts need; line searches refuse what they don't know.
+        named |= {name: extra[name] for name in ("value", "grad", "value_fn")}
+    return named
+
+
+def _of_dtypes(new: Any, old: Any) -> Any:
+    """The new tree in the old one's dtypes: float32 hyperparameters must not widen a state."""
+
+    def one(new: Any, old: Any) -> Any:
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            return new
+        return jnp.asarray(new, old.dtype)
+
+    return jax.tree.map(one, new, old)
 
 
 def _averaged(state: TrainState, decay: ArrayLike) -> dict[str, Any]:
-    """The exponential moving average of weights and collections, after ``state.step`` steps.
+    """The exponential moving average of params and collections, after ``state.step`` steps.
 
     ``average = d * average + (1 - d) * new`` with d = min(decay, step / (step + 9)), so that the
     initial weights are soon forgotten: (1 + t) / (10 + t) of TensorFlow's
@@ -209,139 +254,89 @@ def _averaged(state: TrainState, decay: ArrayLike) -> dict[str, Any]:
     """
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(decay, step / (step + 9))
-    new = {"params": state.params, **state.collections}
+    new = {"params": state.params, "collections": state.collections}
     average: dict[str, Any] = jax.tree.map(
-        lambda old, new: new + decay * (old - new), state.average, new
+        lambda old, new: (new + decay * (old - new)).astype(old.dtype), state.average, new
     )
     return average
 
 
-def _check_batch(batch: Batch) -> None:
-    """What is wrong with shapes and dtypes; values may be traced."""
-    images, labels, weights = (jnp.shape(each) for each in batch)
-    if not (len(images) >= 3 and labels == weights == images[:1]):
-        raise ValueError(
-            "a batch must be images [B, H, W] or [B, H, W, C], labels [B] and weights [B]; their "
-            f"shapes are {images}, {labels} and {weights}"
-        )
-    check_labels(batch.labels)
+def fewest_rows(recipe: Recipe, network: Callee, collections: Any, size: int) -> int:
+    """Rows that a batch of ``size`` must have to be a step.
 
-
-def _check_run(run: Run, data: Examples) -> None:
-    """What is wrong with shapes and dtypes; values may be traced."""
-    images, labels = jnp.shape(data.images), jnp.shape(data.labels)
-    if not (len(images) in (3, 4) and labels == images[:1]):
-        raise ValueError(
-            "data must be images [N, H, W] or [N, H, W, C] and labels [N]; their shapes are "
-            f"{images} and {labels}"
-        )
-    check_labels(data.labels)
-    for part in ("train", "test"):
-        rows, weights = (jnp.shape(getattr(run.split, f"{part}_{x}")) for x in ("rows", "weights"))
-        if len(rows) != 1 or rows != weights:
-            raise ValueError(
-                f"one run's split has {part}_rows and {part}_weights [rows], not {rows} and "
-                f"{weights}; take one of stacked runs with jax.tree.map(lambda x: x[i], runs)"
-            )
-
-
-def _with_dropout_rate(network: nn.Module, hyperparameters: Hyperparameters) -> nn.Module:
-    """The network with the hyperparameters' dropout rate, where they give one."""
-    if hyperparameters.dropout_rate is None:
-        return network
-    if not hasattr(network, "dropout_rate"):
-        raise ValueError(
-            f"hyperparameters.dropout_rate is set, but {type(network).__name__} has no field "
-            "dropout_rate; leave it None, or add the field"
-        )
-    return network.clone(dropout_rate=hyperparameters.dropout_rate)
-
-
-def _correct(logits: jax.Array, batch: Batch) -> jax.Array:
-    return jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) * batch.weights)
-
-
-def predict(state: TrainState, images: ArrayLike, *, recipe: Recipe) -> jax.Array:
-    """Logits [B, K] of images [B, H, W] or [B, H, W, C], dropout off.
-
-    Of the averaged weights where the state has them, else of the last ones. Where the recipe
-    has ``views``, they are the logarithms of the class probabilities, mean over an image's views.
-
-    Raises:
-        ValueError: `state` is that of many runs.
+    One, if padding is masked. A sixteenth of the batch, and two, if there are batch statistics:
+    those of one row would spoil the running ones. All of them if remainders are dropped: because
+    the recipe says so, or because the network has batch statistics and takes no mask, so that it
+    would see the padding.
     """
-    if jnp.ndim(state.step):
-        raise ValueError(
-            f"state is that of {len(state.step)} runs; take one of them, with "
-            "jax.tree.map(lambda leaf: leaf[i], states)"
-        )
-    variables = state.average or {"params": state.params, **state.collections}
-
-    def logits_of(images: jax.Array) -> jax.Array:
-        return cast(jax.Array, recipe.network.apply(variables, images, train=False))
-
-    images = jnp.asarray(images)
-    if recipe.views is None:
-        return logits_of(images)
-    views = recipe.views(images)
-    count, rows = views.shape[:2]
-    shares = jax.nn.log_softmax(logits_of(views.reshape(-1, *views.shape[2:])))
-    return jax.nn.logsumexp(shares.reshape(count, rows, -1), axis=0) - jnp.log(count)
+    if recipe.remainder == "dropped" or drops_remainder(network, collections):
+        return size
+    return min(size, max(2, -(-size // 16))) if jax.tree.leaves(collections) else 1
 
 
-def eval_step(state: TrainState, batch: Batch, *, recipe: Recipe) -> Sums:
-    """Loss and correct answers over the batch's rows of weight 1, dropout off."""
-    _check_batch(batch)
-    return _score(predict(state, batch.images, recipe=recipe), batch, recipe)
-
-
-def _score(logits: jax.Array, batch: Batch, recipe: Recipe) -> Sums:
-    losses = recipe.loss(logits, batch.labels, None)
-    loss = jnp.sum(jnp.where(batch.weights > 0, losses, 0.0) * batch.weights)
-    return Sums(loss, _correct(logits, batch), jnp.sum(batch.weights))
+def drops_remainder(network: Callee, collections: Any) -> bool:
+    """True if the network would see padding: it has collections and takes no mask."""
+    return bool(jax.tree.leaves(collections)) and not network.takes_mask
 
 
 def train_epoch(
-    state: TrainState, run: Run, data: Examples, *, recipe: Recipe
+    state: TrainState, run: Run, data: Data, *, recipe: Recipe
 ) -> tuple[TrainState, Sums]:
     """One pass over the split's training rows, in an order drawn for this epoch.
 
-    The epoch's number comes from ``state.step``. Where splits of different sizes are stacked,
-    batches that hold nothing but padding are no steps: they change nothing.
+    Batches with too few rows (see ``fewest_rows``) are no steps: they change nothing. Where splits
+    of different sizes are stacked, some hold nothing but padding.
 
     Returns:
         The state after the epoch, and the sums over its rows.
     """
-    _check_run(run, data)
-    weights = jnp.asarray(run.split.train_weights)
-    size = recipe.batch_size
-    steps = jnp.maximum(-(-jnp.sum(weights > 0) // size), 1)  # optimizer steps of this run's epoch
-    key = epoch_key(run, state.step // steps)
-    shuffle_key, step_key = jax.random.split(key)
+    check_run(run)
+    size = max(1, min(recipe.batch_size, run.split.train_rows.shape[0]))
+    network = as_network(recipe.network, run.hyperparameters)
+    fewest = fewest_rows(recipe, network, state.collections, size)
+    shuffle_key, step_key = jax.random.split(epoch_key(run, state.epoch))
     rows, weights = _shuffle(shuffle_key, run.split, size)
+    if recipe.remainder == "masked":
+        needed = jnp.minimum(fewest, jnp.sum(weights > 0))
+    else:
+        needed = jnp.asarray(fewest)
+    names = recipe.names
 
     def step(
         state: TrainState, batch: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[TrainState, Sums]:
         i, rows, weights = batch
+        # Outside of the condition: under vmap both branches run, and would copy the data set.
+        gathered = gather(data, rows, weights)
 
         def train(state: TrainState) -> tuple[TrainState, Sums]:
             return train_step(
                 state,
-                _gather(data, rows, weights),
+                gathered,
                 run.hyperparameters,
                 jax.random.fold_in(step_key, i),
                 recipe=recipe,
+                steps=run.steps,
             )
 
         def skip(state: TrainState) -> tuple[TrainState, Sums]:
-            return state, Sums(*(jnp.zeros(()) for _ in Sums._fields))
+            none = jnp.zeros((), jnp.float32)
+            return state, Sums(dict.fromkeys(names, none), none)
 
-        stepped: tuple[TrainState, Sums] = lax.cond(jnp.any(weights > 0), train, skip, state)
+        if fewest == 1:
+            is_step = jnp.any(weights > 0)
+        else:
+            count = jnp.sum(weights > 0)
+            is_step = (count >= needed) & (count > 0)
+        stepped: tuple[TrainState, Sums] = lax.cond(is_step, train, skip, state)
         return stepped
 
+    first = state.epoch == 0
     state, sums = lax.scan(step, state, (jnp.arange(len(rows)), rows, weights))
-    return state, Sums(*(jnp.sum(each) for each in sums))
+    if not isinstance(state.initial_loss, tuple):
+        loss = sums.totals["loss"][0] / jnp.where(sums.weight[0] > 0, sums.weight[0], 1)
+        state = state._replace(initial_loss=jnp.where(first, loss, state.initial_loss))
+    return state._replace(epoch=state.epoch + 1), jax.tree.map(jnp.sum, sums)
 
 
 def _shuffle(key: jax.Array, split: Split, size: int) -> tuple[jax.Array, jax.Array]:
@@ -350,61 +345,98 @@ def _shuffle(key: jax.Array, split: Split, size: int) -> tuple[jax.Array, jax.Ar
     draw = jax.random.bits(key, rows.shape, jnp.uint32)
     # Sorting is stable and padding comes last in a split, so an equal draw keeps it last.
     order = jnp.argsort(jnp.where(weights > 0, draw, jnp.uint32(0xFFFFFFFF)))
-    return _batches(rows[order], weights[order], size)
-
-
-def _batches(rows: jax.Array, weights: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Rows and weights cut into batches; the last is filled up with its last row at weight 0.
-
-    A size above the number of rows gives one batch of all rows, and no padding to that size.
-    """
-    size = max(1, min(size, rows.shape[0]))
-    missing = -rows.shape[0] % size
-    shape = (-(-rows.shape[0] // size), size)
-    rows = jnp.pad(rows, (0, missing), mode="edge").reshape(shape)
-    return rows, jnp.pad(weights, (0, missing)).reshape(shape)
-
-
-def _gather(data: Examples, rows: jax.Array, weights: jax.Array) -> Batch:
-    return Batch(jnp.asarray(data.images)[rows], jnp.asarray(data.labels)[rows], weights)
+    return in_batches(rows[order], weights[order], size)
 
 
 def train_epochs(
-    state: TrainState, run: Run, data: Examples, *, recipe: Recipe, epochs: int
-) -> tuple[TrainState, History]:
-    """``epochs`` more epochs from ``state.step`` on, as a scan over ``train_epoch``.
+    state: TrainState,
+    run: Run,
+    data: Data,
+    *,
+    recipe: Recipe,
+    epochs: int,
+    watch: Watch | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """``epochs`` more epochs from ``state.epoch`` on, as a scan over ``train_epoch``.
+
+    Args:
+        state: before them.
+        run: the rows, the hyperparameters and the key.
+        data: the data set.
+        recipe: the static part.
+        epochs: at least 1.
+        watch: keeps the best epoch's weights, and stops training where none is better for some
+            epochs. The same as for ``init_state``.
 
     Returns:
-        The state after them, and the history of these epochs alone, [E].
+        The state after them, and the history of these epochs alone: float32 [E] by name, "loss",
+        the recipe's metrics, and the same with "validation_" before where the split has validation
+        rows. Training values are weighted means over the epoch, while the weights move and with
+        dropout on, as Keras reports them. NaN after a stop.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
 
-    def epoch(state: TrainState, _: None) -> tuple[TrainState, History]:
+    def epoch(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
         state, sums = train_epoch(state, run, data, recipe=recipe)
-        rows = jnp.maximum(sums.rows, 1)  # 0 only for a run without rows, whose means are then 0
-        return state, History(sums.loss / rows, sums.correct / rows)
+        history = sums.means()
+        if run.split.validation_rows is not None:
+            validation, _ = evaluate(state, run, data, recipe=recipe, part="validation")
+            history |= {f"validation_{name}": mean for name, mean in validation.means().items()}
+            if watch is not None:
+                state = _watched(state, history, validation.weight > 0, recipe)
+        return state, history
 
-    return lax.scan(epoch, state, length=epochs)
+    def stopped(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+        nan = jnp.full((), jnp.nan, jnp.float32)
+        return state, dict.fromkeys(history_names(recipe, run.split), nan)
+
+    def one(state: TrainState, _: None) -> tuple[TrainState, dict[str, jax.Array]]:
+        if watch is None or watch.patience is None:
+            return epoch(state)
+        stepped: tuple[TrainState, dict[str, jax.Array]] = lax.cond(
+            has_stopped(state, watch), stopped, epoch, state
+        )
+        return stepped
+
+    return lax.scan(one, state, length=epochs)
 
 
-def evaluate(
-    state: TrainState, run: Run, data: Examples, *, recipe: Recipe
-) -> tuple[Sums, jax.Array]:
-    """The split's test rows, dropout off.
+def has_stopped(state: TrainState, watch: Watch) -> jax.Array:
+    """Whether the run's best epoch is so long ago that it trains no more: bool, [] or [R]."""
+    waited: jax.Array = state.epoch - state.best.epoch
+    return waited >= (watch.patience or 0)
 
-    Returns:
-        The sums over the test rows, and the logits of each, float32 [S, K] (padding included).
+
+def _watched(
+    state: TrainState, history: dict[str, jax.Array], has_rows: jax.Array, recipe: Recipe
+) -> TrainState:
+    """The state with its best epoch brought up to date."""
+    name, best = (recipe.monitor, "min") if isinstance(recipe.monitor, str) else recipe.monitor
+    value = history[f"validation_{name}"] * (-1 if best == "max" else 1)
+    # A run without validation rows (a refit) has no best epoch: its last one counts.
+    is_better = (value < state.best.value) | ~has_rows
+    old = state.best
+    new = Best(value, state.epoch, _weights(state) if old.weights else {})
+    return state._replace(best=jax.tree.map(lambda a, b: jnp.where(is_better, a, b), new, old))
+
+
+def history_names(recipe: Recipe, split: Split) -> tuple[str, ...]:
+    """The names of the history: those of the recipe, and of validation where there are rows."""
+    names = recipe.names
+    if split.validation_rows is None:
+        return names
+    return (*names, *(f"validation_{name}" for name in names))
+
+
+def steps_per_epoch(rows: ArrayLike, size: int, fewest: int) -> np.ndarray:
+    """Optimizer steps of an epoch, int64 [...], for numbers of training rows [...].
+
+    Args:
+        rows: real training rows.
+        size: rows of a batch.
+        fewest: rows that a batch must have; see ``fewest_rows``.
     """
-    _check_run(run, data)
-    rows, weights = jnp.asarray(run.split.test_rows), jnp.asarray(run.split.test_weights)
-    count = rows.shape[0]
-
-    def step(_: None, batch: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[Sums, jax.Array]]:
-        gathered = _gather(data, *batch)
-        logits = predict(state, gathered.images, recipe=recipe)
-        return None, (_score(logits, gathered, recipe), logits)
-
-    batches = _batches(rows, weights, recipe.batch_size)
-    _, (sums, logits) = lax.scan(step, None, batches)
-    return Sums(*(jnp.sum(each) for each in sums)), logits.reshape(-1, logits.shape[-1])[:count]
+    full, rest = np.divmod(np.asarray(rows, np.int64), size)
+    is_step = (rest > 0) & (rest >= np.minimum(fewest, np.asarray(rows)))
+    return np.asarray(full + is_step)

@@ -24,13 +24,15 @@ import numpy as np
 from digits_jax.parallel.processes import from_first, gather_values, spans_job
 from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import pad_runs
+from digits_jax.runs.checks import check_data
 from digits_jax.runs.cross_validation import cross_validate
-from digits_jax.runs.identity import describe, require_agreement
+from digits_jax.runs.identity import describe, named_leaves, require_agreement
 from digits_jax.runs.memory import fitting_wave_size
 from digits_jax.runs.results import Interrupted, Progress
+from digits_jax.storage.errors import CheckpointError, refuse_difference
 from digits_jax.storage.files import DamagedFile, read_arrays, remove_partial_files, write_arrays
 from digits_jax.storage.locks import FolderLock
-from digits_jax.train import Examples, History, Run
+from digits_jax.structures import Run
 
 logger: logging.Logger = logging.getLogger("digits_jax")
 
@@ -40,19 +42,19 @@ class WaveResults(NamedTuple):
 
     Attributes:
         runs: int64 [R], the runs' numbers, 0 to count - 1.
-        loss: float64 [R], as in CrossValidation.
-        accuracy: float64 [R].
-        history: float32 [R, E].
-        test_rows: int32 [R, S]; None unless logits were kept and asked for.
-        logits: float32 [R, S, K]; likewise.
+        scores: float64 [R] by name, as in CrossValidation.
+        history: float32 [R, E] by name.
+        diverged: int32 [R], the epoch since which a run has failed, as in CrossValidation; 0: none.
+        test_rows: int32 [R, S]; None unless outputs were kept and asked for.
+        outputs: [R, S, ...], an array or the leaves of a pytree by name; None as ``test_rows``.
     """
 
     runs: np.ndarray
-    loss: np.ndarray
-    accuracy: np.ndarray
-    history: History
+    scores: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
+    diverged: np.ndarray
     test_rows: np.ndarray | None
-    logits: np.ndarray | None
+    outputs: Any
 
 
 class WavesInterrupted(Interrupted):
@@ -64,7 +66,7 @@ class WavesInterrupted(Interrupted):
 
 
 def train_in_waves(
-    data: Examples,
+    data: Any,
     make_wave: Callable[[int, int], Run],
     count: int,
     *,
@@ -76,7 +78,7 @@ def train_in_waves(
     vmap_size: int | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
-    keep_logits: bool = False,
+    keep_outputs: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
     on_wave: Callable[[int], bool | None] | None = None,
 ) -> WaveResults:
@@ -99,20 +101,20 @@ def train_in_waves(
         wave_size: runs of a wave; the last is filled up with runs that train nothing. Default: that
             of the waves to resume, else see ``fitting_wave_size``.
         recipe: see ``cross_validate``.
-        epochs: likewise.
-        devices: likewise.
-        vmap_size: likewise.
+        epochs: see ``cross_validate``.
+        devices: see ``cross_validate``.
+        vmap_size: see ``cross_validate``.
         identity: names and JSON values that waves must share to be resumed, beside what this
             function sees for itself.
         resume: keep the waves that the folder holds, and go on with the others. The results are
             bitwise those of an uninterrupted job on the same devices.
-        keep_logits: also save the logits of the test rows, S * K * 4 bytes a run.
+        keep_outputs: also save the outputs of the test rows, 4 * S * K bytes a run if class logits.
         on_epoch: see ``cross_validate``; ``Progress`` is of one wave. True gives up that wave.
         on_wave: called with the number of finished runs at the start and after each wave; True
             stops. Where it is True in one process of a job, all stop.
 
     Returns:
-        What ``read_waves`` reads from the folder, without logits.
+        What ``read_waves`` reads from the folder, without outputs.
 
     Raises:
         ValueError: an argument is out of range, or two waves differ in shape.
@@ -130,27 +132,27 @@ def train_in_waves(
         >>> def one_repeat_a_wave(start, stop):
         ...     splits = kfold_splits(digits.labels, folds=2, seed=start)
         ...     return make_runs(splits, seed=start)
-        >>> data = Examples(digits.images, digits.labels)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result = train_in_waves(
-        ...         data, one_repeat_a_wave, 4, wave_size=2, epochs=1, folder=folder
+        ...         digits.data, one_repeat_a_wave, 4, wave_size=2, epochs=1, folder=folder
         ...     )
-        >>> result.runs.tolist(), result.history.loss.shape
+        >>> result.runs.tolist(), result.history["loss"].shape
         ([0, 1, 2, 3], (4, 1))
     """
     recipe = Recipe() if recipe is None else recipe
     devices = jax.devices() if devices is None else devices
+    data = check_data(data)
     if count < 1 or epochs < 1 or (wave_size is not None and wave_size < 1):
         raise ValueError("count, epochs and wave_size must be at least 1")
     together = spans_job(devices)
     first = make_wave(0, 1 if wave_size is None else min(wave_size, count))
-    shared = {"epochs": epochs, "keep_logits": keep_logits, **(identity or {})}
+    shared = {"epochs": epochs, "keep_outputs": keep_outputs, **(identity or {})}
     if together:
         asked = {"count": count, "wave_size": wave_size, "resume": resume}
         require_agreement({**describe(data, first, recipe), **shared, **asked})
     if wave_size is None and resume:
-        told = _by_first(lambda: {"size": np.array(saved_wave_size(folder) or 0)}, together)
-        wave_size = int(told["size"]) or None
+        saved = _by_first(lambda: {"size": np.array(saved_wave_size(folder) or 0)}, together)
+        wave_size = int(saved["size"]) or None
     if wave_size is None:
         wave_size = fitting_wave_size(
             count, first, data, recipe=recipe, devices=devices, vmap_size=vmap_size
@@ -173,7 +175,7 @@ def train_in_waves(
         real = stop - start
 
         def real_runs(progress: Progress) -> bool | None:
-            history = jax.tree.map(lambda leaf: leaf[:real], progress.history)
+            history = {name: leaf[:real] for name, leaf in progress.history.items()}
             return on_epoch(progress._replace(history=history)) if on_epoch is not None else None
 
         result = cross_validate(
@@ -185,14 +187,14 @@ def train_in_waves(
             vmap_size=vmap_size,
             on_epoch=real_runs,
         )
-        arrays = {
-            "loss": result.loss,
-            "accuracy": result.accuracy,
-            "history_loss": result.history.loss,
-            "history_accuracy": result.history.accuracy,
-        }
-        if keep_logits:
-            arrays |= {"test_rows": result.test_rows, "logits": result.logits}
+        arrays: dict[str, Any] = {f"score.{name}": value for name, value in result.scores.items()}
+        arrays |= {f"history.{name}": value for name, value in result.history.items()}
+        arrays["diverged"] = result.diverged
+        if keep_outputs:
+            outputs = {
+                f"output.{name}": leaf for name, leaf in named_leaves(result.outputs).items()
+            }
+            arrays |= {"test_rows": result.test_rows, **outputs}
         return {name: np.asarray(array)[:real] for name, array in arrays.items()}
 
     in_waves(
@@ -205,7 +207,7 @@ def train_in_waves(
         on_wave=on_wave,
         together=together,
     )
-    return _results(_by_first(lambda: load_waves(folder, _without_logits), together))
+    return _results(_by_first(lambda: load_waves(folder, _without_outputs), together))
 
 
 def in_waves(
@@ -228,7 +230,7 @@ def in_waves(
         wave_size: how many of them a wave has; the last may have fewer.
         folder: see ``train_in_waves``, as the two below.
         identity_of: of the wave (start, stop), names and JSON values.
-        resume: a wave that is saved and sound is not computed again; a damaged one is, and named
+        resume: a wave that is saved and valid is not computed again; a damaged one is, and named
             in a warning to the logger "digits_jax".
         on_wave: see ``train_in_waves``.
         unit: what is counted, for messages.
@@ -280,11 +282,11 @@ def _finished(
     identity_of: Callable[[int, int], Mapping[str, Any]],
     resume: bool,
 ) -> list[int]:
-    """The first runs of the waves that are saved and sound; see ``in_waves``."""
+    """The first runs of the waves that are saved and valid; see ``in_waves``."""
     finished = []
     for path, start in _files(folder):
         if not resume:
-            raise _refused(f"{folder} holds waves already; resume, or choose another folder")
+            raise CheckpointError(f"{folder} holds waves already; resume, or choose another folder")
         try:
             _, saved = read_arrays(path)
         except DamagedFile as damage:
@@ -297,8 +299,6 @@ def _finished(
         else:  # cut otherwise: that is difference enough
             wanted = {**saved, **wanted}
         if saved != wanted:
-            from digits_jax.storage.errors import refuse_difference
-
             refuse_difference(path, "configuration", saved, wanted)
         finished.append(start)
     return finished
@@ -319,43 +319,53 @@ def _by_first(look: Callable[[], Mapping[str, np.ndarray]], together: bool) -> d
     content = from_first(memory.getvalue())
     if error is not None:
         raise error
-    with np.load(io.BytesIO(content), allow_pickle=False) as told:
-        if "error" in told:
-            raise _refused(str(told["error"]))
-        return {name: told[name] for name in told.files}
+    with np.load(io.BytesIO(content), allow_pickle=False) as answer:
+        if "error" in answer:
+            raise CheckpointError(str(answer["error"]))
+        return {name: answer[name] for name in answer.files}
 
 
-def read_waves(folder: str | os.PathLike[str], *, logits: bool = False) -> WaveResults:
+def read_waves(folder: str | os.PathLike[str], *, outputs: bool = False) -> WaveResults:
     """What the finished waves in a folder hold; of an unfinished job, the waves that are there.
 
     Args:
         folder: of ``train_in_waves``.
-        logits: also the logits and their rows.
+        outputs: also the outputs and their rows.
 
     Raises:
         CheckpointError: there is no wave, or one is damaged (it is named).
-        ValueError: logits are asked for and were not kept.
+        ValueError: outputs are asked for and were not kept.
     """
-    arrays = load_waves(folder, (lambda name: True) if logits else _without_logits)
-    if logits and "logits" not in arrays:
-        raise ValueError(f"the waves in {os.fspath(folder)} were saved without logits")
+    arrays = load_waves(folder, (lambda name: True) if outputs else _without_outputs)
+    if outputs and "test_rows" not in arrays:
+        raise ValueError(f"the waves in {os.fspath(folder)} were saved without outputs")
     return _results(arrays)
 
 
 def _results(arrays: Mapping[str, np.ndarray]) -> WaveResults:
-    history: Any = (arrays["history_loss"], arrays["history_accuracy"])
+    def of(kind: str) -> dict[str, np.ndarray]:
+        prefix = f"{kind}."
+        return {
+            name.removeprefix(prefix): value
+            for name, value in arrays.items()
+            if name.startswith(prefix)
+        }
+
+    outputs: Any = of("output") or None
+    if outputs is not None and list(outputs) == ["h"]:  # a single array has no name of its own
+        outputs = outputs["h"]
     return WaveResults(
         arrays["runs"],
-        arrays["loss"],
-        arrays["accuracy"],
-        History(*history),
+        of("score"),
+        of("history"),
+        arrays["diverged"],
         arrays.get("test_rows"),
-        arrays.get("logits"),
+        outputs,
     )
 
 
-def _without_logits(name: str) -> bool:
-    return name not in ("test_rows", "logits")
+def _without_outputs(name: str) -> bool:
+    return name != "test_rows" and not name.startswith("output.")
 
 
 def load_waves(
@@ -371,12 +381,12 @@ def load_waves(
         try:
             saved, _ = read_arrays(path)
         except DamagedFile as damage:
-            raise _refused(f"{damage}; resume the job to compute it again") from damage
+            raise CheckpointError(f"{damage}; resume the job to compute it again") from damage
         arrays = {name: array for name, array in saved.items() if wanted(name)}
         rows = len(next(iter(arrays.values())))
         waves.append({"runs": np.arange(start, start + rows), **arrays})
     if not waves:
-        raise _refused(f"no finished wave in {os.fspath(folder)}")
+        raise CheckpointError(f"no finished wave in {os.fspath(folder)}")
     return {name: np.concatenate([wave[name] for wave in waves]) for name in waves[0]}
 
 
@@ -386,13 +396,6 @@ def saved_wave_size(folder: str | os.PathLike[str]) -> int | None:
         with contextlib.suppress(DamagedFile):
             return int(read_arrays(path)[1]["wave_size"])
     return None
-
-
-def _refused(message: str) -> Exception:
-    """A CheckpointError, imported late: its module imports orbax, which nothing else here needs."""
-    from digits_jax.storage.errors import CheckpointError
-
-    return CheckpointError(message)
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

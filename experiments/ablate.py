@@ -103,9 +103,8 @@ def main(config: Config) -> None:
         )
     except ValueError as error:
         raise options.UsageError(str(error)) from error
-    train_rows = splits.train_weights.sum(1)
-    epochs = dj.recipe_by_name("strong", train_rows=train_rows, epochs=config.epochs).epochs
-    recipes = variants(train_rows=train_rows, epochs=epochs)
+    epochs = dj.recipe_by_name("strong", epochs=config.epochs).epochs
+    recipes = variants(epochs)
     smallest = min(recipe.recipe.batch_size for recipe in recipes.values())
     options.countable(epochs, len(dataset.labels), smallest)
     output.claim()
@@ -124,25 +123,17 @@ def main(config: Config) -> None:
     report(config, dataset, splits, epochs, scores, output)
 
 
-def variants(*, train_rows: Any, epochs: int) -> dict[str, Variant]:
+def variants(epochs: int) -> dict[str, Variant]:
     """Both recipes, the notebook's with each change, and the strong one without each, by name."""
-    import numpy as np
-
     import digits_jax as dj
 
     notebook, strong = (
-        complete(dj.recipe_by_name(name, train_rows=train_rows, epochs=epochs))
-        for name in ("notebook", "strong")
+        complete(dj.recipe_by_name(name, epochs=epochs)) for name in ("notebook", "strong")
     )
     recipes = {"notebook": notebook, "strong": strong}
     for name, fields in CHANGES.items():
         recipes[variant_name("notebook", name)] = swap(notebook, strong, fields)
         recipes[variant_name("strong", name)] = swap(strong, notebook, fields)
-    for name, (recipe, hyperparameters) in recipes.items():
-        # A cycle ends with the training, however many steps the batches make of it; a constant rate
-        # does not look at it.
-        steps = np.float32(epochs * np.ceil(train_rows / recipe.batch_size))
-        recipes[name] = Variant(recipe, hyperparameters._replace(schedule_steps=steps))
     return recipes
 
 
@@ -156,8 +147,11 @@ def variant_name(base: str, change: str) -> str:
 
 def complete(named: NamedRecipe) -> Variant:
     """The recipe with every hyperparameter given, so that all variants have the same tree."""
+    from digits_jax.networks import NetworkWithHyperparameters, linen_module
+    from digits_jax.recipes.strong import average_decay
+
     recipe, hyperparameters = named.recipe, named.hyperparameters
-    network: Any = recipe.network
+    network: Any = linen_module(recipe.network)
     if hyperparameters.dropout_rate is None:
         hyperparameters = hyperparameters._replace(dropout_rate=network.dropout_rate)
     if hyperparameters.average_decay is None:
@@ -165,16 +159,21 @@ def complete(named: NamedRecipe) -> Variant:
             average_decay=0.0
         )  # the average is then the last weights
     network = network.clone(dropout_rate=0.25)  # replaced by the hyperparameter, which is traced
-    return Variant(dataclasses.replace(recipe, network=network), hyperparameters)
+    traced: Any = NetworkWithHyperparameters(network)
+    recipe = dataclasses.replace(recipe, network=traced, average=average_decay)
+    return Variant(recipe, hyperparameters)
 
 
 def swap(of: Variant, other: Variant, fields: tuple[str, ...]) -> Variant:
     """``of`` with the fields that ``other`` has."""
+    from digits_jax.networks import linen_module
+
     for field in fields:
         where, name = field.split(".")
-        network: Any = of.recipe.network
         if where == "network":
-            network = network.clone(**{name: getattr(other.recipe.network, name)})
+            value: Any = getattr(linen_module(other.recipe.network), name)
+            module = linen_module(of.recipe.network).clone(**{name: value})
+            network: Any = dataclasses.replace(of.recipe.network, network=module)
             of = of._replace(recipe=dataclasses.replace(of.recipe, network=network))
         elif where == "recipe":
             changed: Any = {name: getattr(other.recipe, name)}
@@ -209,22 +208,20 @@ def train(
 
     import digits_jax as dj
 
-    one = [
-        dj.make_runs(splits, hyperparameters=each.hyperparameters, seed=seed) for each in variants
-    ]
+    one = [dj.make_runs(splits, each.hyperparameters, seed=seed) for each in variants]
     hyperparameters = jax.tree.map(
         lambda *values: np.concatenate(values), *(each.hyperparameters for each in one)
     )
     keys = jnp.concatenate([each.key for each in one])
     result = dj.cross_validate(
-        dj.Examples(dataset.images, dataset.labels),
+        dataset.data,
         dj.Run(dj.stack_splits(*[splits] * len(variants)), hyperparameters, keys),
         recipe=variants[0].recipe,
         epochs=epochs,
         epochs_per_call=epochs,
         checkpoint_every=epochs,
     )
-    return result.accuracy.reshape(len(variants), -1)
+    return result.scores["accuracy"].reshape(len(variants), -1)
 
 
 def report(

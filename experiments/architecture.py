@@ -54,9 +54,10 @@ def main(config: Config) -> None:
     import jax
 
     import digits_jax as dj
+    from digits_jax.networks import linen_module
     from report import overviews
 
-    network: Any = dj.recipe_by_name(config.recipe, train_rows=1).recipe.network
+    network: Any = linen_module(dj.recipe_by_name(config.recipe).recipe.network)
     network = network.clone(width=config.width)
     least = min(*itertools.chain(*network.stages), *network.dense_features)
     options.require(

@@ -105,12 +105,7 @@ def main(config: Config) -> None:
     if config.refit:
         splits = dj.stack_splits(splits, dj.refit_split(dataset.labels))
     names = run_names(config)
-    named = dj.recipe_by_name(
-        config.recipe,
-        train_rows=splits.train_weights.sum(1),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-    )
+    named = dj.recipe_by_name(config.recipe, epochs=config.epochs, batch_size=config.batch_size)
     hyperparameters: Any = named.hyperparameters
     if config.learning_rate is not None:
         hyperparameters = hyperparameters._replace(learning_rate=config.learning_rate)
@@ -122,7 +117,7 @@ def main(config: Config) -> None:
     )
     options.countable(named.epochs, len(dataset.labels), named.recipe.batch_size)
     output.claim()
-    runs = dj.make_runs(splits, hyperparameters=hyperparameters, seed=config.seed)
+    runs = dj.make_runs(splits, hyperparameters, seed=config.seed)
     result = training.train(
         dataset,
         runs,
@@ -164,7 +159,7 @@ def report(
     from digits_jax import metrics, plots, summarize
     from report import pages
 
-    loss, accuracy = result.loss[:tested], result.accuracy[:tested]
+    loss, accuracy = result.scores["loss"][:tested], result.scores["accuracy"][:tested]
     folds = [
         {"fold": i % config.folds + 1, "repeat": i // config.folds + 1, "loss": a, "accuracy": b}
         for i, (a, b) in enumerate(zip(loss.tolist(), accuracy.tolist(), strict=True))
@@ -201,7 +196,7 @@ def report(
     console.results.print(table)
 
     rows, probabilities = metrics.pooled_predictions(
-        result.test_rows[:tested][finite], result.logits[:tested][finite]
+        result.test_rows[:tested][finite], result.outputs[:tested][finite]
     )
     labels, predicted = dataset.labels[rows], probabilities.argmax(1)
     missed = metrics.always_wrong(rows, labels, predicted)
@@ -227,9 +222,9 @@ def report(
     for name, figure in figures.items():
         plots.save(figure, output.folder / name, ("png", "svg") if config.svg else ("png",))
     output.arrays(
-        "history.npz", loss=result.history.loss, accuracy=result.history.accuracy, runs=names
+        "history.npz", loss=result.history["loss"], accuracy=result.history["accuracy"], runs=names
     )
-    output.arrays("predictions.npz", rows=result.test_rows[:tested], logits=result.logits[:tested])
+    output.arrays("predictions.npz", rows=result.test_rows[:tested], logits=result.outputs[:tested])
     results = {
         "experiment": "cross_validate",
         **describe(config, dataset.provenance),

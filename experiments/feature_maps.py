@@ -127,7 +127,7 @@ def main(config: Config) -> None:
         }  # it runs once: not worth seconds of compiling
         init = functools.partial(dj.init_state, recipe=recipe)
         start = jax.jit(init, compiler_options=quick)(
-            run, dj.Examples(dataset.images[:1], dataset.labels[:1])
+            run, dj.Data(dataset.images[:1], dataset.labels[:1])
         )
         _, blind = look_inside(network, start, image)
         figures["feature_maps_untrained"] = plots.feature_maps(image, blind)
@@ -174,7 +174,7 @@ def train(
     with console.Watch(config.epochs, 1, rows=len(dataset.labels)) as watch:
         try:
             result = dj.cross_validate(
-                dj.Examples(dataset.images, dataset.labels),
+                dataset.data,
                 runs,
                 recipe=recipe,
                 epochs=config.epochs,
@@ -195,7 +195,8 @@ def load(
 
     assert config.checkpoint is not None
     folder = training.checkpoints_in(config.checkpoint)
-    states, identity = dj.load_states(folder, recipe=recipe)
+    saved = dj.load_states(folder, recipe=recipe)
+    states, identity = saved.states, saved.identity
     names = training.run_names(states, identity)
     if config.run is None:
         number = len(names) - 1 if names[-1] == "refit" else 0
@@ -254,7 +255,8 @@ def saliency(
     import digits_jax as dj
 
     def logit(pixels: jax.Array) -> jax.Array:
-        return dj.predict(state, pixels[None], recipe=recipe)[0, k]
+        value: jax.Array = dj.predict(state, pixels[None], recipe=recipe)[0, k]
+        return value
 
     return np.asarray(jax.jit(jax.grad(logit))(image.astype(np.float32)))
 

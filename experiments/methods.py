@@ -8,7 +8,6 @@ as it is whole, and read from there on ``--resume``.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -157,13 +156,10 @@ class _Network:
 
         epochs = {"strong": config.epochs_strong, "notebook": config.epochs_notebook}[name]
         self.name, self.config = name, config
-        train_rows = splits.train_weights.sum(axis=1)
-        self.named = dj.recipe_by_name(name, train_rows=train_rows, epochs=epochs)
+        self.named = dj.recipe_by_name(name, epochs=epochs)
         size = self.named.recipe.batch_size
         options.countable(self.named.epochs, splits.train_rows.shape[1], size)
-        self.runs = dj.make_runs(
-            splits, hyperparameters=self.named.hyperparameters, seed=config.seed
-        )
+        self.runs = dj.make_runs(splits, self.named.hyperparameters, seed=config.seed)
 
     def predict(self, dataset: Dataset, names: list[str], output: Output) -> Predictions:
         import numpy as np
@@ -181,7 +177,7 @@ class _Network:
             checkpoint_every=None,
             resume=self.config.resume,
         )
-        logits = result.logits
+        logits = result.outputs
         diverged = ~np.isfinite(logits).all((1, 2))
         options.require(
             not diverged.any(), f"{self.name} diverged: {names[int(diverged.argmax())]}"
@@ -235,11 +231,11 @@ def _identity(
     """What predictions must share to be reused."""
     import sklearn
 
-    import digits_jax as dj
-    from digits_jax.runs.identity import describe
+    from digits_jax.runs.checks import check_data
+    from digits_jax.runs.identity import describe, digest_of
 
     if network is not None:
-        data = dj.Examples(dataset.images, dataset.labels)
+        data = check_data(dataset.data)
         described = describe(data, network.runs, network.named.recipe)
         return {**described, "epochs": network.named.epochs}
     return {
@@ -247,7 +243,7 @@ def _identity(
         "scikit-learn": sklearn.__version__,
         "seed": config.seed,
         "data.sha256": dataset.provenance.sha256,
-        "splits.sha256": hashlib.sha256(b"".join(each.tobytes() for each in splits)).hexdigest(),
+        "splits.sha256": digest_of(splits),
     }
 
 

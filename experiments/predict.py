@@ -103,7 +103,8 @@ def main(config: Config) -> None:
     startup.start_jax(compilation_cache=config.compilation_cache)
     import digits_jax as dj
 
-    states, identity = dj.load_states(training.checkpoints_in(config.checkpoint))
+    saved = dj.load_states(training.checkpoints_in(config.checkpoint))
+    states, identity = saved.states, saved.identity
     names = training.run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)

@@ -36,11 +36,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
+from scipy import stats
 
 from bits import Difference, Leaves, compare_bits
 from common import console, options, startup
 from common.output import Output
-from digits_jax import kfold_splits, load_digits, refit_split, stack_splits, summarize
+from digits_jax import kfold_splits, load_digits, refit_split, stack_splits
 from programs import BUSY, Peer, machine, run_program
 
 ROOT = Path(__file__).parents[1]
@@ -304,8 +305,12 @@ def compare_seconds(here: Sequence[float], there: Sequence[float]) -> Ratio:
         here: [n], seconds in each round.
         there: [n], seconds of the other revision in the same rounds.
     """
-    logarithms = summarize(np.log(np.divide(here, there)))
-    return Ratio(*(math.exp(value) for value in (logarithms.mean, *logarithms.ci95)))
+    ratios = np.log(np.divide(here, there))
+    mean, count = float(ratios.mean()), len(ratios)
+    half = math.nan
+    if count > 1:  # also of equal ratios, which say that there is no noise
+        half = float(stats.t.ppf(0.975, count - 1) * ratios.std(ddof=1) / math.sqrt(count))
+    return Ratio(*(math.exp(value) for value in (mean, mean - half, mean + half)))
 
 
 def verdict(ratio: Ratio) -> str:
@@ -328,7 +333,7 @@ def make_table(
     table.add_column("", no_wrap=True)
     for column in ("here", "there", "ratio (95 % interval)") if times else ():
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=22)  # whole, also in a narrow terminal
     blank = ("", "", "") if times else ()
     for recipe in dict.fromkeys(name for name, *_ in PLAN):
         found = [each for each in differences if each.part.startswith(f"{recipe},")]

@@ -171,7 +171,7 @@ def chosen_wave_size(dataset: Dataset, free: int) -> int:
     return fitting_wave_size(
         MANY,
         dj.make_runs(dj.kfold_splits(dataset.labels, FOLDS)),
-        dj.Examples(dataset.images, dataset.labels),
+        dataset.data,
         recipe=dj.Recipe(),
         devices=jax.devices(),
         free=free,
@@ -192,23 +192,24 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
     import numpy as np
 
     import digits_jax as dj
+    from digits_jax.splits import index_runs
     from digits_jax.storage.checkpoints import Checkpoints
 
     dataset = dj.load_digits(data)
     # The rows are ordered by writer; a sample keeps all classes.
     rows = np.random.default_rng(0).permutation(len(dataset.labels))[: point.rows]
-    examples = dj.Examples(dataset.images[rows], dataset.labels[rows])
+    examples = dataset.images[rows], dataset.labels[rows]
     network = dj.DigitsCNN(width=point.width)
-    recipe = dj.Recipe(network=network)
+    recipe = dj.Recipe(network=dj.NetworkWithHyperparameters(network))
     jax.devices()
     before = resident()
     moments: list[float] = []
 
-    splits = dj.kfold_splits(examples.labels, FOLDS)
+    splits = dj.kfold_splits(dataset.labels[rows], FOLDS)
 
     def runs_of(start: int, stop: int) -> dj.Run:
         indices = np.arange(start, stop)
-        runs = dj.make_runs(jax.tree.map(lambda leaf: leaf[indices % FOLDS], splits))
+        runs = dj.make_runs(index_runs(splits, indices % FOLDS))
         return runs._replace(
             key=jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), indices)
         )
@@ -234,7 +235,7 @@ def measure(point: Point, data: str, epochs: int) -> dict[str, Any]:
                 checkpoints.save(1, {"states": result.states})
             timing["checkpoint"] = time.perf_counter() - saving
             saved = {"checkpoint": tree_bytes(Path(folder))}
-            saved["logits"] = result.logits.nbytes
+            saved["logits"] = result.outputs.nbytes
         else:
             dj.train_in_waves(
                 examples,

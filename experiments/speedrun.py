@@ -98,7 +98,7 @@ def main(config: Config) -> None:
     except ValueError as error:
         raise options.UsageError(str(error)) from error
     output.claim()
-    data = dj.Examples(dataset.images, dataset.labels)
+    data = dataset.data
     hyperparameters = dj.Hyperparameters(
         learning_rate=config.learning_rate, label_smoothing=config.label_smoothing
     )
@@ -118,7 +118,7 @@ def main(config: Config) -> None:
             data,
             dj.make_runs(
                 dj.kfold_splits(dataset.labels, folds, seed=seed),
-                hyperparameters=hyperparameters,
+                hyperparameters,
                 seed=seed,
             ),
             recipe=recipe,
@@ -131,7 +131,7 @@ def main(config: Config) -> None:
         if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean
         else:
-            accuracies.append(float(result.accuracy.mean()))
+            accuracies.append(float(result.scores["accuracy"].mean()))
     options.require(
         len(accuracies) >= 2,
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",

@@ -55,6 +55,7 @@ HYPERPARAMETERS = (
     "dropout_rate",
 )
 STRUCTURE = ("width", "conv_activation", "dense_activation", "batch_size")
+DECAYS = ("beta_1", "beta_2")  # 1 - beta is log-uniform: 0.9, 0.99 and 0.999 are as far apart
 LOGARITHMIC = ("learning_rate", "epsilon", "weight_decay")
 SHOWN = 10  # configurations in the table on the console
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
@@ -209,13 +210,41 @@ def check(config: Config) -> None:
 
 def make_hyperparameters(config: Config) -> Hyperparameters:
     """The configurations of the traced hyperparameters, each [C]."""
-    from digits_jax.search import grids
+    from digits_jax import Hyperparameters
+    from digits_jax.search import spaces
 
-    values = {name: getattr(config, name) for name in HYPERPARAMETERS}
+    values: dict[str, Any] = {name: list(getattr(config, name)) for name in HYPERPARAMETERS}
     if config.random is None:
-        return grids.grid(**values)
-    ranges = {name: (each[0], each[-1]) for name, each in values.items()}
-    return grids.random_search(config.random, seed=config.seed, **ranges)
+        return spread(spaces.grid(Hyperparameters(**values)))
+    laws: dict[str, Any] = {}
+    for name, (low, *more) in values.items():
+        high = more[-1] if more else low
+        law = spaces.uniform
+        if low == high:
+            laws[name] = low
+            continue
+        if name in LOGARITHMIC:
+            law = spaces.log_uniform
+        elif name in DECAYS:
+            law = spaces.decay
+        try:
+            laws[name] = law(low, high)
+        except ValueError as error:
+            raise options.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+    space = Hyperparameters(**laws)
+    return spread(spaces.random_search(space, config.random, seed=config.seed))
+
+
+def spread(h: Hyperparameters) -> Hyperparameters:
+    """The configurations as float32, as JAX holds them; each [C]."""
+    import jax
+    import numpy as np
+
+    count = max(np.size(leaf) for leaf in jax.tree.leaves(h))
+    spread: Hyperparameters = jax.tree.map(
+        lambda leaf: np.array(np.broadcast_to(np.asarray(leaf, np.float32), (count,))), h
+    )
+    return spread
 
 
 class Sweep:
@@ -226,15 +255,13 @@ class Sweep:
     ) -> None:
         import numpy as np
 
-        import digits_jax as dj
-
         self.config, self.dataset, self.hyperparameters, self.output = (
             config,
             dataset,
             hyperparameters,
             output,
         )
-        self.data = dj.Examples(dataset.images, dataset.labels)
+        self.data = dataset.data
         self.count = np.size(hyperparameters.learning_rate)
         self.waves: list[dict[str, Any]] = []
         self.structures = [
@@ -271,15 +298,21 @@ class Sweep:
                     halving.halve_grid, self.data, self.hyperparameters, splits, groups
                 )
                 parts.append(self.watched(search, f"{stage}-{s}", s, groups, unit="outer split"))
-        return grids.Scores(*map(np.concatenate, zip(*parts, strict=True)))
+        names = parts[0].scores
+        scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in names}
+        epochs, diverged = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("epochs", "diverged")
+        )
+        return grids.Scores(scores, epochs, diverged)
 
     def final(self, stage: str, outer: Split, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Accuracy and loss [O] of configuration chosen[o] on outer split o."""
+        """Accuracy [O] of configuration chosen[o] on outer split o, and whether it diverged."""
         import numpy as np
 
         from digits_jax.search import grids
 
-        accuracy, loss = np.full((2, len(chosen)), np.nan)
+        accuracy, diverged = np.full(len(chosen), np.nan), np.zeros(len(chosen), bool)
         for s in np.unique(chosen // self.count).tolist():
             here = chosen // self.count == s
             configurations = np.where(here, chosen % self.count, -1)
@@ -290,8 +323,9 @@ class Sweep:
             # Draws of their own: the hyperparameters were not chosen for these initial weights.
             seed = (self.config.seed + 2**31) % 2**32
             scores = self.watched(train, f"{stage}-{s}", s, count, seed=seed)
-            accuracy[here], loss[here] = (each[here] for each in scores)
-        return accuracy, loss
+            accuracy[here] = scores.scores["accuracy"][here]
+            diverged[here] = scores.diverged[here]
+        return accuracy, diverged
 
     def watched(
         self,
@@ -322,7 +356,7 @@ class Sweep:
             return watch.signal is not None
 
         def on_epoch(progress: Progress) -> bool:
-            part = len(progress.history.loss) * progress.epoch // progress.epochs
+            part = len(progress.history["loss"]) * progress.epoch // progress.epochs
             now = done + (part if unit == "run" else 0)
             return watch.on_epoch(Progress(now, count, progress.history))
 
@@ -330,6 +364,11 @@ class Sweep:
             width=structure["width"],
             conv_activation=getattr(nn, structure["conv_activation"]),
             dense_activation=getattr(nn, structure["dense_activation"]),
+        )
+        recipe = dj.Recipe(
+            network=dj.NetworkWithHyperparameters(network),
+            batch_size=structure["batch_size"],
+            monitor=("accuracy", "max"),
         )
         with console.Watch(count, count, unit=unit) as watch:
             try:
@@ -339,7 +378,7 @@ class Sweep:
                     seeds=config.seeds,
                     seed=config.seed if seed is None else seed,
                     wave_size=config.wave_size,
-                    recipe=dj.Recipe(network=network, batch_size=structure["batch_size"]),
+                    recipe=recipe,
                     identity={"seed": config.seed, "stage": stage},
                     resume=config.resume,
                     on_epoch=on_epoch,
@@ -361,9 +400,9 @@ def plain(config: Config, sweep: Sweep, splits: Split) -> None:
     scores = sweep.score("folds", splits)
     if not startup.reports():
         return
-    order = grids.rank(scores.accuracy, scores.loss)
+    order = grids.rank(scores.scores, diverged=scores.diverged)
     best = int(order[0])
-    summary = summarize(scores.accuracy[best], **sizes(splits))
+    summary = summarize(scores.scores["accuracy"][best], **sizes(splits))
     warning = (
         f"The best of {len(sweep.table)} was chosen on the rows that it is scored on, so its score "
         "is optimistic; --nested scores the choice without bias."
@@ -386,7 +425,6 @@ def plain(config: Config, sweep: Sweep, splits: Split) -> None:
 
 def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
     """Inner folds choose for each outer split; its test rows score "tune, then train"."""
-    import numpy as np
     from rich.table import Table
 
     from digits_jax import summarize
@@ -411,15 +449,14 @@ def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
             halved["same_winner"] = (whole == chosen).tolist()
             words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
         console.results.print(words, highlight=False, soft_wrap=True)
-    accuracy, loss = sweep.final("outer", outer, chosen)
+    accuracy, diverged = sweep.final("outer", outer, chosen)
     if not startup.reports():
         return
-    by_split = scores.accuracy.reshape(len(sweep.table), splits, -1).mean(axis=2)
-    order = grids.rank(scores.accuracy, scores.loss)
+    by_split = scores.scores["accuracy"].reshape(len(sweep.table), splits, -1).mean(axis=2)
+    order = grids.rank(scores.scores, diverged=scores.diverged)
     when = "when last scored" if config.halving else f"{config.epochs} epochs"
     show(sweep, scores, order, f"Inner validation over all outer splits, {when}")
 
-    diverged = ~np.isfinite(loss)
     summary = summarize(accuracy, **sizes(outer))
     names = varied(sweep)
     table = Table(title="Nested cross-validation: tune, then train")
@@ -453,18 +490,20 @@ def masked(scores: Scores, epochs: int) -> np.ndarray:
     """The losses, NaN for a configuration that was dropped before the last epoch."""
     import numpy as np
 
-    return np.where(scores.epochs < epochs, np.nan, scores.loss)
+    return np.where(scores.epochs < epochs, np.nan, scores.scores["loss"])
 
 
 def choose(scores: Scores, splits: int, epochs: int) -> np.ndarray:
     """The best configuration [O] for each outer split, by its inner scores [K, O * I] alone."""
     from digits_jax.search import grids
 
-    shape = (len(scores.accuracy), splits, -1)
-    accuracy, loss = (
-        each.reshape(shape).swapaxes(0, 1) for each in (scores.accuracy, masked(scores, epochs))
+    accuracy = scores.scores["accuracy"]
+    shape = (len(accuracy), splits, -1)
+    accuracy, loss, diverged = (
+        each.reshape(shape).swapaxes(0, 1)
+        for each in (accuracy, masked(scores, epochs), scores.diverged)
     )
-    return grids.rank(accuracy, loss)[:, 0]
+    return grids.rank({"accuracy": accuracy, "loss": loss}, diverged=diverged)[:, 0]
 
 
 def sizes(splits: Split) -> dict[str, Any]:
@@ -487,16 +526,15 @@ def text(value: Any) -> str:
 
 def show(sweep: Sweep, scores: Scores, order: np.ndarray, title: str) -> None:
     """The best configurations on the console."""
-    import numpy as np
     from rich.table import Table
 
     names = varied(sweep)
     table = Table(title=title)
     for column in ("rank", *names, "loss (nats)", "accuracy (%)", "diverged"):
         table.add_column(column.replace("_", " "), justify="right")
-    diverged = (~np.isfinite(scores.loss)).sum(axis=1)
+    diverged = scores.diverged.sum(axis=1)
     for i, k in enumerate(order[:SHOWN].tolist()):
-        accuracy, loss = 100 * scores.accuracy[k], scores.loss[k]
+        accuracy, loss = 100 * scores.scores["accuracy"][k], scores.scores["loss"][k]
         table.add_row(
             str(i + 1),
             *(text(sweep.table[k][name]) for name in names),
@@ -526,16 +564,21 @@ def write(
     rows = []
     for i, k in enumerate(order.tolist()):
         row = {"rank": i + 1, **sweep.table[k]}
-        row |= {"accuracy": scores.accuracy[k].mean(), "accuracy_sd": scores.accuracy[k].std()}
-        row |= {"loss": scores.loss[k].mean(), "epochs": scores.epochs[k].mean()}
-        rows.append(row | {"diverged": int((~np.isfinite(scores.loss[k])).sum())})
+        row |= {
+            "accuracy": scores.scores["accuracy"][k].mean(),
+            "accuracy_sd": scores.scores["accuracy"][k].std(),
+        }
+        row |= {"loss": scores.scores["loss"][k].mean(), "epochs": scores.epochs[k].mean()}
+        rows.append(row | {"diverged": int(scores.diverged[k].sum())})
     sweep.output.table("configurations.csv", rows)
     sweep.output.arrays(
         "scores.npz",
-        **scores._asdict(),
+        **scores.scores,
+        epochs=scores.epochs,
+        diverged=scores.diverged,
         **{name: [row[name] for row in sweep.table] for name in sweep.table[0]},
     )
-    finite = np.where(np.isfinite(scores.loss), scores.accuracy, np.nan)
+    finite = np.where(scores.diverged, np.nan, scores.scores["accuracy"])
     columns = {name: [row[name] for row in sweep.table] for name in varied(sweep)}
     figures = {}
     if columns and not np.isnan(finite).all():

@@ -97,7 +97,7 @@ def main(config: Config) -> None:
     output.claim()
     runs = dj.make_runs(
         dj.stack_splits(*[split] * config.seeds),
-        hyperparameters=dj.Hyperparameters(learning_rate=config.learning_rate),
+        dj.Hyperparameters(learning_rate=config.learning_rate),
         seed=config.seed,
     )
     result = training.train(
@@ -133,7 +133,7 @@ def report(config: Config, dataset: Dataset, result: CrossValidation, output: Ou
     first = run_names[finite[0]]  # the run that is shown in detail
     rows = result.test_rows[0]
     labels = dataset.labels[rows]
-    probabilities = metrics.probabilities(result.logits[finite])
+    probabilities = metrics.probabilities(result.outputs[finite])
     scores = [metrics.classification_scores(labels, each) for each in probabilities]
     values = {
         "loss": [score.log_loss for score in scores],
@@ -200,8 +200,8 @@ def report(config: Config, dataset: Dataset, result: CrossValidation, output: Ou
     }
     for name, figure in figures.items():
         plots.save(figure, output.folder / name, ("png", "svg") if config.svg else ("png",))
-    output.arrays("history.npz", loss=result.history.loss, accuracy=result.history.accuracy)
-    output.arrays("predictions.npz", rows=rows, logits=result.logits)
+    output.arrays("history.npz", loss=result.history["loss"], accuracy=result.history["accuracy"])
+    output.arrays("predictions.npz", rows=rows, logits=result.outputs)
     runs = [
         {"run": int(i) + 1, **{name: each[j] for name, each in values.items()}}
         for j, i in enumerate(finite)
@@ -221,7 +221,7 @@ def report(config: Config, dataset: Dataset, result: CrossValidation, output: Ou
     page = pages.train(
         results,
         dataset=dataset,
-        history=type(result.history)(*(each[finite] for each in result.history)),
+        history={name: each[finite] for name, each in result.history.items()},
         rows=rows,
         probabilities=probabilities,
         curves=curves,

@@ -15,8 +15,16 @@ STILL = Jitter()
 EYE = jnp.broadcast_to(jnp.eye(2), (6, 2, 2))
 
 
+def _jitted(jitter: Jitter, seed: int, images: jax.Array) -> jax.Array:
+    """The changed images."""
+    changed, _ = jax.jit(jitter)(jax.random.key(seed), images, jnp.zeros(len(images), int))
+    return changed  # type: ignore[no-any-return]
+
+
 def test_no_jitter_is_the_identity() -> None:
-    changed = STILL(jax.random.key(0), jnp.asarray(IMAGES))
+    labels = jnp.arange(6)
+    changed, targets = STILL(jax.random.key(0), jnp.asarray(IMAGES), labels)
+    assert targets is labels
     assert (changed.shape, changed.dtype) == ((6, 8, 8), jnp.float32)
     np.testing.assert_array_equal(changed, IMAGES)
 
@@ -60,29 +68,27 @@ def test_a_warp_is_that_of_scipy() -> None:
 )
 def test_each_number_changes_each_image_its_own_way_within_the_range(jitter: Jitter) -> None:
     same = jnp.asarray(np.repeat(IMAGES[:1], 50, axis=0))
-    changed = np.asarray(jax.jit(jitter)(jax.random.key(0), same))
+    changed = np.asarray(_jitted(jitter, 0, same))
     assert len(np.unique(changed, axis=0)) == 50
     assert changed.min() >= 0 and changed.max() <= IMAGES[0].max() + 1e-4
-    np.testing.assert_array_equal(changed, jax.jit(jitter)(jax.random.key(0), same))
-    assert not np.array_equal(changed, jax.jit(jitter)(jax.random.key(1), same))
+    np.testing.assert_array_equal(changed, _jitted(jitter, 0, same))
+    assert not np.array_equal(changed, _jitted(jitter, 1, same))
 
 
 def test_numbers_are_the_largest_change_to_either_side() -> None:
     ramp = jnp.broadcast_to(jnp.arange(8.0).reshape(8, 1), (2000, 8, 8))
     jitter = Jitter(shift=0.5)
-    moved = (
-        3.0 - np.asarray(jax.jit(jitter)(jax.random.key(0), ramp))[:, 3, 3]
-    )  # a ramp tells where from
+    moved = 3.0 - np.asarray(_jitted(jitter, 0, ramp))[:, 3, 3]  # a ramp tells where from
     assert -0.5 <= moved.min() < -0.49 and 0.49 < moved.max() <= 0.5
     assert abs(moved.mean()) < 0.03
     jitter = Jitter(scale=0.2)
-    size = 0.5 / (3.5 - np.asarray(jax.jit(jitter)(jax.random.key(0), ramp))[:, 3, 3])
+    size = 0.5 / (3.5 - np.asarray(_jitted(jitter, 0, ramp))[:, 3, 3])
     assert 0.8 <= size.min() < 0.81 and 1.19 < size.max() <= 1.2001
 
 
 def test_ink_is_a_power_of_the_share_of_the_darkest() -> None:
     same = jnp.asarray(np.repeat(IMAGES[:1], 500, axis=0))
-    inked = np.asarray(jax.jit(Jitter(ink=0.5))(jax.random.key(0), same))
+    inked = np.asarray(_jitted(Jitter(ink=0.5), 0, same))
     share = IMAGES[0] / IMAGES[0].max()
     some = (share > 0) & (share < 1)
     powers = np.log(inked[:, some] / IMAGES[0].max()) / np.log(share[some])
@@ -90,17 +96,32 @@ def test_ink_is_a_power_of_the_share_of_the_darkest() -> None:
     assert np.exp(-0.5) <= powers.min() < 0.62 and 1.62 < powers.max() <= np.exp(0.5) + 1e-3
     np.testing.assert_array_equal(inked[:, share == 0], 0)
     blank = jnp.zeros((2, 8, 8))
-    np.testing.assert_array_equal(jax.jit(Jitter(ink=0.5))(jax.random.key(0), blank), 0)
+    np.testing.assert_array_equal(_jitted(Jitter(ink=0.5), 0, blank), 0)
 
 
-def test_lanes_under_vmap_equal_each_alone() -> None:
+def test_runs_under_vmap_equal_each_alone() -> None:
     jitter, keys = (
         Jitter(rotation=10, scale=0.1, shift=0.7, elastic=0.5, ink=0.3),
         jax.random.split(jax.random.key(0), 3),
     )
-    together = jax.jit(jax.vmap(jitter, (0, None)))(keys, jnp.asarray(IMAGES))
-    for lane, key in zip(together, keys, strict=True):
-        np.testing.assert_allclose(lane, jax.jit(jitter)(key, jnp.asarray(IMAGES)), atol=1e-5)
+    images, labels = jnp.asarray(IMAGES), jnp.arange(6)
+    together, _ = jax.jit(jax.vmap(jitter, (0, None, None)))(keys, images, labels)
+    for run, key in zip(together, keys, strict=True):
+        np.testing.assert_allclose(run, jax.jit(jitter)(key, images, labels)[0], atol=1e-5)
+
+
+def test_all_channels_of_an_image_move_together() -> None:
+    jitter = Jitter(rotation=10, scale=0.1, shear=0.1, shift=0.7, elastic=0.5, ink=0.3)
+    images = jnp.asarray(IMAGES)
+    three = jnp.stack([images, 2 * images, images[::-1]], axis=-1)
+    changed = np.asarray(_jitted(jitter, 0, three))
+    assert changed.shape == (6, 8, 8, 3)
+    for channel in range(3):
+        alone = _jitted(jitter, 0, three[..., channel])
+        np.testing.assert_allclose(changed[..., channel], alone, atol=1e-4)
+    views = ShiftedViews(distance=0.5)
+    assert views(three).shape == (5, 6, 8, 8, 3)
+    np.testing.assert_allclose(views(three)[..., 1], views(three[..., 1]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,10 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
         ("sweep --learning-rate 0", "--learning-rate must be above 0"),
         ("sweep --dropout-rate 1", "--dropout-rate must be at least 0 and below 1, not 1"),
         ("sweep --width 33", "--width must be above 0 and below 32, not 33"),
-        ("sweep --random 3 --learning-rate 1e-2 1e-3", "learning_rate"),
+        (
+            "sweep --random 3 --learning-rate 1e-2 1e-3",
+            "--learning-rate: log_uniform needs 0 < low <= high",
+        ),
         ("sweep --random 3", "--random needs a range: give at least one number two values"),
         ("sweep --random 3 --width 0.5 1 --learning-rate 1e-2", "--random needs a range"),
         ("sweep --halving", "add --nested"),

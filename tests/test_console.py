@@ -21,7 +21,6 @@ from rich.console import Console
 from common import command_line, console
 from digits_jax.data import DataWarning, Provenance
 from digits_jax.runs.results import Progress
-from digits_jax.train import History
 
 
 def _console(**options: object) -> tuple[Console, io.StringIO]:
@@ -36,7 +35,10 @@ def _watch(epochs: int, runs: int, **options: object) -> bool:
     stopped = False
     with console.Watch(epochs, runs, rows=1000, **options) as watch:  # type: ignore[arg-type]
         for epoch in range(1, epochs + 1):
-            history = History(np.full((runs, epoch), 0.25), np.repeat(shares, epoch, axis=1))
+            history = {
+                "loss": np.full((runs, epoch), 0.25),
+                "accuracy": np.repeat(shares, epoch, axis=1),
+            }
             stopped = watch.on_epoch(Progress(epoch, epochs, history))
     return stopped
 
@@ -97,7 +99,9 @@ def test_a_signal_stops_and_handlers_come_back(monkeypatch: pytest.MonkeyPatch) 
             if "stopping after this epoch" in said.getvalue():
                 break
             time.sleep(0.01)
-        assert watch.on_epoch(Progress(1, 2, History(np.ones((1, 1)), np.ones((1, 1)))))
+        assert watch.on_epoch(
+            Progress(1, 2, {"loss": np.ones((1, 1)), "accuracy": np.ones((1, 1))})
+        )
         assert watch.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 

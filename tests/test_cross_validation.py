@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -14,47 +15,50 @@ import numpy as np
 import optax
 import pytest
 
-from digits_jax import load_digits, train
+from digits_jax import evaluation, load_digits, train
 from digits_jax.model import DigitsCNN
+from digits_jax.networks import NetworkWithHyperparameters
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.parallel import mesh as meshes
-from digits_jax.parallel import processes
+from digits_jax.parallel import processes, round_robin
 from digits_jax.recipe import Recipe
 from digits_jax.runs import axis, programs
-from digits_jax.runs.axis import make_runs
+from digits_jax.runs.axis import make_runs, take_run, take_runs
+from digits_jax.runs.checks import check_data
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.identity import describe
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress
 from digits_jax.runs.saved import load_states
-from digits_jax.splits import Split, kfold_splits, refit_split, stack_splits
+from digits_jax.splits import index_runs, kfold_splits, refit_split, stack_splits
 from digits_jax.storage.errors import CheckpointError
-from digits_jax.train import Examples, Run
+from digits_jax.structures import Data, Run
 
 RECIPE = Recipe(network=DigitsCNN(conv_features=(8, 8), dense_features=(32,)))
 EPOCHS = 2
+Arrays = tuple[np.ndarray, np.ndarray]  # images [N, 8, 8] and labels [N]
 
 
 @pytest.fixture(scope="module")
-def data() -> Examples:
+def data() -> Arrays:
     """The first 399 bundled rows: five folds of 80 and 79."""
     digits = load_digits("bundled")
-    return Examples(digits.images[:399], digits.labels[:399])
+    return digits.images[:399], digits.labels[:399]
 
 
 @pytest.fixture(scope="module")
-def runs(data: Examples) -> Run:
+def runs(data: Arrays) -> Run:
     """Five folds, unequal by a row, and a refit on all rows."""
-    labels = np.asarray(data.labels)
+    labels = data[1]
     return make_runs(stack_splits(kfold_splits(labels, 5), refit_split(labels)), seed=3)
 
 
 @pytest.fixture(scope="module")
-def reference(data: Examples, runs: Run) -> CrossValidation:
+def reference(data: Arrays, runs: Run) -> CrossValidation:
     """The runs on one device, one after another."""
     return _cross_validate(data, runs, devices=jax.devices()[:1])
 
 
-def _cross_validate(data: Examples, runs: Run, **options: Any) -> CrossValidation:
+def _cross_validate(data: Arrays, runs: Run, **options: Any) -> CrossValidation:
     return cross_validate(data, runs, **{"recipe": RECIPE, "epochs": EPOCHS, **options})
 
 
@@ -62,42 +66,45 @@ def _assert_close(got: CrossValidation, expected: CrossValidation) -> None:
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
     jax.tree.map(close, got.states, expected.states)
     jax.tree.map(close, got.history, expected.history)
-    close(got.logits, expected.logits)
-    close(got.loss, expected.loss)
+    close(got.outputs, expected.outputs)
+    close(got.scores["loss"], expected.scores["loss"])
 
 
 def _assert_equal(got: CrossValidation, expected: CrossValidation) -> None:
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        got._replace(seconds={}),
-        expected._replace(seconds={}),
-    )
+    left_out = ("runs", "seconds")
+    fields = [
+        {name: value for name, value in vars(each).items() if name not in left_out}
+        for each in (got, expected)
+    ]
+    assert len(jax.tree.leaves(fields[0])) > 20
+    jax.tree.map(np.testing.assert_array_equal, *fields)
 
 
 def test_each_run_equals_the_same_run_trained_alone(
-    data: Examples, runs: Run, reference: CrossValidation
+    data: Arrays, runs: Run, reference: CrossValidation
 ) -> None:
     init = jax.jit(functools.partial(train.init_state, recipe=RECIPE))
     epochs = jax.jit(functools.partial(train.train_epochs, recipe=RECIPE, epochs=EPOCHS))
-    evaluate = jax.jit(functools.partial(train.evaluate, recipe=RECIPE))
+    evaluate = jax.jit(functools.partial(evaluation.evaluate, recipe=RECIPE))
     together = _cross_validate(data, runs, devices=jax.devices()[:1], vmap_size=6)
+    rows = Data(*data)
     for i in (0, 4, 5):
-        run = jax.tree.map(lambda leaf, i=i: leaf[i], runs)
-        state, history = epochs(init(run, data), run, data)
-        sums, logits = evaluate(state, run, data)
+        run = take_run(runs, i)
+        state, history = epochs(init(run, rows), run, rows)
+        sums, logits = evaluate(state, run, rows)
         for result in (together, reference):
             close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
-            jax.tree.map(close, jax.tree.map(lambda leaf, i=i: leaf[i], result.states), state)
-            close(result.history.loss[i], history.loss)
-            close(result.logits[i], logits)
+            jax.tree.map(close, result.state(i), state)
+            close(result.history["loss"][i], history["loss"])
+            close(result.outputs[i], logits)
             if i < 5:
-                close(result.loss[i], sums.loss / sums.rows)
-                close(result.accuracy[i], sums.correct / sums.rows)
+                close(result.scores["loss"][i], sums.means()["loss"])
+                close(result.scores["accuracy"][i], sums.means()["accuracy"])
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_devices_do_not_change_the_results(
-    data: Examples, runs: Run, reference: CrossValidation, devices: int
+    data: Arrays, runs: Run, reference: CrossValidation, devices: int
 ) -> None:
     assert jax.device_count() == 8
     _assert_close(_cross_validate(data, runs, devices=jax.devices()[:devices]), reference)
@@ -105,17 +112,18 @@ def test_devices_do_not_change_the_results(
 
 @pytest.mark.parametrize(("count", "devices"), [(5, 2), (5, 4), (1, 8)])
 def test_a_count_of_runs_that_the_devices_do_not_divide(
-    data: Examples, runs: Run, reference: CrossValidation, count: int, devices: int
+    data: Arrays, runs: Run, reference: CrossValidation, count: int, devices: int
 ) -> None:
-    some = jax.tree.map(lambda leaf: leaf[:count], runs)
+    some = take_runs(runs, np.arange(count))
     got = _cross_validate(data, some, devices=jax.devices()[:devices])
-    assert got.logits.shape == (count, 80, 10)
-    np.testing.assert_allclose(got.loss, reference.loss[:count], rtol=1e-3)
-    np.testing.assert_allclose(got.history.loss, reference.history.loss[:count], rtol=1e-3)
+    assert got.outputs.shape == (count, 80, 10)
+    np.testing.assert_allclose(got.scores["loss"], reference.scores["loss"][:count], rtol=1e-3)
+    expected = reference.history["loss"][:count]
+    np.testing.assert_allclose(got.history["loss"], expected, rtol=1e-3)
 
 
 def test_nothing_but_the_history_is_gathered_before_the_end(
-    data: Examples, runs: Run, monkeypatch: pytest.MonkeyPatch
+    data: Arrays, runs: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gathered: list[str] = []
     gather = processes.gather
@@ -127,56 +135,55 @@ def test_nothing_but_the_history_is_gathered_before_the_end(
 
     monkeypatch.setattr(axis, "gather", recorded)
     _cross_validate(data, runs, epochs=4, epochs_per_call=2, devices=jax.devices()[:2])
-    assert gathered[:2] == ["History {(6, 2)}"] * 2
-    assert [each.split()[0] for each in gathered[2:]] == ["tuple", "TrainState"]
+    assert gathered[:2] == ["dict {(6, 2)}"] * 2
+    assert [each.split()[0] for each in gathered[2:]] == ["tuple", "tuple", "TrainState"]
 
 
-def test_turns_give_what_lanes_side_by_side_give(
-    data: Examples, runs: Run, monkeypatch: pytest.MonkeyPatch
+def test_round_robin_gives_what_runs_side_by_side_give(
+    data: Arrays, runs: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"epochs": 3, "devices": jax.devices()[:4]}
-    round_robin = _cross_validate(data, runs, **options)
+    dealt = _cross_validate(data, runs, **options)
     monkeypatch.setattr(round_robin, "is_faster", lambda runs, devices: False)
     side_by_side = _cross_validate(data, runs, **options)
-    _assert_close(round_robin, side_by_side)
-    assert round_robin.states.params["logits"]["kernel"].shape == (6, 32, 10)
+    _assert_close(dealt, side_by_side)
+    assert dealt.states.params["logits"]["kernel"].shape == (6, 32, 10)
 
 
-def test_scores_are_those_of_the_logits(data: Examples, reference: CrossValidation) -> None:
-    labels = np.asarray(data.labels)
-    assert np.isnan(reference.loss[5]) and np.isnan(reference.accuracy[5])
+def test_scores_are_those_of_the_logits(data: Arrays, reference: CrossValidation) -> None:
+    labels, scores = data[1], reference.scores
+    assert np.isnan(scores["loss"][5]) and np.isnan(scores["accuracy"][5])
     seen = []
     for i in range(5):
         real = reference.test_rows[i] >= 0
-        rows, logits = reference.test_rows[i][real], reference.logits[i][real].astype(np.float64)
+        rows, logits = reference.test_rows[i][real], reference.outputs[i][real].astype(np.float64)
         seen += list(rows)
-        assert reference.accuracy[i] == pytest.approx((logits.argmax(1) == labels[rows]).mean())
+        assert scores["accuracy"][i] == pytest.approx((logits.argmax(1) == labels[rows]).mean())
         log_sum = np.log(np.exp(logits).sum(1))
         losses = log_sum - logits[np.arange(len(rows)), labels[rows]]
-        assert reference.loss[i] == pytest.approx(losses.mean(), rel=1e-5)
+        assert scores["loss"][i] == pytest.approx(losses.mean(), rel=1e-5)
     assert sorted(seen) == list(range(399))
 
 
-def test_a_held_out_row_never_reaches_its_folds_training(data: Examples, runs: Run) -> None:
+def test_a_held_out_row_never_reaches_its_folds_training(data: Arrays, runs: Run) -> None:
     """Whatever trains on a poisoned row becomes NaN; so only the fold that tests it stays sound."""
 
-    def poison(key: jax.Array, images: jax.Array) -> jax.Array:
-        return jax.numpy.where(images == 99, np.nan, images)
+    def poison(key: jax.Array, images: jax.Array, labels: jax.Array, h: Any) -> Any:
+        return jax.numpy.where(images == 99, np.nan, images), labels
 
     row = int(runs.split.test_rows[2][0])
-    images = np.array(data.images)
+    images = data[0].copy()
     images[row] = 99
     recipe = Recipe(network=RECIPE.network, augment=poison)
-    poisoned = Examples(images, data.labels)
-    states = _cross_validate(poisoned, runs, recipe=recipe).states
+    states = _cross_validate((images, data[1]), runs, recipe=recipe).states
     sound = [
         all(np.isfinite(leaf[i]).all() for leaf in jax.tree.leaves(states.params)) for i in range(6)
     ]
     assert sound == [False, False, True, False, False, False]
 
 
-@pytest.mark.parametrize("count", [4, 8])  # devices: in turns, and one run on each
-def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run, count: int) -> None:
+@pytest.mark.parametrize("count", [4, 8])  # devices: in round robin, and one run on each
+def test_one_compilation_for_the_whole_training(data: Arrays, runs: Run, count: int) -> None:
     compiled: list[str] = []
 
     def note(event: str, seconds: float, **_: Any) -> None:
@@ -200,13 +207,13 @@ def test_one_compilation_for_the_whole_experiment(data: Examples, runs: Run, cou
     ("count", "vmap_size", "round_robin"), [(2, None, False), (3, 1, False), (4, 1, True)]
 )
 def test_no_communication_between_devices(
-    data: Examples, runs: Run, count: int, vmap_size: int | None, round_robin: bool
+    data: Arrays, runs: Run, count: int, vmap_size: int | None, round_robin: bool
 ) -> None:
     mesh = meshes.runs_mesh(count, jax.devices()[:count])
     padded = axis.pad_runs(runs, mesh.size)
     program = programs.compile_programs(
         meshes.place(padded, meshes.runs_sharding(mesh)),
-        meshes.place(data, meshes.replicated(mesh)),
+        meshes.place(check_data(data), meshes.replicated(mesh)),
         recipe=RECIPE,
         mesh=mesh,
         vmap_size=vmap_size,
@@ -223,74 +230,84 @@ def test_no_communication_between_devices(
     assert collective.search(whole.lower(program.states).compile().as_text())
 
 
-def test_hyperparameters_may_differ_between_runs(data: Examples, runs: Run) -> None:
-    splits = Split(*(np.asarray(leaf)[[0, 0, 0]] for leaf in runs.split))
-    numbers = Hyperparameters(learning_rate=np.array([0.0, 1e-3, 1e-2]), dropout_rate=0.1)
-    grid = make_runs(splits, hyperparameters=numbers)
-    history = _cross_validate(data, grid, epochs=4).history
-    learned = history.loss[:, 0] - history.loss[:, -1]
+def test_hyperparameters_may_differ_between_runs(data: Arrays, runs: Run) -> None:
+    splits = index_runs(runs.split, [0, 0, 0])
+    h = Hyperparameters(learning_rate=np.array([0.0, 1e-3, 1e-2]), dropout_rate=0.1)
+    recipe = Recipe(network=NetworkWithHyperparameters(RECIPE.network))
+    loss = _cross_validate(data, make_runs(splits, h), recipe=recipe, epochs=4).history["loss"]
+    learned = loss[:, 0] - loss[:, -1]
     assert abs(learned[0]) < 0.05 < learned[1] < learned[2]
 
 
 def test_runs_that_diverge_are_marked_and_leave_the_others_alone(
-    data: Examples, runs: Run, reference: CrossValidation
+    data: Arrays, runs: Run, reference: CrossValidation
 ) -> None:
     """1e3 blows the loss up, but saturated sigmoids keep it finite; 1e30 overflows to NaN."""
     rates = np.array([1e-3, 1e-3, 1e3, 1e30, 1e-3, 1e-3])
-    mixed = make_runs(runs.split, hyperparameters=Hyperparameters(learning_rate=rates), seed=3)
+    mixed = make_runs(runs.split, Hyperparameters(learning_rate=rates), seed=3)
     got = _cross_validate(data, mixed, devices=jax.devices()[:1])
     assert got.diverged.dtype == np.int32
     assert got.diverged.tolist() == [0, 0, 1, 1, 0, 0]
-    assert np.isfinite(got.history.loss[2]).all() and np.isnan(got.history.loss[3]).all()
+    loss = got.history["loss"]
+    assert np.isfinite(loss[2]).all() and np.isnan(loss[3]).all()
     sound = got.diverged == 0
-    for name in ("loss", "accuracy", "logits"):
-        np.testing.assert_array_equal(getattr(got, name)[sound], getattr(reference, name)[sound])
-    np.testing.assert_array_equal(got.history.loss[sound], reference.history.loss[sound])
+    for name in ("loss", "accuracy"):
+        np.testing.assert_array_equal(got.scores[name][sound], reference.scores[name][sound])
+        np.testing.assert_array_equal(got.history[name][sound], reference.history[name][sound])
+    np.testing.assert_array_equal(got.outputs[sound], reference.outputs[sound])
     assert not reference.diverged.any()
 
 
 @pytest.mark.parametrize(
-    ("loss", "logit", "epoch"),
+    ("initial", "loss", "logit", "epoch"),
     [
-        ([2.3, 1.0, 0.5], 0.0, 0),
-        ([2.3, np.nan, np.nan], 0.0, 2),
-        ([2.3, 1.0, np.inf], 0.0, 3),
-        ([2.3, 23.1, np.nan], 0.0, 2),  # 10 log(10) is 23.03
-        ([2.3, 50.0, 0.5], 0.0, 0),  # it came back
-        ([23.0, 23.0, 23.0], 0.0, 0),
-        ([2.3, 1.0, 0.5], np.nan, 3),
-        ([2.3, 1.0, 0.5], -np.inf, 3),
-        ([99.0, 99.0, 99.0], 0.0, 1),
+        (2.3, [2.3, 1.0, 0.5], 0.0, 0),
+        (2.3, [2.3, np.nan, np.nan], 0.0, 2),
+        (2.3, [2.3, 1.0, np.inf], 0.0, 3),
+        (2.3, [2.3, 4.7, np.nan], 0.0, 2),  # twice the first is 4.6
+        (2.3, [2.3, 50.0, 0.5], 0.0, 0),  # it came back
+        (2.3, [4.5, 4.5, 4.5], 0.0, 0),
+        (2.3, [2.3, 1.0, 0.5], np.nan, 3),
+        (2.3, [2.3, 1.0, 0.5], -np.inf, 3),
+        (2.3, [99.0, 99.0, 99.0], 0.0, 1),
+        (-1.0, [-2.0, -0.5, -3.0], 0.0, 0),
+        (-1.0, [-2.0, 0.5, 0.5], 0.0, 2),
     ],
 )
 def test_the_epoch_of_divergence(
-    reference: CrossValidation, loss: list[float], logit: float, epoch: int
+    reference: CrossValidation, initial: float, loss: list[float], logit: float, epoch: int
 ) -> None:
     losses = np.float32([[2.3, 1.0, 0.5], loss])
     logits = np.zeros((2, 4, 10), np.float32)
     logits[1, 2, 3] = logit
-    history = reference.history._replace(loss=losses, accuracy=losses)
-    assert reference._replace(history=history, logits=logits).diverged.tolist() == [0, epoch]
+    changed = dataclasses.replace(
+        reference,
+        history={"loss": losses, "accuracy": losses},
+        outputs=logits,
+        initial_loss=np.float32([2.3, initial]),
+        epochs=np.full(2, 3, np.int32),
+    )
+    assert changed.diverged.tolist() == [0, epoch]
 
 
 def test_run_r_draws_the_same_whatever_the_number_of_runs(runs: Run) -> None:
-    fewer = make_runs(Split(*(np.asarray(leaf)[:2] for leaf in runs.split)), seed=3)
+    fewer = make_runs(index_runs(runs.split, [0, 1]), seed=3)
     data = jax.random.key_data
     np.testing.assert_array_equal(data(fewer.key), data(runs.key)[:2])
     assert len(np.unique(data(runs.key), axis=0)) == 6
 
 
-def test_progress_is_told_each_epoch(data: Examples, runs: Run, reference: CrossValidation) -> None:
+def test_progress_is_told_each_epoch(data: Arrays, runs: Run, reference: CrossValidation) -> None:
     told: list[Progress] = []
     _cross_validate(data, runs, devices=jax.devices()[:1], on_epoch=told.append)
     assert [(each.epoch, each.epochs) for each in told] == [(1, 2), (2, 2)]
-    assert told[0].history.loss.shape == (6, 1)
-    np.testing.assert_array_equal(told[1].history.loss, reference.history.loss)
+    assert told[0].history["loss"].shape == (6, 1)
+    np.testing.assert_array_equal(told[1].history["loss"], reference.history["loss"])
 
 
-@pytest.mark.parametrize("count", [4, 8])  # devices: in turns, and one run on each
+@pytest.mark.parametrize("count", [4, 8])  # devices: in round robin, and one run on each
 def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
-    tmp_path: Path, data: Examples, runs: Run, count: int
+    tmp_path: Path, data: Arrays, runs: Run, count: int
 ) -> None:
     whole = _cross_validate(data, runs, epochs=5, devices=jax.devices()[:count])
     options: dict[str, Any] = {"epochs": 5, "checkpoints": tmp_path / "saved", "resume": True}
@@ -307,23 +324,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     _assert_equal(again, whole)
 
 
-@pytest.mark.parametrize("count", [1, 4])  # devices: one after another, and in turns
+@pytest.mark.parametrize("count", [1, 4])  # devices: one after another, and in round robin
 def test_what_is_trained_after_a_save_does_not_touch_it(
-    tmp_path: Path, data: Examples, runs: Run, count: int
+    tmp_path: Path, data: Arrays, runs: Run, count: int
 ) -> None:
     """The compiled program may write over the states that it is given, or be ahead of the save."""
     devices = jax.devices()[:count]
     options: dict[str, Any] = {"checkpoints": tmp_path, "checkpoint_every": 1, "devices": devices}
     _cross_validate(data, runs, epochs=4, **options)
     (tmp_path / "4").rename(tmp_path / "aside")
-    states, _ = load_states(tmp_path, recipe=RECIPE)
+    states = load_states(tmp_path, recipe=RECIPE).states
     expected = _cross_validate(data, runs, epochs=3, devices=devices).states
     jax.tree.map(np.testing.assert_array_equal, states, expected)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_a_checkpoint_resumes_on_another_number_of_devices(
-    tmp_path: Path, data: Examples, runs: Run, devices: int
+    tmp_path: Path, data: Arrays, runs: Run, devices: int
 ) -> None:
     options: dict[str, Any] = {"epochs": 2, "checkpoints": tmp_path / "saved", "resume": True}
     whole = _cross_validate(data, runs)
@@ -335,8 +352,8 @@ def test_a_checkpoint_resumes_on_another_number_of_devices(
     _assert_close(resumed, whole)
 
 
-def test_a_checkpoint_of_another_experiment_is_refused_by_name(
-    tmp_path: Path, data: Examples, runs: Run
+def test_a_checkpoint_of_another_training_is_refused_by_name(
+    tmp_path: Path, data: Arrays, runs: Run
 ) -> None:
     options: dict[str, Any] = {"epochs": 1, "checkpoints": tmp_path / "saved", "resume": True}
     _cross_validate(data, runs, **options, identity={"seed": 3})
@@ -355,7 +372,7 @@ def test_a_checkpoint_of_another_experiment_is_refused_by_name(
                 )
             )
         },
-        "data.sha256": {"data": Examples(np.asarray(data.images) + 1, data.labels)},
+        "data.sha256": {"data": (data[0] + 1, data[1])},
         "keys.sha256": {"runs": make_runs(runs.split, seed=4)},
         "seed is 3 there and 4 here": {"identity": {"seed": 4}},
     }.items():
@@ -364,8 +381,8 @@ def test_a_checkpoint_of_another_experiment_is_refused_by_name(
             refused(**arguments)
 
 
-def test_an_equal_experiment_of_another_process_has_the_same_identity(
-    data: Examples, runs: Run
+def test_an_equal_training_of_another_process_has_the_same_identity(
+    data: Arrays, runs: Run
 ) -> None:
     """What a program builds anew at each start is described by its content, not by its address."""
 
@@ -376,12 +393,12 @@ def test_an_equal_experiment_of_another_process_has_the_same_identity(
         def __call__(self, *_: Any) -> Any:
             raise NotImplementedError
 
-    def sgd(numbers: Hyperparameters, schedule: Any) -> optax.GradientTransformation:
-        return optax.chain(optax.scale_by_schedule(schedule), optax.sgd(numbers.learning_rate))
+    def sgd(h: Hyperparameters, *, schedule: Any) -> optax.GradientTransformation:
+        return optax.chain(optax.scale_by_schedule(schedule), optax.sgd(h.learning_rate))
 
     def text(steps: int, power: int, shifts: Any, block: Any = nn.relu) -> str:
-        def shifted(key: jax.Array, images: jax.Array) -> jax.Array:
-            return images + shifts if len(images) else shifted(key, images)
+        def shifted(key: jax.Array, images: jax.Array, labels: jax.Array, h: Any) -> Any:
+            return (images + shifts, labels) if len(images) else shifted(key, images, labels, h)
 
         schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, steps)
         recipe = Recipe(
@@ -390,8 +407,8 @@ def test_an_equal_experiment_of_another_process_has_the_same_identity(
             loss=Loss(power),
             augment=shifted,
         )
-        described = describe(data, runs, recipe)
-        assert described["image_dtype"] == "uint8"
+        described = describe(check_data(data), runs, recipe)
+        assert described["inputs"] == {"": ["uint8", [8, 8]]}
         return json.dumps(described)
 
     one = text(40, 2, np.zeros(8))
@@ -401,7 +418,7 @@ def test_an_equal_experiment_of_another_process_has_the_same_identity(
     assert len({one, *others}) == 5
 
 
-def test_states_of_a_network_that_needs_its_images_dtype_load(tmp_path: Path) -> None:
+def test_states_of_a_network_that_needs_its_inputs_dtype_load(tmp_path: Path) -> None:
     class Correlation(nn.Module):
         @nn.compact
         def __call__(self, images: jax.Array, *, train: bool = False, mask: Any = None) -> Any:
@@ -412,18 +429,20 @@ def test_states_of_a_network_that_needs_its_images_dtype_load(tmp_path: Path) ->
     labels = np.arange(20) % 2
     recipe = Recipe(network=Correlation())
     runs = make_runs(kfold_splits(labels, 2))
-    result = cross_validate(
-        Examples(images, labels), runs, recipe=recipe, epochs=1, checkpoints=tmp_path
-    )
-    states, _ = load_states(tmp_path, recipe=recipe)
-    jax.tree.map(np.testing.assert_array_equal, states, result.states)
+    result = cross_validate((images, labels), runs, recipe=recipe, epochs=1, checkpoints=tmp_path)
+    saved = load_states(tmp_path, recipe=recipe)
+    jax.tree.map(np.testing.assert_array_equal, saved.states, result.states)
 
 
-def test_saved_states_load_to_predict_with(tmp_path: Path, data: Examples, runs: Run) -> None:
+def test_saved_states_load_to_predict_with(tmp_path: Path, data: Arrays, runs: Run) -> None:
     result = _cross_validate(data, runs, checkpoints=tmp_path, identity={"seed": 3})
-    states, identity = load_states(tmp_path, recipe=RECIPE)
-    jax.tree.map(np.testing.assert_array_equal, states, result.states)
-    assert identity["seed"] == 3
+    saved = load_states(tmp_path, recipe=RECIPE)
+    jax.tree.map(np.testing.assert_array_equal, saved.states, result.states)
+    assert saved.identity["seed"] == 3
+    jax.tree.map(np.testing.assert_array_equal, saved.hyperparameters, runs.hyperparameters)
+    state, h = saved.run(2)
+    logits = evaluation.predict(state, data[0][result.test_rows[2]], h, recipe=RECIPE)
+    np.testing.assert_allclose(logits, result.outputs[2], rtol=1e-4, atol=1e-5)
     with pytest.raises(CheckpointError, match="array states/params"):
         load_states(tmp_path)
     with pytest.raises(CheckpointError, match="no folder of checkpoints at .*nowhere"):
@@ -438,32 +457,36 @@ def test_saved_states_load_to_predict_with(tmp_path: Path, data: Examples, runs:
     [
         ({"epochs": 0}, "at least 1"),
         ({"epochs": 3, "epochs_per_call": 2}, "epochs_per_call=2 must divide epochs=3"),
-        ({"data": Examples(np.zeros((4, 64)), np.zeros(4, int))}, r"images \[N, H, W\]"),
-        ({"data": Examples(np.zeros((4, 8, 8)), np.zeros(4, int))}, "names rows 0 to 398"),
-        ({"data": Examples(np.zeros((399, 8, 8)), np.zeros(399))}, "integer labels"),
+        ({"data": (np.zeros((399, 64)), np.zeros(399, int))}, r"images must be \[B, H, W\]"),
+        ({"data": (np.zeros((4, 8, 8)), np.zeros(4, int))}, "names rows 0 to 398"),
+        (
+            {"data": (np.zeros((399, 8, 8)), np.zeros(399))},
+            r"targets \[B\] must be integers 0 to 9",
+        ),
         (
             {
-                "data": Examples(
+                "data": (
                     np.where(np.arange(399) == 7, np.nan, 1.0)[:, None, None]
                     * np.ones((399, 8, 8)),
                     np.zeros(399, int),
                 )
             },
-            "images must be finite; row 7 is not, the first of 1",
+            "inputs must be finite; row 7 is not, the first of 1",
         ),
     ],
 )
 def test_wrong_arguments_are_refused(
-    data: Examples, runs: Run, change: dict[str, Any], message: str
+    data: Arrays, runs: Run, change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         cross_validate(**{"data": data, "runs": runs, **change})
 
 
 def test_runs_of_the_wrong_shape_are_refused(runs: Run) -> None:
-    one = Split(*(leaf[0] for leaf in runs.split))
+    one = take_run(runs, 0).split
     with pytest.raises(ValueError, match="splits must be stacked"):
         make_runs(one)
-    numbers = Hyperparameters(learning_rate=np.ones(4))
-    with pytest.raises(ValueError, match=r"must be a number or have shape \(6,\), not \(4,\)"):
-        make_runs(runs.split, hyperparameters=numbers)
+    h = Hyperparameters(learning_rate=np.ones(4))
+    message = r"learning_rate must be a number or have shape \(6, \.\.\.\), .* not \(4,\)"
+    with pytest.raises(ValueError, match=message):
+        make_runs(runs.split, h)

@@ -45,9 +45,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dj.Train
     digits = dj.load_digits("bundled")
     splits = dj.stack_splits(dj.kfold_splits(digits.labels, 2), dj.refit_split(digits.labels))
     rates = np.array([0, 0, 3e-3], np.float32)
-    runs = dj.make_runs(splits, hyperparameters=dj.Hyperparameters(learning_rate=rates), seed=5)
+    runs = dj.make_runs(splits, dj.Hyperparameters(learning_rate=rates), seed=5)
     result = dj.cross_validate(
-        dj.Examples(digits.images, digits.labels),
+        digits.data,
         runs,
         epochs=5,
         checkpoints=folder,

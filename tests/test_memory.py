@@ -18,17 +18,17 @@ from digits_jax.recipe import Recipe
 from digits_jax.runs import memory
 from digits_jax.runs.axis import make_runs
 from digits_jax.splits import kfold_splits
-from digits_jax.train import Examples
+from digits_jax.structures import Data
 
 
 @pytest.fixture(scope="module")
-def data() -> Examples:
+def data() -> Data:
     digits = load_digits("bundled")
-    return Examples(digits.images, digits.labels.astype(np.int32))
+    return Data(*digits.data)
 
 
-def test_the_estimate_covers_what_the_compiled_program_takes(data: Examples) -> None:
-    runs = make_runs(kfold_splits(data.labels, 6))
+def test_the_estimate_covers_what_the_compiled_program_takes(data: Data) -> None:
+    runs = make_runs(kfold_splits(data.targets, 6))
     network = DigitsCNN(conv_features=(16, 32), dense_features=(256,))
     recipe = Recipe(network=network)
     kept, step = memory._bytes_of(runs, data, recipe)
@@ -38,7 +38,7 @@ def test_the_estimate_covers_what_the_compiled_program_takes(data: Examples) -> 
     epoch = functools.partial(train.train_epochs, recipe=recipe, epochs=1)
     for vmap_size in (1, 6):
         lifted = meshes.over_runs(
-            lambda lane, data: epoch(lane[0], lane[1], data), mesh=mesh, vmap_size=vmap_size
+            lambda one, data: epoch(one[0], one[1], data), mesh=mesh, vmap_size=vmap_size
         )
         jitted = jax.jit(lambda states, runs, data, f=lifted: f((states, runs), data))
         used = jitted.lower(states, runs, data).compile().memory_analysis()
@@ -47,8 +47,8 @@ def test_the_estimate_covers_what_the_compiled_program_takes(data: Examples) -> 
         assert taken < 6 * kept + vmap_size * step + memory._bytes(data) < 3 * taken
 
 
-def test_waves_are_even_multiples_of_the_devices_that_fit(data: Examples) -> None:
-    runs = make_runs(kfold_splits(data.labels, 2))
+def test_waves_are_even_multiples_of_the_devices_that_fit(data: Data) -> None:
+    runs = make_runs(kfold_splits(data.targets, 2))
     kept, step = memory._bytes_of(runs, data, Recipe())
     two = jax.devices()[:2]
     size = functools.partial(
@@ -134,8 +134,8 @@ def test_processes_of_a_job_share_a_host_and_take_the_least_of_all(
     assert told[1] == 20  # MiB: the host's, in halves for two processes of two devices each
 
 
-def test_a_job_counts_the_logits_of_all_runs_in_each_process(data: Examples) -> None:
-    runs = make_runs(kfold_splits(data.labels, 2))
+def test_a_job_counts_the_outputs_of_all_runs_in_each_process(data: Data) -> None:
+    runs = make_runs(kfold_splits(data.targets, 2))
     (alone, step), (of_four, same) = (memory._bytes_of(runs, data, Recipe(), n) for n in (1, 4))
     logits = 899 * 10 * 4  # of ceil(1797 / 2) test rows
     assert same == step and 3 * 2 * logits < of_four - alone < 3 * 2 * (logits + 2 * 8 * 899 + 100)

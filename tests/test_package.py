@@ -17,6 +17,7 @@ import pytest
 import digits_jax
 
 ROOT = Path(__file__).parents[1]
+MODULES = [each.name for each in pkgutil.walk_packages(digits_jax.__path__, "digits_jax.")]
 
 
 def test_public_names_exist_and_are_documented() -> None:
@@ -32,9 +33,9 @@ def test_public_names_exist_and_are_documented() -> None:
         digits_jax.plot  # noqa: B018
 
 
-@pytest.mark.parametrize("name", [each.name for each in pkgutil.iter_modules(digits_jax.__path__)])
+@pytest.mark.parametrize("name", MODULES)
 def test_the_reference_shows_fields_and_doctests(name: str) -> None:
-    module = importlib.import_module(f"digits_jax.{name}")
+    module = importlib.import_module(name)
     for public in vars(module).values():
         fields = getattr(public, "_fields", ())
         if fields and public.__module__ == module.__name__ and public.__name__[0] != "_":

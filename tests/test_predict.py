@@ -43,14 +43,14 @@ def trained(
     folder = tmp_path_factory.mktemp("trained")
     splits = dj.stack_splits(dj.kfold_splits(digits.labels, 3), dj.refit_split(digits.labels))
     result = dj.cross_validate(
-        dj.Examples(digits.images, digits.labels),
-        dj.make_runs(splits, hyperparameters=dj.Hyperparameters(learning_rate=3e-3)),
+        digits.data,
+        dj.make_runs(splits, dj.Hyperparameters(learning_rate=3e-3)),
         epochs=15,
         checkpoints=folder / "checkpoints",
         checkpoint_every=15,
         identity={"runs": NAMES},
     )
-    assert (result.accuracy[:3] > 0.95).all()
+    assert (result.scores["accuracy"][:3] > 0.95).all()
     return folder, result
 
 
@@ -302,7 +302,7 @@ def test_a_model_that_diverged_has_no_vote(
 
         states = trained[1].states
         states = states._replace(params=jax.tree.map(spoil, states.params))
-        return lambda folder: (states, {"runs": NAMES})
+        return lambda folder: dj.Saved(states, dj.Hyperparameters(), {"runs": NAMES})
 
     monkeypatch.setattr(dj, "load_states", broken(slice(1, 2)))
     code, out, errors = run("--rows", "bundled", "--index", *ROWS, "--format", "json")
@@ -319,7 +319,9 @@ def test_a_model_that_diverged_has_no_vote(
 def test_runs_without_names_all_vote(
     run: Run, trained: tuple[Path, CrossValidation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dj, "load_states", lambda folder: (trained[1].states, {}))
+    monkeypatch.setattr(
+        dj, "load_states", lambda folder: dj.Saved(trained[1].states, dj.Hyperparameters(), {})
+    )
     out = run("--rows", "bundled", "--index", 0, "--format", "json")[1]
     assert json.loads(out)["models"] == ["run 1", "run 2", "run 3", "run 4"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from digits_jax import kfold_splits, refit_split, stack_splits, summarize, wilson_interval
@@ -182,7 +182,8 @@ def test_every_row_is_tested_once_a_repeat_and_never_by_a_run_that_trained_on_it
     splits = stack_splits(kfold, refit_split(labels))
     assert splits.train_rows.shape[0] == folds * repeats + 1
     tested = np.zeros((repeats, len(labels)), int)
-    for run, split in enumerate(zip(*splits, strict=True)):
+    assert splits.validation_rows is None and splits.validation_weights is None
+    for run, split in enumerate(zip(*splits[:4], strict=True)):
         train_rows, train_weights, test_rows, test_weights = split
         for rows, weights in ((train_rows, train_weights), (test_rows, test_weights)):
             assert set(weights.tolist()) <= {0.0, 1.0}
@@ -225,6 +226,7 @@ def test_a_holdout_parts_all_rows(labels: list[int], test_size: float, seed: int
 def test_a_summary_moves_and_scales_with_its_scores(
     scores: list[float], shift: float, scale: float
 ) -> None:
+    assume(np.ptp(scores) > 1e-3)  # equal scores have no such interval
     a = summarize(scores, train_rows=80, test_rows=20)
     b = summarize([scale * score + shift for score in scores], train_rows=80, test_rows=20)
     close = 1e-9 * (abs(shift) + scale * max(map(abs, scores)) + 1)

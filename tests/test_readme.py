@@ -216,4 +216,6 @@ def test_its_python_runs() -> None:
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"\n1/2\n2/2Summary\(mean=0\.\d+, std=", done.stdout)
+    assert re.match(
+        r"\n1/2\n2/20\.\d+ ± 0\.\d+ \(95 % interval 0\.\d+ to 0\.\d+, 5 runs\)\n", done.stdout
+    )

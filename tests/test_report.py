@@ -22,7 +22,6 @@ import pytest
 from PIL import Image
 
 from digits_jax import Dataset, load_digits, metrics
-from digits_jax.train import History
 from report import Report, comparison_figures, figures, misclassified, overviews, pages
 
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=http://example.com/x.png>"
@@ -77,7 +76,7 @@ def page(digits: Dataset, predictions: tuple[np.ndarray, np.ndarray]) -> str:
     return pages.cross_validation(
         _results(),
         dataset=digits,
-        history=History(loss, 1 - loss / 4),
+        history={"loss": loss, "accuracy": 1 - loss / 4},
         names=[f"{HOSTILE} {i}" for i in range(runs)],
         rows=rows,
         probabilities=shares,

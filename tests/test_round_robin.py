@@ -1,4 +1,4 @@
-"""Turns: every run gets its calls in order, on whichever device, and nothing is mixed up."""
+"""Round robin: every run gets its calls in order, on whichever device, and nothing is mixed up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from digits_jax.parallel.mesh import runs_mesh
-from digits_jax.parallel.round_robin import pay, train_round_robin
-from digits_jax.train import History
+from digits_jax.parallel.round_robin import is_faster, train_round_robin
 
 
 @pytest.mark.parametrize(
@@ -30,8 +29,8 @@ from digits_jax.train import History
         (7, 1, False),
     ],
 )
-def test_turns_pay_where_devices_would_idle(runs: int, devices: int, wanted: bool) -> None:
-    assert pay(runs, devices) == wanted
+def test_it_is_faster_where_devices_would_idle(runs: int, devices: int, wanted: bool) -> None:
+    assert is_faster(runs, devices) == wanted
 
 
 @pytest.mark.parametrize(("runs", "devices"), [(5, 2), (5, 4), (7, 3), (9, 8)])
@@ -39,17 +38,17 @@ def test_turns_pay_where_devices_would_idle(runs: int, devices: int, wanted: boo
 def test_each_run_gets_each_of_its_calls_once_and_in_order(
     runs: int, devices: int, calls: int
 ) -> None:
-    turns: list[tuple[int, ...]] = []
+    rounds: list[tuple[int, ...]] = []
 
     @jax.jit
-    def step(state: Any, factor: Any) -> tuple[Any, History]:
+    def step(state: Any, factor: Any) -> tuple[Any, dict[str, Any]]:
         new = {"x": state["x"] * factor + 1.0, "calls": state["calls"] + 1}
-        return new, History(new["x"], -new["x"])
+        return new, {"loss": new["x"], "accuracy": -new["x"]}
 
-    def train(states: Any, turn: tuple[int, ...]) -> Any:
-        turns.append(turn)
+    def train(states: Any, group: tuple[int, ...]) -> Any:
+        rounds.append(group)
         assert len(states["calls"].sharding.device_set) == devices
-        factor = jnp.array([[2.0 + run] for run in turn])
+        factor = jnp.array([[2.0 + run] for run in group])
         return step(states, jax.device_put(factor, states["x"].sharding))
 
     first = {
@@ -65,10 +64,10 @@ def test_each_run_gets_each_of_its_calls_once_and_in_order(
         states = cast(Any, states_of())
         np.testing.assert_array_equal(states["x"], expected)
         np.testing.assert_array_equal(states["calls"], np.full(runs, done))
-        np.testing.assert_array_equal(history.loss, expected)
-        np.testing.assert_array_equal(history.accuracy, -expected)
+        np.testing.assert_array_equal(history["loss"], expected)
+        np.testing.assert_array_equal(history["accuracy"], -expected)
     assert done == calls
-    dealt = [run for turn in turns for run in turn]
+    dealt = [run for group in rounds for run in group]
     assert dealt[: runs * calls] == list(range(runs)) * calls
-    assert set(dealt[runs * calls :]) <= {runs}, "the last turn is filled up with blanks"
-    assert len(turns) == -(-runs * calls // devices)
+    assert set(dealt[runs * calls :]) <= {runs}, "the last round is filled up with blanks"
+    assert len(rounds) == -(-runs * calls // devices)

@@ -173,7 +173,10 @@ def test_nested_with_halving(tmp_path: Path) -> None:
         (["--nested", "--halving", "--distributed"], "--halving moves runs from device to device"),
         (["--distributed"], "--distributed needs --output-dir, the same for all processes"),
         (["--random", "3", "--beta-1", "0.1", "0.2", "0.3"], "takes one value, or two"),
-        (["--random", "3", "--weight-decay", "0", "1"], "weight_decay needs 0 < low < high"),
+        (
+            ["--random", "3", "--weight-decay", "0", "1"],
+            "--weight-decay: log_uniform needs 0 < low <= high",
+        ),
         (["--resume"], "--resume needs --output-dir"),
     ],
 )

@@ -14,7 +14,6 @@ from PIL import Image
 
 import digits_jax as dj
 from common import command_line, tracking
-from digits_jax.train import History
 
 pytest.importorskip("tensorboardX")
 
@@ -34,9 +33,9 @@ def _values(folder: Path) -> list[tuple[str, int, Any]]:
     return found
 
 
-def _history(epochs: int) -> History:
+def _history(epochs: int) -> dict[str, np.ndarray]:
     loss = np.arange(2 * epochs, dtype=np.float32).reshape(2, epochs, order="F")
-    return History(loss, loss / 100)
+    return {"loss": loss, "accuracy": loss / 100}
 
 
 def test_scalars_of_each_run_epoch_by_epoch(tmp_path: Path) -> None:
@@ -59,16 +58,18 @@ def test_scalars_of_each_run_epoch_by_epoch(tmp_path: Path) -> None:
 def test_the_learning_rate_is_the_one_that_was_used() -> None:
     """The schedule's, against the size of Adam's first steps: a constant gradient moves by it."""
     splits = dj.kfold_splits(np.arange(40, dtype=np.int32) % 10, 2)
-    runs = dj.make_runs(splits, hyperparameters=dj.Hyperparameters(learning_rate=0.5))
+    runs = dj.make_runs(splits, dj.Hyperparameters(learning_rate=0.5))
     constant = tracking.learning_rates(runs, dj.Recipe(batch_size=8), 4)
     np.testing.assert_array_equal(constant, np.full((2, 4), 0.5))
 
     epochs, steps = 3, 3  # 20 rows in batches of 8
-    named = dj.recipe_by_name("strong", train_rows=[20, 20], epochs=epochs, batch_size=8)
-    runs = dj.make_runs(splits, hyperparameters=named.hyperparameters)
+    named = dj.recipe_by_name("strong", epochs=epochs, batch_size=8)
+    runs = dj.make_runs(splits, named.hyperparameters)._replace(
+        steps=np.full(2, epochs * steps, np.int32)
+    )
     found = tracking.learning_rates(runs, named.recipe, epochs)
     numbers = jax.tree.map(lambda leaf: leaf[0], runs.hyperparameters)
-    optimizer = named.recipe.optimizer(numbers._replace(weight_decay=np.float32(0)))
+    optimizer = named.recipe.optimizer(numbers._replace(weight_decay=np.float32(0)), epochs * steps)
     params = {"kernel": np.zeros((1, 1), np.float32)}
     gradients = {"kernel": np.ones((1, 1), np.float32)}
 

@@ -12,16 +12,17 @@ import numpy as np
 import optax
 import pytest
 
+from digits_jax.evaluation import eval_step as eager_eval_step
+from digits_jax.evaluation import evaluate as eager_evaluate
+from digits_jax.evaluation import predict as eager_predict
 from digits_jax.losses import cross_entropy
 from digits_jax.model import DigitsCNN
+from digits_jax.networks import NetworkWithHyperparameters
 from digits_jax.optimizers import Hyperparameters, adam
 from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
-from digits_jax.train import Batch, Examples, Run, TrainState
-from digits_jax.train import eval_step as eager_eval_step
-from digits_jax.train import evaluate as eager_evaluate
+from digits_jax.structures import Batch, Data, Run, TrainState
 from digits_jax.train import init_state as eager_init_state
-from digits_jax.train import predict as eager_predict
 from digits_jax.train import train_epoch as eager_train_epoch
 from digits_jax.train import train_epochs as eager_train_epochs
 from digits_jax.train import train_step as eager_train_step
@@ -37,13 +38,13 @@ QUIET = SMALL.clone(dropout_rate=0.0)
 
 
 @pytest.fixture(scope="module")
-def data() -> Examples:
+def data() -> Data:
     """300 rows whose label can be seen: a bright row of pixels."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 8, 300).astype(np.int32)
     images = rng.integers(0, 5, (300, 8, 8)).astype(np.uint8)
     images[np.arange(300), labels] += 11
-    return Examples(jnp.asarray(images), jnp.asarray(labels))
+    return Data(jnp.asarray(images), jnp.asarray(labels))
 
 
 def _split(train: int, test: int = 0, padding: int = 0) -> Split:
@@ -60,8 +61,8 @@ def _run(split: Split, seed: int = 0, **numbers: Any) -> Run:
     return Run(split, Hyperparameters(**numbers), jax.random.key(seed))
 
 
-def _batch(data: Examples, rows: slice | Any, weights: Any = None) -> Batch:
-    images, labels = jnp.asarray(data.images)[rows], jnp.asarray(data.labels)[rows]
+def _batch(data: Data, rows: slice | Any, weights: Any = None) -> Batch:
+    images, labels = jnp.asarray(data.inputs)[rows], jnp.asarray(data.targets)[rows]
     return Batch(images, labels, jnp.ones(len(labels)) if weights is None else weights)
 
 
@@ -106,24 +107,24 @@ def test_cross_entropy_is_minus_the_log_probability() -> None:
     np.testing.assert_allclose(smooth[0], mixed, rtol=1e-6)
 
 
-def test_a_step_follows_the_gradient_of_the_mean_loss(data: Examples) -> None:
+def test_a_step_follows_the_gradient_of_the_mean_loss(data: Data) -> None:
     recipe = Recipe(network=QUIET, optimizer=lambda h: optax.sgd(h.learning_rate))
     run = _run(_split(300), learning_rate=0.1)
     state = init_state(run, data, recipe=recipe)
     batch = _batch(data, slice(0, 32))
 
     def loss(params: Any) -> jax.Array:
-        logits = QUIET.apply({"params": params}, batch.images)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels))
+        logits = QUIET.apply({"params": params}, batch.inputs)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets))
 
     after, sums = train_step(state, batch, run.hyperparameters, run.key, recipe=recipe)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
     _assert_close(after.params, expected)
-    np.testing.assert_allclose(sums.loss / sums.rows, loss(state.params), rtol=1e-6)
-    assert (int(after.step), float(sums.rows)) == (1, 32)
+    np.testing.assert_allclose(sums.means()["loss"], loss(state.params), rtol=1e-6)
+    assert (int(after.step), float(sums.weight)) == (1, 32)
 
 
-def test_padding_rows_touch_nothing(data: Examples) -> None:
+def test_padding_rows_touch_nothing(data: Data) -> None:
     recipe = Recipe(network=QUIET)
     run = _run(_split(300))
     state = init_state(run, data, recipe=recipe)
@@ -139,20 +140,22 @@ def test_padding_rows_touch_nothing(data: Examples) -> None:
     _assert_close(score(padded), score(alone))
 
 
-def test_evaluation_counts_each_test_row_once(data: Examples) -> None:
+def test_evaluation_counts_each_test_row_once(data: Data) -> None:
     recipe = Recipe(network=SMALL, batch_size=16)  # 50 = 3 * 16 + 2
     run = _run(_split(250, 50))
     state = init_state(run, data, recipe=recipe)
     sums, logits = evaluate(state, run, data, recipe=recipe)
-    direct = predict(state, jnp.asarray(data.images)[250:], recipe=recipe)
+    direct = predict(state, jnp.asarray(data.inputs)[250:], recipe=recipe)
     np.testing.assert_allclose(logits, direct, rtol=1e-5, atol=1e-5)
-    labels = jnp.asarray(data.labels)[250:]
-    assert float(sums.rows) == 50
-    assert float(sums.correct) == float((direct.argmax(1) == labels).sum())
-    np.testing.assert_allclose(sums.loss, cross_entropy(direct, labels, None).sum(), rtol=1e-5)
+    labels = jnp.asarray(data.targets)[250:]
+    assert float(sums.weight) == 50
+    assert float(sums.totals["accuracy"]) == float((direct.argmax(1) == labels).sum())
+    np.testing.assert_allclose(
+        sums.totals["loss"], cross_entropy(direct, labels, None).sum(), rtol=1e-5
+    )
 
 
-def test_an_epoch_takes_each_training_row_once_in_a_new_order(data: Examples) -> None:
+def test_an_epoch_takes_each_training_row_once_in_a_new_order(data: Data) -> None:
     seen: list[np.ndarray] = []
 
     class Spy(nn.Module):
@@ -162,13 +165,13 @@ def test_an_epoch_takes_each_training_row_once_in_a_new_order(data: Examples) ->
                 jax.debug.callback(lambda i, m: seen.append(i[m]), images[:, 0, 0], mask)
             return nn.Dense(10)(images.reshape(len(images), -1).astype(jnp.float32))
 
-    numbered = Examples(jnp.arange(300.0).reshape(300, 1, 1), data.labels)
+    numbered = Data(jnp.arange(300.0).reshape(300, 1, 1), data.targets)
     recipe = Recipe(network=Spy(), batch_size=64)
     run = _run(_split(200, padding=30))
     state = init_state(run, numbered, recipe=recipe)
     state, sums = train_epoch(state, run, numbered, recipe=recipe)
     jax.effects_barrier()
-    assert (int(state.step), float(sums.rows)) == (4, 200)  # 200 = 3 * 64 + 8
+    assert (int(state.step), float(sums.weight)) == (4, 200)  # 200 = 3 * 64 + 8
     assert sorted(map(len, seen)) == [8, 64, 64, 64]
     first = np.concatenate(seen)
     assert sorted(first) == list(range(200)) and list(first) != list(range(200))
@@ -179,7 +182,7 @@ def test_an_epoch_takes_each_training_row_once_in_a_new_order(data: Examples) ->
     assert sorted(second) == list(range(200)) and list(second) != list(first)
 
 
-def test_a_split_with_whole_batches_of_padding_trains_as_without(data: Examples) -> None:
+def test_a_split_with_whole_batches_of_padding_trains_as_without(data: Data) -> None:
     recipe = Recipe(network=QUIET, batch_size=64)
     plain, padded = _run(_split(200)), _run(_split(200, padding=90))
     state = init_state(plain, data, recipe=recipe)
@@ -194,7 +197,7 @@ def test_a_split_with_whole_batches_of_padding_trains_as_without(data: Examples)
     _assert_equal(a.params, b.params)
 
 
-def test_scan_equals_a_loop_and_continues_bitwise(data: Examples) -> None:
+def test_scan_equals_a_loop_and_continues_bitwise(data: Data) -> None:
     recipe = Recipe(network=SMALL, batch_size=100)
     run = _run(_split(300))
     start = init_state(run, data, recipe=recipe)
@@ -204,7 +207,7 @@ def test_scan_equals_a_loop_and_continues_bitwise(data: Examples) -> None:
         state, part = train_epochs(state, run, data, recipe=recipe, epochs=1)
         parts.append(part)
     _assert_close(whole, state)
-    _assert_close(history.loss, jnp.concatenate([part.loss for part in parts]))
+    _assert_close(history["loss"], jnp.concatenate([part["loss"] for part in parts]))
     two, _ = train_epochs(start, run, data, recipe=recipe, epochs=2)
     again, tail = train_epochs(two, run, data, recipe=recipe, epochs=2)
     once_more, same_tail = train_epochs(two, run, data, recipe=recipe, epochs=2)
@@ -212,20 +215,21 @@ def test_scan_equals_a_loop_and_continues_bitwise(data: Examples) -> None:
     _assert_close(again, whole)
 
 
-def test_training_learns(data: Examples) -> None:
+def test_training_learns(data: Data) -> None:
     recipe = Recipe(network=QUIET.clone(dense_activation=nn.relu), batch_size=50)
     run = _run(_split(250, 50), learning_rate=3e-3)
     state = init_state(run, data, recipe=recipe)
     state, history = train_epochs(state, run, data, recipe=recipe, epochs=15)
     sums, _ = evaluate(state, run, data, recipe=recipe)
-    assert float(history.loss[-1]) < 0.5 * float(history.loss[0])
-    assert float(sums.correct / sums.rows) > 0.8
+    assert float(history["loss"][-1]) < 0.5 * float(history["loss"][0])
+    assert float(sums.means()["accuracy"]) > 0.8
 
 
-def test_the_traced_dropout_rate_replaces_the_fields(data: Examples) -> None:
+def test_the_traced_dropout_rate_replaces_the_fields(data: Data) -> None:
     batch = _batch(data, slice(0, 32))
     run = _run(_split(300), dropout_rate=0.0)
-    noisy, quiet = Recipe(network=SMALL), Recipe(network=QUIET)
+    noisy = Recipe(network=NetworkWithHyperparameters(SMALL))
+    quiet = Recipe(network=QUIET)
     state = init_state(run, data, recipe=noisy)
     step = functools.partial(train_step, state, batch, key=run.key)
     got, _ = step(run.hyperparameters, recipe=noisy)
@@ -233,13 +237,13 @@ def test_the_traced_dropout_rate_replaces_the_fields(data: Examples) -> None:
     other, _ = step(Hyperparameters(), recipe=noisy)
     _assert_close(got.params, expected.params)
     assert not np.allclose(got.params["logits"]["kernel"], other.params["logits"]["kernel"])
-    with pytest.raises(ValueError, match="Dense has no field dropout_rate"):
-        step(run.hyperparameters, recipe=Recipe(network=nn.Dense(10)))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dropout_rate'"):
+        step(run.hyperparameters, recipe=Recipe(network=NetworkWithHyperparameters(nn.Dense(10))))
 
 
-def test_augmentation_gets_a_key_a_step(data: Examples) -> None:
-    def shift(key: jax.Array, images: jax.Array) -> jax.Array:
-        return images + jax.random.uniform(key, (), maxval=5.0)
+def test_augmentation_gets_a_key_a_step(data: Data) -> None:
+    def shift(key: jax.Array, images: jax.Array, labels: jax.Array, h: Any) -> Any:
+        return images + jax.random.uniform(key, (), maxval=5.0), labels
 
     recipe = Recipe(network=QUIET, augment=shift)
     run = _run(_split(300))
@@ -247,7 +251,7 @@ def test_augmentation_gets_a_key_a_step(data: Examples) -> None:
     step = functools.partial(
         train_step, state, _batch(data, slice(0, 32)), run.hyperparameters, recipe=recipe
     )
-    losses = {float(step(jax.random.key(seed))[1].loss) for seed in (0, 1)}
+    losses = {float(step(jax.random.key(seed))[1].totals["loss"]) for seed in (0, 1)}
     assert len(losses) == 2
 
 
@@ -262,7 +266,7 @@ class BatchNormNet(nn.Module):
         return nn.Dense(10)(nn.relu(x))
 
 
-def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) -> None:
+def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Data) -> None:
     recipe = Recipe(network=BatchNormNet(), batch_size=64)
     runs = [_run(_split(200), seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
@@ -273,7 +277,7 @@ def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) ->
 
     train = jax.jit(train_one)
     together, history = jax.jit(jax.vmap(train_one))(stacked)
-    assert (np.asarray(history.loss)[:, -1] < np.asarray(history.loss)[:, 0]).all()
+    assert (np.asarray(history["loss"])[:, -1] < np.asarray(history["loss"])[:, 0]).all()
     assert not np.allclose(together.collections["batch_stats"]["BatchNorm_0"]["mean"], 0)
     for i, run in enumerate(runs):
         alone, _ = train(run)
@@ -288,49 +292,50 @@ def test_batch_statistics_train_under_vmap_and_ignore_padding(data: Examples) ->
     _assert_close(padded.collections, alone.collections)
 
 
-def test_averaged_weights_are_those_of_a_plain_loop_and_predict(data: Examples) -> None:
-    recipe = Recipe(network=BatchNormNet())
+def test_averaged_weights_are_those_of_a_plain_loop_and_predict(data: Data) -> None:
+    recipe = Recipe(network=BatchNormNet(), average=lambda h: h.average_decay)
     run = _run(_split(300), average_decay=0.6)
     state = init_state(run, data, recipe=recipe)
-    average = jax.tree.map(np.asarray, {"params": state.params, **state.collections})
+    average = jax.tree.map(np.asarray, {"params": state.params, "collections": state.collections})
     for step in range(1, 30):
         key = jax.random.fold_in(run.key, step)
         batch = _batch(data, slice(10 * step % 250, 10 * step % 250 + 32))
         state, _ = train_step(state, batch, run.hyperparameters, key, recipe=recipe)
         decay = min(0.6, step / (step + 9))  # 0.1, 0.18, ... and 0.6 from step 14 on
-        new = {"params": state.params, **state.collections}
+        new = {"params": state.params, "collections": state.collections}
         average = jax.tree.map(
             lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new), average, new
         )
     _assert_close(state.average, average, 1e-5, 1e-6)
-    images = jnp.asarray(data.images)[:20]
+    images = jnp.asarray(data.inputs)[:20]
     logits = predict(state, images, recipe=recipe)
-    _assert_close(logits, recipe.network.apply(average, images), 1e-4, 1e-5)
+    variables = {"params": average["params"], **average["collections"]}
+    _assert_close(logits, recipe.network.apply(variables, images), 1e-4, 1e-5)
     last = predict(state._replace(average={}), images, recipe=recipe)
     assert not np.allclose(logits, last, atol=1e-3)
 
 
-def test_an_image_gets_the_mean_of_its_views_probabilities(data: Examples) -> None:
+def test_an_image_gets_the_mean_of_its_views_probabilities(data: Data) -> None:
     def views(images: jax.Array) -> jax.Array:
         return jnp.stack([images, images[:, ::-1], 2 * images])
 
     plain, viewed = Recipe(network=QUIET), Recipe(network=QUIET, views=views)
     run = _run(_split(200, 100, padding=7))
     state, _ = train_epochs(init_state(run, data, recipe=plain), run, data, recipe=plain, epochs=2)
-    images = jnp.asarray(data.images)
-    shares = [jax.nn.softmax(predict(state, x, recipe=plain)) for x in views(images)]
+    images = jnp.asarray(data.inputs)
+    probabilities = [jax.nn.softmax(predict(state, x, recipe=plain)) for x in views(images)]
     logits = predict(state, images, recipe=viewed)
-    np.testing.assert_allclose(jnp.exp(logits), sum(shares) / 3, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(jnp.exp(logits), sum(probabilities) / 3, rtol=1e-5, atol=1e-7)
     sums, tested = evaluate(state, run, data, recipe=viewed)
     np.testing.assert_allclose(tested, logits[200:], rtol=1e-5, atol=1e-5)
-    losses = -np.asarray(logits)[np.arange(200, 300), np.asarray(data.labels)[200:]]
-    assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
+    losses = -np.asarray(logits)[np.arange(200, 300), np.asarray(data.targets)[200:]]
+    assert float(sums.totals["loss"]) == pytest.approx(losses.sum(), rel=1e-5)
     trained = train_epochs(init_state(run, data, recipe=viewed), run, data, recipe=viewed, epochs=2)
     _assert_equal(trained[0].params, state.params)  # training sees no views
 
 
-def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Examples) -> None:
-    recipe = Recipe(network=SMALL)
+def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Data) -> None:
+    recipe = Recipe(network=SMALL, average=lambda h: h.average_decay)
     batch = _batch(data, slice(0, 32))
     plain, zero = _run(_split(300)), _run(_split(300), average_decay=0.0)
     got = []
@@ -343,7 +348,7 @@ def test_without_a_decay_there_is_no_average_and_zero_averages_nothing(data: Exa
     _assert_equal(got[1].params, got[0].params)
 
 
-def test_equal_experiments_share_a_program(data: Examples) -> None:
+def test_equal_recipes_share_a_program(data: Data) -> None:
     traced = []
 
     @functools.partial(jax.jit, static_argnames="recipe")
@@ -358,7 +363,7 @@ def test_equal_experiments_share_a_program(data: Examples) -> None:
     assert len(traced) == 1
 
 
-def test_a_batch_may_be_larger_than_the_split(data: Examples) -> None:
+def test_a_batch_may_be_larger_than_the_split(data: Data) -> None:
     """It is then one batch of all rows: one step an epoch, and no more memory."""
     run, got = _run(_split(50, 20)), []
     for size in (50, 51, 2**31 - 1):

@@ -23,14 +23,14 @@ from digits_jax.optimizers import Hyperparameters
 from digits_jax.parallel import processes
 from digits_jax.recipe import Recipe
 from digits_jax.runs import identity, programs
-from digits_jax.runs.axis import make_runs
+from digits_jax.runs.axis import make_runs, take_runs
 from digits_jax.runs.cross_validation import cross_validate
-from digits_jax.runs.results import CrossValidation
+from digits_jax.runs.results import CrossValidation, Progress
 from digits_jax.splits import kfold_splits
 from digits_jax.storage import files
 from digits_jax.storage.errors import CheckpointError
 from digits_jax.storage.locks import FolderInUse, FolderLock
-from digits_jax.train import Examples, Run
+from digits_jax.structures import Run
 from digits_jax.waves import (
     WaveResults,
     WavesInterrupted,
@@ -42,25 +42,26 @@ from digits_jax.waves import (
 
 RECIPE = Recipe(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
 COUNT = 10
+Arrays = tuple[np.ndarray, np.ndarray]  # images [N, 8, 8] and labels [N]
 
 
 @pytest.fixture(scope="module")
-def data() -> Examples:
+def data() -> Arrays:
     digits = load_digits("bundled")
-    return Examples(digits.images[:199], digits.labels[:199].astype(np.int32))
+    return digits.images[:199], digits.labels[:199]
 
 
 @pytest.fixture(scope="module")
-def runs(data: Examples) -> Run:
+def runs(data: Arrays) -> Run:
     rates = Hyperparameters(learning_rate=np.geomspace(1e-4, 1e-1, COUNT))
-    return make_runs(kfold_splits(data.labels, 5, repeats=2), hyperparameters=rates, seed=3)
+    return make_runs(kfold_splits(data[1], 5, repeats=2), rates, seed=3)
 
 
 def _wave(runs: Run, start: int, stop: int) -> Run:
-    return jax.tree.map(lambda leaf: leaf[start:stop], runs)  # type: ignore[no-any-return]
+    return take_runs(runs, np.arange(start, stop))  # type: ignore[no-any-return]
 
 
-def _train(data: Examples, runs: Run, folder: Path, **options: Any) -> WaveResults:
+def _train(data: Arrays, runs: Run, folder: Path, **options: Any) -> WaveResults:
     options = {
         "recipe": RECIPE,
         "epochs": 2,
@@ -73,15 +74,13 @@ def _train(data: Examples, runs: Run, folder: Path, **options: Any) -> WaveResul
 
 
 @pytest.fixture(scope="module")
-def together(data: Examples, runs: Run) -> CrossValidation:
+def together(data: Arrays, runs: Run) -> CrossValidation:
     """All runs in one program."""
     return cross_validate(data, runs, recipe=RECIPE, epochs=2, devices=jax.devices()[:2])
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(
-    data: Examples, runs: Run, tmp_path_factory: pytest.TempPathFactory
-) -> WaveResults:
+def uninterrupted(data: Arrays, runs: Run, tmp_path_factory: pytest.TempPathFactory) -> WaveResults:
     return _train(data, runs, tmp_path_factory.mktemp("waves"))
 
 
@@ -90,18 +89,19 @@ def _assert_equal(got: WaveResults, expected: WaveResults) -> None:
 
 
 def test_waves_equal_one_program(
-    data: Examples, runs: Run, together: CrossValidation, tmp_path: Path
+    data: Arrays, runs: Run, together: CrossValidation, tmp_path: Path
 ) -> None:
-    result = _train(data, runs, tmp_path, keep_logits=True)
+    result = _train(data, runs, tmp_path, keep_outputs=True)
     np.testing.assert_array_equal(result.runs, np.arange(COUNT))
-    np.testing.assert_allclose(result.loss, together.loss, rtol=1e-4)
-    np.testing.assert_array_equal(result.accuracy, together.accuracy)
-    np.testing.assert_allclose(result.history.loss, together.history.loss, rtol=1e-4)
-    assert result.logits is None and result.test_rows is None
-    kept = read_waves(tmp_path, logits=True)
-    assert kept.logits is not None
+    assert result.scores.keys() == result.history.keys() == {"loss", "accuracy"}
+    np.testing.assert_allclose(result.scores["loss"], together.scores["loss"], rtol=1e-4)
+    np.testing.assert_array_equal(result.scores["accuracy"], together.scores["accuracy"])
+    np.testing.assert_allclose(result.history["loss"], together.history["loss"], rtol=1e-4)
+    assert result.outputs is None and result.test_rows is None
+    kept = read_waves(tmp_path, outputs=True)
+    assert kept.outputs is not None
     np.testing.assert_array_equal(kept.test_rows, together.test_rows)
-    np.testing.assert_allclose(kept.logits, together.logits, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(kept.outputs, together.outputs, rtol=1e-3, atol=1e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "wave-00000000.npz",
         "wave-00000004.npz",
@@ -109,14 +109,14 @@ def test_waves_equal_one_program(
     ]
 
 
-def test_logits_are_not_kept_unasked(data: Examples, runs: Run, tmp_path: Path) -> None:
+def test_outputs_are_not_kept_unasked(data: Arrays, runs: Run, tmp_path: Path) -> None:
     _train(data, runs, tmp_path)
-    with pytest.raises(ValueError, match="were saved without logits"):
-        read_waves(tmp_path, logits=True)
+    with pytest.raises(ValueError, match="were saved without outputs"):
+        read_waves(tmp_path, outputs=True)
 
 
 def test_waves_share_one_compilation_and_keep_nothing(
-    data: Examples, runs: Run, tmp_path: Path
+    data: Arrays, runs: Run, tmp_path: Path
 ) -> None:
     compiled: list[str] = []
 
@@ -159,7 +159,7 @@ class _Kill(BaseException):
 
 @pytest.mark.parametrize("moment", ["first wave", "epoch", "before rename", "after rename"])
 def test_a_killed_job_resumes_to_the_same_bits(
-    data: Examples,
+    data: Arrays,
     runs: Run,
     uninterrupted: WaveResults,
     tmp_path: Path,
@@ -216,26 +216,32 @@ def test_a_killed_job_resumes_to_the_same_bits(
 
 
 def test_a_callback_stops_between_waves_and_within_one(
-    data: Examples, runs: Run, uninterrupted: WaveResults, tmp_path: Path
+    data: Arrays, runs: Run, uninterrupted: WaveResults, tmp_path: Path
 ) -> None:
     with pytest.raises(WavesInterrupted, match="stopped after 4 of 10 runs"):
         _train(data, runs, tmp_path, on_wave=lambda done: done == 4)
-    np.testing.assert_array_equal(read_waves(tmp_path).loss, uninterrupted.loss[:4])
+    expected = uninterrupted.scores["loss"][:4]
+    np.testing.assert_array_equal(read_waves(tmp_path).scores["loss"], expected)
     seen: list[tuple[int, ...]] = []
+
+    def last_wave(progress: Progress) -> bool:
+        seen.append(progress.history["loss"].shape)
+        return seen[-1] == (2, 1)
+
     with pytest.raises(WavesInterrupted, match="stopped after 8 of 10 runs"):
         _train(
             data,
             runs,
             tmp_path,
             resume=True,
-            on_epoch=lambda p: seen.append(p.history.loss.shape) or p.history.loss.shape == (2, 1),
+            on_epoch=last_wave,
         )
     assert seen == [(4, 1), (4, 2), (2, 1)], "runs that fill up the last wave are not shown"
     _assert_equal(_train(data, runs, tmp_path, resume=True), uninterrupted)
 
 
 def test_a_damaged_wave_is_named_and_done_again(
-    data: Examples,
+    data: Arrays,
     runs: Run,
     uninterrupted: WaveResults,
     tmp_path: Path,
@@ -256,7 +262,7 @@ def test_a_damaged_wave_is_named_and_done_again(
     _assert_equal(again, uninterrupted)
 
 
-def test_other_waves_are_refused_by_name(data: Examples, runs: Run, tmp_path: Path) -> None:
+def test_other_waves_are_refused_by_name(data: Arrays, runs: Run, tmp_path: Path) -> None:
     _train(data, runs, tmp_path, identity={"seed": 3})
     with pytest.raises(CheckpointError, match="holds waves already; resume, or choose another"):
         _train(data, runs, tmp_path)
@@ -270,7 +276,7 @@ def test_other_waves_are_refused_by_name(data: Examples, runs: Run, tmp_path: Pa
         "recipe.batch_size is 32 there and 16 here": {"recipe": smaller},
         "hyperparameters.learning_rate": {"make_wave": functools.partial(_wave, faster)},
         "keys.sha256": {"make_wave": functools.partial(_wave, other)},
-        "data.sha256": {"data": Examples(np.asarray(data.images) + 1, data.labels)},
+        "data.sha256": {"data": (data[0] + 1, data[1])},
         "seed is 3 there and 4 here": {"identity": {"seed": 4}},
     }.items():
         arguments = {"data": data, "identity": {"seed": 3}, "resume": True, **change}
@@ -281,7 +287,7 @@ def test_other_waves_are_refused_by_name(data: Examples, runs: Run, tmp_path: Pa
         _train(data, runs, tmp_path, resume=True, identity={"seed": 3})
 
 
-def test_a_folder_in_use_is_refused_by_name(data: Examples, runs: Run, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_by_name(data: Arrays, runs: Run, tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     with pytest.raises(FolderInUse, match=f"{tmp_path} is in use by process {os.getpid()} on "):
         _train(data, runs, tmp_path)
@@ -300,7 +306,7 @@ def test_a_folder_in_use_is_refused_by_name(data: Examples, runs: Run, tmp_path:
 
 
 def test_processes_with_other_waves_are_refused(
-    data: Examples, runs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Arrays, runs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gather_values(mine: np.ndarray) -> np.ndarray:
         other = mine.copy()
@@ -381,7 +387,7 @@ def test_all_stop_where_one_is_asked_to_and_the_first_alone_writes(
     ],
 )
 def test_wrong_arguments_are_refused(
-    data: Examples, runs: Run, tmp_path: Path, change: dict[str, Any], message: str
+    data: Arrays, runs: Run, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     if change.get("make_wave") == "longer":
         change = {"make_wave": lambda start, stop: _longer(_wave(runs, start, stop), start)}

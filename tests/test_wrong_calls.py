@@ -21,20 +21,21 @@ NETWORK = dj.DigitsCNN(conv_features=(2,), dense_features=())
 RECIPE = dj.Recipe(network=NETWORK, batch_size=8)
 LABELS = np.arange(20, dtype=np.int32) % 10
 IMAGES = np.zeros((20, 8, 8), np.uint8)
-DATA = dj.Examples(IMAGES, LABELS)
+DATA = (IMAGES, LABELS)
+ROWS = dj.Data(IMAGES, LABELS)
 SPLITS = dj.kfold_splits(LABELS, 2)
 RUNS = dj.make_runs(SPLITS)
-RUN: dj.Run = jax.tree.map(lambda leaf: leaf[0], RUNS)
+RUN: dj.Run = dj.take_run(RUNS, 0)
 BATCH = dj.Batch(jnp.asarray(IMAGES), jnp.asarray(LABELS), jnp.ones(20))
 KEY = jax.random.key(0)
 SCORES = [0.9, 0.8, 0.7]
-SHARES = np.full((3, 2), 0.5)
+HALVES = np.full((3, 2), 0.5)
 
 
 @functools.cache
 def _state() -> dj.TrainState:
     init = jax.jit(functools.partial(dj.init_state, recipe=RECIPE))
-    return init(RUN, DATA)  # type: ignore[no-any-return]
+    return init(RUN, ROWS)  # type: ignore[no-any-return]
 
 
 def _train(**changes: Any) -> Any:
@@ -43,21 +44,21 @@ def _train(**changes: Any) -> Any:
     )
 
 
-def _runs(**numbers: Any) -> dj.Run:
-    return dj.make_runs(SPLITS, hyperparameters=dj.Hyperparameters(**numbers))
+def _runs(**h: Any) -> dj.Run:
+    return dj.make_runs(SPLITS, dj.Hyperparameters(**h))
 
 
-def _step(batch: dj.Batch, **numbers: Any) -> Any:
-    numbers_ = dj.Hyperparameters(**numbers)
-    return dj.train_step(_state(), batch, numbers_, KEY, recipe=RECIPE)
+def _step(batch: dj.Batch) -> Any:
+    step = jax.jit(functools.partial(dj.train_step, recipe=RECIPE))
+    return step(_state(), batch, dj.Hyperparameters(), KEY)
 
 
 def _eval(batch: dj.Batch) -> dj.Sums:
     return dj.eval_step(_state(), batch, recipe=RECIPE)
 
 
-def _epoch(run: Any = RUN, data: Any = DATA) -> Any:
-    return dj.train_epoch(_state(), run, data, recipe=RECIPE)
+def _epoch(run: Any = RUN, data: Any = ROWS) -> Any:
+    return jax.jit(functools.partial(dj.train_epoch, recipe=RECIPE))(_state(), run, data)
 
 
 def _waves(count: int, **changes: Any) -> Any:
@@ -94,9 +95,36 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
     "holdout_split": [
         (lambda: dj.holdout_split(LABELS, test_size=1), ValueError, "a fraction between 0 and 1"),
         (lambda: dj.holdout_split(LABELS, seed=2**32), ValueError, "seed must be at most"),
-        (lambda: dj.holdout_split([[1]]), ValueError, "labels must be 1-D"),
+        (lambda: dj.holdout_split(3), ValueError, "labels must be [N] or [N, ...], got a scalar"),
+        (
+            lambda: dj.holdout_split(IMAGES, stratified=True),
+            ValueError,
+            "labels must be 1-D, got shape (20, 8, 8)",
+        ),
+        (
+            lambda: dj.holdout_split(LABELS / 2, stratified=True),
+            TypeError,
+            "labels must be integers, got float64",
+        ),
     ],
-    "refit_split": [(lambda: dj.refit_split([0.5]), TypeError, "labels must be integers")],
+    "refit_split": [
+        (lambda: dj.refit_split(0.5), ValueError, "labels must be [N] or [N, ...], got a scalar"),
+        (lambda: dj.refit_split([]), ValueError, "labels is empty"),
+    ],
+    "index_splits": [
+        (lambda: dj.index_splits(3), TypeError, "pairs must be an iterable of (train, test)"),  # type: ignore[arg-type]
+        (lambda: dj.index_splits([]), ValueError, "index_splits needs at least one pair"),
+    ],
+    "with_validation": [
+        (lambda: dj.with_validation(SPLITS, 1), ValueError, "fraction must be between 0 and 1"),
+        (lambda: dj.with_validation(SPLITS, "x"), TypeError, "fraction must be a number"),  # type: ignore[arg-type]
+        (lambda: dj.with_validation(RUN.split, 0.1), ValueError, "splits must be stacked"),
+    ],
+    "train_sizes": [(lambda: dj.train_sizes(RUN.split), ValueError, "splits must be stacked")],
+    "test_sizes": [(lambda: dj.test_sizes(LABELS), TypeError, "splits must be a Split")],  # type: ignore[arg-type]
+    "lower": [
+        (lambda: dj.lower(len, platform="abacus"), ValueError, "platform must be 'cpu', 'gpu' or"),
+    ],
     "writer_disjoint_split": [
         (lambda: dj.writer_disjoint_split(LABELS), ValueError, "needs all 5620 rows"),
         (lambda: dj.writer_disjoint_split(np.zeros(5620, int)), ValueError, "UCI's order"),
@@ -122,18 +150,11 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: dj.inner_splits(LABELS, SPLITS, 1), ValueError, "folds must be at least 2, got 1"),
         (lambda: dj.inner_splits(LABELS, LABELS), TypeError, "splits must be a Split"),  # type: ignore[arg-type]
     ],
-    "recipe": [
-        (lambda: dj.recipe_by_name("best", train_rows=9), ValueError, "there is no recipe 'best'"),
-        (
-            lambda: dj.recipe_by_name("strong", train_rows=0),
-            ValueError,
-            "train_rows must be at least 1",
-        ),
-        (
-            lambda: dj.recipe_by_name("strong", train_rows=9, epochs=0),
-            ValueError,
-            "epochs must be at leas",
-        ),
+    "recipe_by_name": [
+        (lambda: dj.recipe_by_name("best"), ValueError, "there is no recipe 'best'"),
+        (lambda: dj.recipe_by_name("strong", epochs=0), ValueError, "epochs must be at least 1"),
+        (lambda: dj.recipe_by_name("strong", batch_size=0), ValueError, "batch_size must be at"),
+        (lambda: dj.recipe_by_name("strong", epochs=1.5), TypeError, "integer"),  # type: ignore[arg-type]
     ],
     "train_in_waves": [
         (lambda: _waves(0), ValueError, "must be at least 1"),
@@ -147,8 +168,30 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: dj.make_runs(SPLITS, seed=-1), ValueError, "seed must be 0 to 2**32 - 1, not -1"),
         (lambda: dj.make_runs(SPLITS, seed=2**32), ValueError, "seed must be 0 to 2**32 - 1"),
         (lambda: dj.make_runs(SPLITS, seed=0.5), TypeError, "integer"),  # type: ignore[arg-type]
-        (lambda: _runs(learning_rate=[1.0] * 3), ValueError, "a number or have shape (2,), not"),
+        (lambda: _runs(learning_rate=[1.0] * 3), ValueError, "a number or have shape (2, ...)"),
         (lambda: _runs(learning_rate=float("nan")), ValueError, "learning_rate must be finite"),
+        (
+            lambda: dj.make_runs(SPLITS, {"a": np.nan}),
+            ValueError,
+            "hyperparameter a must be finite",
+        ),
+        (lambda: dj.make_runs(SPLITS, {"a": "x"}), TypeError, "hyperparameter a must be numbers"),
+        (lambda: dj.make_runs(SPLITS, {"a": 2**40}), ValueError, "does not fit int32"),
+        (
+            lambda: dj.make_runs(SPLITS, {"a": [1, 2, 3]}),
+            ValueError,
+            "an array for all runs is sha",
+        ),
+        (
+            lambda: dj.make_runs(SPLITS, {"a": 1}, configurations={"a": [1]}),
+            ValueError,
+            "give h or configurations, not both",
+        ),
+        (
+            lambda: dj.make_runs(SPLITS, configurations={"a": [1, 2], "b": [1, 2, 3]}),
+            ValueError,
+            "the configurations' leaves have different lengths, [2, 3]",
+        ),
         (lambda: _runs(learning_rate=1e39), ValueError, "learning_rate must be finite and >= 0"),
         (lambda: _runs(epsilon=-1e-7), ValueError, "epsilon must be finite and >= 0, not -1e-07"),
         (lambda: _runs(beta_1=1), ValueError, "beta_1 must be at least 0 and below 1, not 1"),
@@ -168,49 +211,75 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (
             lambda: _train(runs=RUNS._replace(key=jax.random.split(KEY, 3))),
             ValueError,
-            "key must be [R], R = 2 as in the splits, not [3]",
+            "key must be [R, ...], R = 2 as in the splits, not [3]",
         ),
         (
             lambda: _train(runs=RUNS._replace(hyperparameters=dj.Hyperparameters())),
             ValueError,
-            "learning_rate must be [R], R = 2 as in the splits, not []",
+            "learning_rate must be [R, ...], R = 2 as in the splits, not []",
         ),
-        (lambda: _train(recipe=NETWORK), TypeError, "recipe an Recipe"),
-        (lambda: _train(data=dj.Examples(IMAGES, LABELS / 2)), ValueError, "integer labels [N]"),
-        (lambda: _train(data=dj.Examples(IMAGES[0], LABELS)), ValueError, "images [N, H, W]"),
-        (lambda: _train(data=dj.Examples(IMAGES.astype(str), LABELS)), ValueError, "<U"),
-        (lambda: _train(data=dj.Examples(IMAGES, LABELS + 1)), ValueError, "they are 1 to 10"),
-        (lambda: _train(data=dj.Examples(IMAGES, LABELS - 1)), ValueError, "they are -1 to 8"),
+        (lambda: _train(recipe=NETWORK), TypeError, "recipe must be a Recipe, not DigitsCNN"),
         (
-            lambda: _train(data=dj.Examples(IMAGES[:15], LABELS[:15])),
+            lambda: _train(data=(IMAGES, LABELS / 2)),
+            TypeError,
+            "must be integers 0 to 9, not float",
+        ),
+        (lambda: _train(data=(IMAGES[0], LABELS)), ValueError, "must have the same N"),
+        (lambda: _train(data=(IMAGES, LABELS[0])), ValueError, "must have the same N"),
+        (lambda: _train(data=(IMAGES.astype(str), LABELS)), TypeError, "<U"),
+        (lambda: _train(data=(IMAGES, LABELS + 1)), ValueError, "labels 1 to 10, but the network"),
+        (lambda: _train(data=(IMAGES, LABELS - 1)), ValueError, "labels -1 to 8, but the network"),
+        (
+            lambda: _train(data=(IMAGES[:15], LABELS[:15])),
             ValueError,
             "the data have rows 0 to 14",
         ),
-        (lambda: _train(data=dj.Examples(IMAGES[:, :1], LABELS)), ValueError, "at least 2 for 1"),
+        (lambda: _train(data=(IMAGES[:, :1], LABELS)), ValueError, "at least 2 for 1"),
+        (lambda: _train(data=IMAGES), TypeError, "data must be a tuple (inputs, targets)"),
+        (lambda: _train(data=dj.load_digits("bundled")), TypeError, "give its .data"),
+        (lambda: _train(total_epochs=0), ValueError, "total_epochs must be at least 1, not 0"),
+        (lambda: _train(epochs=3, epochs_per_call=2), ValueError, "must divide epochs=3"),
+        (lambda: _train(states=RUNS), TypeError, "states must be a TrainState, not Run"),
+        (lambda: _train(params={"a": 1}), ValueError, "params must have the leaves of the network"),
+        (lambda: _train(devices="cpu"), TypeError, "devices must be a list of JAX devices"),
     ],
     "load_states": [(lambda: dj.load_states("nowhere"), Exception, "no folder of checkpoints at")],
     "Recipe": [
         (lambda: dj.Recipe(batch_size=0), ValueError, "batch_size must be 1 to 2^31 - 1"),
         (lambda: dj.Recipe(batch_size=2**31), ValueError, "batch_size must be 1 to 2^31 - 1"),
         (lambda: dj.Recipe(batch_size=8.0), TypeError, "batch_size must be an integer"),  # type: ignore[arg-type]
-        (lambda: dj.Recipe(network=dj.DigitsCNN), TypeError, "network must be a flax.linen"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(network=dj.DigitsCNN), TypeError, "give an instance, DigitsCNN(...)"),
         (lambda: dj.Recipe(optimizer="adam"), TypeError, "optimizer must be a function"),  # type: ignore[arg-type]
         (lambda: dj.Recipe(loss=None), TypeError, "loss must be a function, not None"),  # type: ignore[arg-type]
         (lambda: dj.Recipe(augment=True), TypeError, "augment must be a function, not True"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(average=0.9), TypeError, "average must be a function, not 0.9"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(remainder="kept"), ValueError, "remainder must be one of"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(lowering="all"), ValueError, "lowering must be one of"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(metrics=[dj.accuracy]), TypeError, "metrics must be a dict"),  # type: ignore[arg-type]
+        (lambda: dj.Recipe(metrics={"a": 1}), TypeError, "metrics['a'] must be a function"),  # type: ignore[dict-item]
+        (lambda: dj.Recipe(monitor=("f1", "max")), ValueError, "the name one of loss, accuracy"),
         (lambda: dj.Recipe(views=5), TypeError, "views must be a function, not 5"),  # type: ignore[arg-type]
     ],
     "init_state": [
         (
-            lambda: dj.init_state(RUN, dj.Examples(IMAGES[0], LABELS), recipe=RECIPE),
+            lambda: dj.init_state(RUN, dj.Data(IMAGES[0], LABELS), recipe=RECIPE),
             ValueError,
             "images must be [B, H, W] or [B, H, W, C]",
         ),
     ],
     "train_step": [
-        (lambda: _step(BATCH._replace(weights=jnp.ones(()))), ValueError, "weights [B]; their sh"),
-        (lambda: _step(BATCH._replace(labels=jnp.ones(20))), TypeError, "labels must be integers"),
-        (lambda: _step(BATCH._replace(images=BATCH.images[0])), ValueError, "images [B, H, W]"),
-        (lambda: _step(BATCH._replace(labels=BATCH.labels[:, None])), ValueError, "labels [B]"),
+        (
+            lambda: _step(BATCH._replace(weights=jnp.ones(()))),
+            ValueError,
+            "weights [B]; the shapes",
+        ),
+        (lambda: _step(BATCH._replace(targets=jnp.ones(20))), TypeError, "must be integers 0 to 9"),
+        (lambda: _step(BATCH._replace(inputs=BATCH.inputs[0])), ValueError, "inputs [B, ...]"),
+        (
+            lambda: _step(BATCH._replace(targets=BATCH.targets[:, None])),
+            ValueError,
+            "class targets need logits [B, K] and integers [B] or probabilities [B, K]",
+        ),
     ],
     "eval_step": [
         (lambda: _eval(BATCH._replace(weights=jnp.ones(3))), ValueError, "weights [B]"),
@@ -228,40 +297,68 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
                 recipe=RECIPE,
             ),
             ValueError,
-            "state is that of 3 runs; take one of them, with jax.tree.map",
+            "state is that of 3 runs; take one of them, with result.state(i)",
         ),
     ],
     "train_epoch": [
-        (lambda: _epoch(RUNS), ValueError, "take one of stacked runs with jax.tree.map"),
-        (lambda: _epoch(data=dj.Examples(IMAGES, LABELS[:3])), ValueError, "labels [N]"),
-        (lambda: _epoch(data=dj.Examples(IMAGES, LABELS / 2)), TypeError, "must be integers"),
+        (lambda: _epoch(RUNS), ValueError, "take one of stacked runs with take_run(runs, i)"),
+        (lambda: _epoch(data=dj.Data(IMAGES, LABELS / 2)), TypeError, "must be integers 0 to 9"),
     ],
     "train_epochs": [
         (
-            lambda: dj.train_epochs(_state(), RUN, DATA, recipe=RECIPE, epochs=0),
+            lambda: dj.train_epochs(_state(), RUN, ROWS, recipe=RECIPE, epochs=0),
             ValueError,
             "epochs must be at least 1, not 0",
         ),
     ],
     "evaluate": [
         (
-            lambda: dj.evaluate(_state(), RUNS, DATA, recipe=RECIPE),
+            lambda: dj.evaluate(_state(), RUNS, ROWS, recipe=RECIPE),
             ValueError,
-            "one run's split has train_rows and train_weights [rows], not (2, 10)",
+            "one run's split has train_rows [rows], not [2, 10]",
         ),
     ],
     "cross_entropy": [
         (
             lambda: dj.cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 3), int), None),
+            TypeError,
+            "targets [B, K] must be probabilities (floats), not int32",
+        ),
+        (
+            lambda: dj.cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 4)), None),
             ValueError,
-            "logits must be [B, K] and labels [B], not (2, 3) and (2, 3)",
+            "not outputs [2, 3] and targets [2, 4]",
+        ),
+        (
+            lambda: dj.cross_entropy(jnp.zeros((2, 3)), jnp.array([0, 3]), None),
+            ValueError,
+            "labels 0 to 3, but the network gives 3 logits, for the labels 0 to 2",
         ),
         (
             lambda: dj.cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2), None),
             TypeError,
-            "labels must be integers, got float32",
+            "targets [B] must be integers 0 to 2, not float32",
         ),
     ],
+    "accuracy": [
+        (lambda: dj.accuracy(jnp.zeros((2, 1)), jnp.zeros(2, int)), ValueError, "gives one logit"),
+        (lambda: dj.accuracy(jnp.zeros(2), jnp.zeros(2, int)), ValueError, "need logits [B, K]"),
+    ],
+    "as_network": [
+        (lambda: dj.as_network(dj.DigitsCNN), TypeError, "give an instance, DigitsCNN(...)"),
+        (lambda: dj.as_network(3), TypeError, "network must be a flax.linen module, an nnx.Module"),
+    ],
+    "grid": [
+        (lambda: dj.grid({"a": []}), ValueError, "a must have at least one value"),
+        (lambda: dj.grid({"a": dj.uniform(0, 1)}), ValueError, "a has a law without an end"),
+    ],
+    "random_search": [
+        (lambda: dj.random_search({"a": 1}, 0), ValueError, "count must be at least 1, not 0"),
+    ],
+    "choice": [(lambda: dj.choice([]), ValueError, "choice needs at least one value")],
+    "uniform": [(lambda: dj.uniform(1, 0), ValueError, "uniform needs low <= high")],
+    "log_uniform": [(lambda: dj.log_uniform(0, 1), ValueError, "log_uniform needs 0 < low")],
+    "decay": [(lambda: dj.decay(0.5, 1), ValueError, "decay needs low <= high < 1")],
     "layer_table": [
         (lambda: dj.layer_table(dj.DigitsCNN(), (4, 4)), ValueError, "at least 8 for 3 pools"),
         (lambda: dj.layer_table(dj.DigitsCNN(), (8,)), ValueError, "images must be [B, H, W]"),
@@ -309,11 +406,11 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: metrics.confusion([0], [0], classes=0), ValueError, "classes must be at least 1"),
         (lambda: metrics.confusion([0], [0], classes=2.5), TypeError, "must be an integer"),  # type: ignore[arg-type]
         (lambda: metrics.confusion([3], [0], classes=3), ValueError, "in 0..2, but labels[0] is 3"),
-        (lambda: metrics.reliability([0, 1, 0], SHARES, 0), ValueError, "bins must be at least 1"),
-        (lambda: metrics.reliability([0, 1, 0], SHARES, 1.5), TypeError, "bins must be an integer"),  # type: ignore[arg-type]
-        (lambda: metrics.roc_curves([0, 1], SHARES), ValueError, "lengths differ"),
+        (lambda: metrics.reliability([0, 1, 0], HALVES, 0), ValueError, "bins must be at least 1"),
+        (lambda: metrics.reliability([0, 1, 0], HALVES, 1.5), TypeError, "bins must be an integer"),  # type: ignore[arg-type]
+        (lambda: metrics.roc_curves([0, 1], HALVES), ValueError, "lengths differ"),
         (
-            lambda: metrics.classification_scores([0, 1, 0], SHARES * 3),
+            lambda: metrics.classification_scores([0, 1, 0], HALVES * 3),
             ValueError,
             "are these logits?",
         ),
@@ -322,8 +419,8 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
     ],
     "plots": [
         (lambda: plots.class_means(IMAGES, LABELS / 2), TypeError, "labels must be integers"),
-        (lambda: plots.embedding(SHARES, [0.5] * 3), TypeError, "labels must be integers, got"),
-        (lambda: plots.embedding(SHARES[0], [0]), ValueError, "points must be [N, 2]"),
+        (lambda: plots.embedding(HALVES, [0.5] * 3), TypeError, "labels must be integers, got"),
+        (lambda: plots.embedding(HALVES[0], [0]), ValueError, "points must be [N, 2]"),
         (lambda: plots.digit_sheet(IMAGES[:1], ["a"], columns=0), ValueError, "at least 1, got 0"),
         (lambda: plots.fold_scores(SCORES, SCORES[:2]), ValueError, "accuracy must be [3]"),
         (lambda: plots.save(plots.filters(np.ones((3, 3, 1, 2))), "x", "png"), TypeError, "('png'"),
@@ -343,12 +440,13 @@ def test_a_wrong_call_says_what_was_expected(name: str) -> None:
 def test_every_public_function_is_tried() -> None:
     """Apart from those that take no argument that could be wrong."""
     functions = {name for name in dj.__all__ if inspect.isroutine(getattr(dj, name))}
-    harmless = {"adam", "trained_recipe", "use_all_cpu_cores", "use_compilation_cache"}
+    harmless = {"adam", "fast", "shared", "take_run", "take_runs", "trained_recipe"}
+    harmless |= {"use_all_cpu_cores", "use_compilation_cache"}
     assert functions - set(WRONG) == harmless
 
 
 def test_wrong_shapes_are_told_while_tracing_too() -> None:
     step = jax.jit(functools.partial(dj.train_step, recipe=RECIPE))
     batch = BATCH._replace(weights=jnp.ones(3))
-    with pytest.raises(ValueError, match=r"weights \[B\]; their shapes are"):
+    with pytest.raises(ValueError, match=r"weights \[B\]; the shapes are"):
         step(_state(), batch, dj.Hyperparameters(), KEY)

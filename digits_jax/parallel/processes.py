@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -27,7 +28,7 @@ class ProcessesDiffer(ValueError):
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """Arrays over ``mesh`` as whole NumPy arrays, in each process.
+    """Arrays over ``mesh`` as whole NumPy arrays (keys as JAX arrays), in each process.
 
     Raises:
         ProcessLost: another process ended.
@@ -36,8 +37,16 @@ def gather(tree: Any, mesh: Mesh) -> Any:
         jax.block_until_ready(tree)  # so that errors below are those of the communication
         with reporting_lost_processes():
             tree = jax.jit(_identity, out_shardings=replicated(mesh))(tree)
-            return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
-    return jax.tree.map(np.asarray, tree)
+            tree = jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+    return jax.tree.map(_on_host, tree)
+
+
+def _on_host(leaf: Any) -> Any:
+    """As a NumPy array; random keys have none, and stay JAX arrays."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        words = jax.device_put(np.asarray(jax.random.key_data(leaf)))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    return np.asarray(leaf)
 
 
 def gather_values(values: np.ndarray) -> np.ndarray:

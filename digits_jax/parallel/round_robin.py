@@ -40,6 +40,8 @@ def train_round_robin(
     *,
     mesh: Mesh,
     calls: int,
+    is_done: Callable[[States], bool] | None = None,
+    blank: History | None = None,
 ) -> Iterator[tuple[Callable[[], States], History]]:
     """Gives each of R runs ``calls`` calls of ``train``, in the order call by call, run by run.
 
@@ -51,6 +53,8 @@ def train_round_robin(
         states: a pytree of NumPy arrays [R, ...].
         mesh: of the D devices, fewer than R.
         calls: of each run.
+        is_done: of one run's state [1, ...], whether it needs no more calls; it gets none then.
+        blank: the history [1, E] of a call that a run no longer gets.
 
     Yields:
         When all runs have had another call: a function that gives their states then, NumPy arrays
@@ -67,20 +71,39 @@ def train_round_robin(
         jax.tree.map(lambda leaf, run=run: leaf[run : run + 1], states) for run in range(count)
     ]
     due = deque(list(range(count)) * calls)
-    trained: deque[Any] = deque()  # (state, history) of a run, in the order in which they were due
+    trained: list[deque[Any]] = [deque() for _ in range(count)]  # (state, history) of each run
+    done: set[int] = set()
+
+    def next_group() -> list[int]:
+        """The runs of the next round; those that are done are passed over."""
+        group: list[int] = []
+        while due and len(group) < len(places):
+            if due[0] in group:  # its next call needs the result of this one
+                break
+            run = due.popleft()
+            if is_done is not None and run not in done and is_done(latest[run]):
+                done.add(run)
+            if run in done:
+                trained[run].append((latest[run], blank))
+            else:
+                group.append(run)
+        return group
+
     for _ in range(calls):
-        while due and len(trained) < count + len(places):
-            group = [due.popleft() for _ in places[: len(due)]]
+        while due and sum(map(len, trained)) < count + len(places):
+            group = next_group()
+            if not group:
+                continue
             blanks = [count] * (len(places) - len(group))
             given = [latest[run] for run in group] + [latest[0]] * len(blanks)
             moved = [jax.device_put(each, place) for each, place in zip(given, places, strict=True)]
             result = train(jax.tree.map(join, *moved), (*group, *blanks))
             for place, run in enumerate(group):
-                trained.append(_on_device(result, place))
-                latest[run] = trained[-1][0]
-        done = [trained.popleft() for _ in range(count)]
-        states_of = functools.partial(_stack, [state for state, _ in done])
-        yield states_of, _stack([history for _, history in done])
+                trained[run].append(_on_device(result, place))
+                latest[run] = trained[run][-1][0]
+        ready = [each.popleft() for each in trained]
+        states_of = functools.partial(_stack, [state for state, _ in ready])
+        yield states_of, _stack([history for _, history in ready])
 
 
 def _on_device(tree: Any, index: int) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
-
-import numpy as np
-from jax.typing import ArrayLike
 
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
@@ -15,11 +13,11 @@ RECIPES = ("notebook", "strong")
 
 
 class NamedRecipe(NamedTuple):
-    """A recipe: the arguments of ``cross_validate`` and ``make_runs`` that make it up.
+    """What trains, with which numbers, for how long.
 
     Attributes:
         recipe: network, optimizer, loss, augmentation, views, batch size.
-        hyperparameters: numbers, or arrays [R].
+        hyperparameters: numbers.
         epochs: passes over the training rows.
     """
 
@@ -29,48 +27,32 @@ class NamedRecipe(NamedTuple):
 
 
 def recipe_by_name(
-    name: str,
-    *,
-    train_rows: ArrayLike,
-    epochs: int | None = None,
-    batch_size: int | None = None,
+    name: str, *, epochs: int | None = None, batch_size: int | None = None
 ) -> NamedRecipe:
     """The recipe of a name.
 
     Args:
         name: ``notebook``, the notebook's network and protocol; or ``strong``.
-        train_rows: rows that train a run, or an array [R], one number for each: a learning-rate
-            schedule ends with the run's last step. ``splits.train_weights.sum(-1)`` has them.
         epochs: passes over the training rows. Default: the recipe's.
         batch_size: rows of a step. Default: the recipe's.
-
-    Returns:
-        A NamedRecipe; ``hyperparameters`` holds arrays [R] where ``train_rows`` is one.
 
     Raises:
         ValueError: there is no such recipe, or a number is below 1.
 
     Examples:
-        >>> recipe, hyperparameters, epochs = recipe_by_name("notebook", train_rows=4496)
+        >>> recipe, hyperparameters, epochs = recipe_by_name("notebook")
         >>> recipe == Recipe(), hyperparameters == Hyperparameters(), epochs
         (True, True, 100)
     """
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    for what, value in {
-        "train_rows": train_rows,
-        "epochs": epochs,
-        "batch_size": batch_size,
-    }.items():
-        if value is not None and np.min(value) < 1:
+    for what, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if value is not None and operator.index(value) < 1:
             raise ValueError(f"{what} must be at least 1, not {value}")
-    if name == "notebook":
-        batch_size = notebook.BATCH_SIZE if batch_size is None else batch_size
-        recipe, hyperparameters = notebook.notebook(batch_size=batch_size)
-        return NamedRecipe(recipe, hyperparameters, notebook.EPOCHS if epochs is None else epochs)
-    batch_size = strong.BATCH_SIZE if batch_size is None else batch_size
-    epochs = strong.EPOCHS if epochs is None else epochs
-    recipe, hyperparameters = strong.strong(
-        train_rows=train_rows, epochs=epochs, batch_size=batch_size
+    module, make = {"notebook": (notebook, notebook.notebook), "strong": (strong, strong.strong)}[
+        name
+    ]
+    recipe, hyperparameters = make(
+        batch_size=module.BATCH_SIZE if batch_size is None else batch_size
     )
-    return NamedRecipe(recipe, hyperparameters, epochs)
+    return NamedRecipe(recipe, hyperparameters, module.EPOCHS if epochs is None else epochs)

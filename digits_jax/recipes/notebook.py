@@ -9,6 +9,6 @@ EPOCHS = 100
 BATCH_SIZE = 128
 
 
-def notebook(*, batch_size: int) -> tuple[Recipe, Hyperparameters]:
+def notebook(*, batch_size: int = BATCH_SIZE) -> tuple[Recipe, Hyperparameters]:
     """The recipe and its hyperparameters: all defaults but the batch size."""
     return Recipe(batch_size=batch_size), Hyperparameters()

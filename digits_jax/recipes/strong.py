@@ -39,9 +39,9 @@ The forward pass takes 2.4 MFLOP for a view, five times the notebook's, and so 1
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
-import numpy as np
-from jax.typing import ArrayLike
 
 from digits_jax.augment import Jitter, ShiftedViews
 from digits_jax.model import DigitsCNN
@@ -52,10 +52,8 @@ EPOCHS = 40
 BATCH_SIZE = 64
 
 
-def strong(
-    *, train_rows: ArrayLike, epochs: int, batch_size: int
-) -> tuple[Recipe, Hyperparameters]:
-    """The recipe and its hyperparameters; see ``recipe_by_name``."""
+def strong(*, batch_size: int = BATCH_SIZE) -> tuple[Recipe, Hyperparameters]:
+    """The recipe and its hyperparameters."""
     recipe = Recipe(
         network=DigitsCNN(
             conv_features=((16, 32), (64, 64)),
@@ -68,14 +66,15 @@ def strong(
         optimizer=OneCycleAdam(),
         augment=Jitter(rotation=10.0, scale=0.1, shift=0.7, elastic=0.4, ink=0.4),
         views=ShiftedViews(distance=0.3),
+        average=average_decay,
         batch_size=batch_size,
     )
-    steps = epochs * np.ceil(np.asarray(train_rows) / batch_size)
     hyperparameters = Hyperparameters(
-        learning_rate=1e-2,
-        weight_decay=0.2,
-        label_smoothing=0.15,
-        schedule_steps=steps.astype(np.float32),
-        average_decay=0.99,
+        learning_rate=1e-2, weight_decay=0.2, label_smoothing=0.15, average_decay=0.99
     )
     return recipe, hyperparameters
+
+
+def average_decay(h: Hyperparameters) -> Any:
+    """The decay of the averaged weights, a step."""
+    return h.average_decay

@@ -1,104 +1,219 @@
-"""The runs axis: making runs, filling their number up, bringing them to the host."""
+"""The runs axis: making runs, taking some of them, filling their number up.
+
+Shapes: R runs; F splits, C configurations, R = C * F.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from digits_jax.parallel.processes import gather
-from digits_jax.splits import Split, check_stacked
 from digits_jax.optimizers import Hyperparameters
-from digits_jax.train import Run
+from digits_jax.parallel.processes import gather
+from digits_jax.splits import Split, check_stacked, index_runs
+from digits_jax.structures import Run
 
-# Upper limits of hyperparameters that have one; all are 0 or more.
-UPPER_LIMITS = {
-    "beta_1": 1,
-    "beta_2": 1,
-    "label_smoothing": 1,
-    "dropout_rate": 1,
-    "average_decay": 1,
-}
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """A vector or a matrix that is one hyperparameter of every run; see ``shared``."""
+
+    value: Any
+
+
+def shared(value: Any) -> Shared:
+    """Marks an array as one value for all runs, where ``make_runs`` would take one entry a run.
+
+    Examples:
+        >>> shared([0.1, 0.2, 0.7])
+        Shared(value=[0.1, 0.2, 0.7])
+    """
+    return Shared(value)
 
 
 def make_runs(
-    splits: Split, *, hyperparameters: Hyperparameters | None = None, seed: int = 0
+    splits: Split,
+    h: Any = None,
+    *,
+    configurations: Any = None,
+    members: int = 1,
+    seed: int = 0,
 ) -> Run:
-    """Stacked runs: one for each stacked split.
+    """Stacked runs: one for each stacked split, or one for each configuration and split.
 
     Args:
-        splits: leading axis R.
-        hyperparameters: each number a scalar, for all runs, or an array [R], one for each.
-            Default: ``Hyperparameters()``.
-        seed: run r draws from ``fold_in(key(seed), r)``, whatever R is.
+        splits: leading axis F.
+        h: hyperparameters, any pytree (a NamedTuple, a dict, a registered dataclass). A leaf is a
+            number, for all runs, or an array or list with one entry a run, [R]; an array for all
+            runs is ``shared(v)``. Default: ``Hyperparameters()``.
+        configurations: instead of h: hyperparameters each of whose leaves is a number or an array
+            [C], as from ``grid``. The runs are every configuration on every split, configuration
+            by configuration; those of one split share its key, so that two configurations differ
+            in their hyperparameters alone.
+        members: M networks of each run, with other keys, that vote together: M times the runs,
+            member by member.
+        seed: split f draws from ``fold_in(key(seed), f)``, whatever F is.
 
     Returns:
         A ``Run`` whose leaves are [R, ...].
 
     Raises:
         TypeError: `splits` is no Split, or `seed` no integer.
-        ValueError: the splits are not stacked, a number has another length than R or is out of
-            its range, or the seed is not 0 to 2**32 - 1.
+        ValueError: the splits are not stacked, a leaf has another length than R or is out of its
+            range, h and configurations are both given, or the seed is not 0 to 2**32 - 1.
+
+    Examples:
+        >>> from digits_jax import kfold_splits
+        >>> splits = kfold_splits([0, 1] * 5, folds=2)
+        >>> make_runs(splits, {"learning_rate": [0.1, 0.2]}).hyperparameters["learning_rate"]
+        array([0.1, 0.2], dtype=float32)
+        >>> runs = make_runs(splits, configurations={"learning_rate": [0.1, 0.2, 0.3]})
+        >>> runs.hyperparameters["learning_rate"]
+        array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3], dtype=float32)
     """
     check_stacked(splits)
-    runs = len(splits.train_rows)
-    if not 0 <= operator.index(seed) < 2**32:
+    if members != 1:
+        return _members(splits, h, configurations, operator.index(members), seed)
+    folds = len(splits.train_rows)
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed must be an integer, not {seed!r}") from None
+    if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be 0 to 2**32 - 1, not {seed}")
+    keys = _fold_keys(*jax.device_put((np.uint32(seed), np.arange(folds, dtype=np.uint32))))
+    if configurations is None:
+        h = Hyperparameters() if h is None else h
+        return Run(splits, _one_entry_a_run(h, folds), keys)
+    if h is not None:
+        raise ValueError("give h or configurations, not both")
+    count = _configurations(configurations)
+    each = _one_entry_a_run(configurations, count, "C configurations")
+    fold = np.tile(np.arange(folds), count)
+    configuration = np.repeat(np.arange(count), folds)
+    return Run(
+        index_runs(splits, fold),
+        jax.tree.map(lambda leaf: leaf[configuration], each),
+        take(keys, fold),
+    )
 
-    def spread(name: str, value: Any) -> Any:
-        if value is None:
-            return None
-        value = np.asarray(value, np.float64)
-        if value.shape not in ((), (runs,)):
-            raise ValueError(f"{name} must be a number or have shape ({runs},), not {value.shape}")
-        if not ((value >= 0) & (value < UPPER_LIMITS.get(name, np.finfo(np.float32).max))).all():
-            least = f"at least 0 and below {UPPER_LIMITS[name]}" if name in UPPER_LIMITS else "finite and >= 0"
-            raise ValueError(f"{name} must be {least}, not {value}")
-        return np.array(np.broadcast_to(value, (runs,)), np.float32)
 
-    if hyperparameters is None:
-        hyperparameters = Hyperparameters()
-    numbers = {name: spread(name, value) for name, value in hyperparameters._asdict().items()}
-    keys = fold_keys(*jax.device_put((np.uint32(seed), np.arange(runs, dtype=np.uint32))))
-    return Run(splits, Hyperparameters(**numbers), keys)
+def _members(splits: Split, h: Any, configurations: Any, members: int, seed: int) -> Run:
+    """Member m of a split f draws from ``fold_in(key(seed), m * F + f)``."""
+    if members < 1:
+        raise ValueError(f"members must be at least 1, not {members}")
+    folds = len(splits.train_rows)
+    one = make_runs(splits, h, configurations=configurations, seed=seed)
+    keys = make_runs(index_runs(splits, np.tile(np.arange(folds), members)), {}, seed=seed).key
+    count = len(one.key)
+    member, base = np.divmod(np.arange(members * count), count)
+    runs: Run = take_runs(one, base)
+    key = take(keys, member * folds + base % folds)
+    return runs._replace(key=key, member=member.astype(np.int32))
 
 
 @jax.jit
-def fold_keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
+def _fold_keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
 
 
-def pad_runs(tree: Any, multiple: int) -> Any:
-    """Leaves [R, ...] filled up to a multiple of R with copies of the last run."""
-    count = jax.tree.leaves(tree)[0].shape[0]
-    missing = -count % multiple
-    if not missing:
-        return tree
-    index = np.minimum(np.arange(count + missing), count - 1)
-    padded = jax.tree.map(lambda leaf: take_runs(leaf, index), tree)
-    if isinstance(padded, Run):  # a padding run has no rows, so that it trains nothing
-        real = (np.arange(count + missing) < count)[:, None]
-        split = padded.split
-        padded = padded._replace(
-            split=split._replace(
-                train_weights=np.where(real, split.train_weights, 0).astype(np.float32),
-                test_weights=np.where(real, split.test_weights, 0).astype(np.float32),
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, list | Shared)
+
+
+def _configurations(configurations: Any) -> int:
+    """C: the length of the leaves that have one."""
+    lengths = {
+        len(leaf)
+        for leaf in jax.tree.leaves(configurations, is_leaf=_is_leaf)
+        if not isinstance(leaf, Shared) and np.ndim(leaf)
+    }
+    if len(lengths) > 1:
+        raise ValueError(f"the configurations' leaves have different lengths, {sorted(lengths)}")
+    return lengths.pop() if lengths else 1
+
+
+def _one_entry_a_run(h: Any, runs: int, what: str = "R runs") -> Any:
+    """Every leaf as an array [R, ...]: floats and integers as JAX holds them."""
+    check = getattr(h, "check", None)
+    if callable(check):
+        check()
+
+    def one(path: Any, leaf: Any) -> Any:
+        name = leaf_name(path)
+        value = np.asarray(leaf.value if isinstance(leaf, Shared) else leaf)
+        if value.dtype.kind not in "biuf" and not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(f"hyperparameter {name} must be numbers, not {value.dtype}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"hyperparameter {name} must be finite, not {value}")
+        held = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+        if value.dtype.kind in "iu" and (held != value).any():
+            raise ValueError(f"hyperparameter {name}: {value} does not fit {held.dtype}")
+        if isinstance(leaf, Shared) or value.ndim == 0:
+            return np.array(np.broadcast_to(held, (runs, *value.shape)))
+        if len(value) != runs:
+            raise ValueError(
+                f"{name} must be a number or have shape ({runs}, ...), one entry for each of the "
+                f"{what}, not {value.shape}; an array for all runs is shared(v)"
             )
-        )
-    return padded
+        return held
+
+    return jax.tree_util.tree_map_with_path(one, h, is_leaf=_is_leaf)
 
 
-def take_runs(leaf: Any, index: np.ndarray) -> Any:
-    """Entries of the runs axis; keys are on a device: they are moved, but not unasked."""
-    if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+def leaf_name(path: Any) -> str:
+    """The name of a leaf of h, from its path in the tree: ``learning_rate``, ``layers.0.rate``."""
+    names = (str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path)
+    return ".".join(names) or "h"
+
+
+def take_run(tree: Any, index: int) -> Any:
+    """One run of stacked runs or states: every leaf [R, ...] at ``index``."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def take_runs(tree: Any, index: Any) -> Any:
+    """Some runs of a tree of arrays [R, ...], in the order of ``index``, int [r]."""
+    return jax.tree.map(lambda leaf: take(leaf, np.asarray(index)), tree)
+
+
+def take(leaf: Any, index: np.ndarray) -> Any:
+    """Entries of a leaf's runs axis; keys are on a device: they are moved, but not unasked."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf[index]
     words = jax.device_get(jax.random.key_data(leaf))[index]
     return jax.random.wrap_key_data(jax.device_put(words), impl=jax.random.key_impl(leaf))
 
 
+def pad_runs(tree: Any, multiple: int) -> Any:
+    """Leaves [R, ...] filled up to a multiple of R with copies of the last run.
+
+    The runs that fill up a ``Run`` have no rows, so that they train nothing.
+    """
+    leaves = jax.tree.leaves(tree)
+    count = leaves[0].shape[0] if leaves else 0
+    missing = -count % multiple
+    if not missing:
+        return tree
+    padded = take_runs(tree, np.minimum(np.arange(count + missing), count - 1))
+    if isinstance(padded, Run):
+        real = (np.arange(count + missing) < count)[:, None]
+        split = padded.split
+        weights: dict[str, Any] = {
+            name: np.where(real, value, 0).astype(np.float32)
+            for name, value in split._asdict().items()
+            if name.endswith("_weights") and value is not None
+        }
+        padded = padded._replace(split=split._replace(**weights))
+    return padded
+
+
 def to_host(tree: Any, mesh: Mesh, count: int) -> Any:
-    """The first ``count`` runs as NumPy arrays, in each process."""
+    """The first ``count`` runs as NumPy arrays (keys as JAX arrays), in each process."""
     return jax.tree.map(lambda leaf: leaf[:count], gather(tree, mesh))

@@ -6,15 +6,17 @@ Folds, repeats, seeds and grids of hyperparameters are all entries on the runs a
 from __future__ import annotations
 
 import contextlib
-import operator
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from digits_jax import train
+from digits_jax.parallel import round_robin
 from digits_jax.parallel.mesh import (
     debugging,
     default_vmap_size,
@@ -24,27 +26,33 @@ from digits_jax.parallel.mesh import (
     runs_sharding,
 )
 from digits_jax.parallel.processes import gather_values
-from digits_jax.parallel import round_robin
-from digits_jax.runs.axis import pad_runs, to_host
-from digits_jax.runs.identity import describe, require_agreement
-from digits_jax.runs.programs import compile_programs, train_in_round_robin, train_side_by_side
-from digits_jax.runs.results import CrossValidation, Interrupted, Progress, host_history
-from digits_jax.runs.saved import saved_like
-from digits_jax.splits import check_stacked
 from digits_jax.recipe import Recipe
-from digits_jax.train import Examples, History, Run, TrainState
+from digits_jax.runs.axis import pad_runs, to_host
+from digits_jax.runs.checks import check_counts, check_data, check_runs
+from digits_jax.runs.identity import describe, digest_of, named_leaves, require_agreement
+from digits_jax.runs.preparation import equal_steps, prepare, refuse_unread, spread_params
+from digits_jax.runs.programs import compile_programs, train_in_round_robin, train_side_by_side
+from digits_jax.runs.results import CrossValidation, Interrupted, Progress
+from digits_jax.runs.saved import saved_like
+from digits_jax.runs.votes import vote
+from digits_jax.storage.errors import CheckpointError
+from digits_jax.structures import Best, Run, TrainState
 
 
 def cross_validate(
-    data: Examples,
+    data: Any,
     runs: Run,
     *,
     recipe: Recipe | None = None,
     epochs: int = 100,
+    total_epochs: int | None = None,
+    params: Any = None,
     states: TrainState | None = None,
     devices: Sequence[jax.Device] | None = None,
     vmap_size: int | None = None,
     epochs_per_call: int = 1,
+    patience: int | None = None,
+    keep: Literal["last", "best"] = "last",
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -55,41 +63,51 @@ def cross_validate(
 
     One program is compiled, whatever the number of runs, folds or epochs; R is sharded over the
     devices. Where the devices don't divide R, the last device gets runs that train nothing; CPU
-    cores, which would wait for each other, take the runs in turns (see ``turns.py``).
+    cores, which would wait for each other, take the runs in round robin.
 
-    In a job of several processes (see ``devices.initialize_distributed``) each calls this with the
-    same arguments and trains the runs on its own devices. They meet after each call of the
-    program, to tell the history and whether to stop, and to save to a folder that all can reach.
+    In a job of several processes (see ``initialize_distributed``) each calls this with the same
+    arguments and trains the runs on its own devices. They meet after each call of the program, to
+    gather the history and whether to stop, and to save to a folder that all can reach.
 
     Args:
-        data: images [N, H, W] or [N, H, W, C] and labels int [N].
+        data: (inputs, targets) or (inputs, targets, weights): arrays or pytrees of arrays [N, ...],
+            weights [N]. A row of weight 0 is as absent.
         runs: see ``make_runs``.
-        recipe: network, optimizer, loss, augmentation, views, batch size. Default: the
-            notebook's.
+        recipe: how a run trains. Default: the notebook's.
         epochs: passes over the training rows, at least 1.
+        total_epochs: epochs of the whole training, of which these are a part, for an optimizer that
+            asks for its steps. Default: ``epochs``.
+        params: initial parameters to start from, as of the recipe's network: each leaf of its
+            shape, for all runs, or [R, ...]. Default: those that the keys draw.
         states: of these runs after earlier epochs, [R, ...], to go on from; the history is that of
-            the new epochs alone. Default: the initial weights that the keys draw.
+            the new epochs alone.
         devices: default: all of ``jax.devices()``, those of all processes.
         vmap_size: runs that a device advances side by side; default: all, but one on a CPU (see
-            ``devices.default_vmap_size``). The results are the same to float tolerance.
-        epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs`` and
-            ``checkpoint_every``.
+            ``default_vmap_size``). The results are the same to float tolerance.
+        epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs``,
+            ``checkpoint_every`` and what is left to train.
+        patience: epochs without a better one, by the recipe's monitor on the validation rows, after
+            which a run stops; None: none does. Stopped runs cost nothing more on a CPU. A run
+            without validation rows never stops.
+        keep: "best" gives each run the weights of its best epoch, by the recipe's monitor on the
+            validation rows; "last" those of its last.
         checkpoints: a folder, or None to save nothing.
         checkpoint_every: epochs between two checkpoints; default: a tenth of ``epochs``. The last
             epoch is always saved.
         identity: names and JSON values that a checkpoint must share to be resumed, beside what
-            this function sees for itself (data, splits, numbers, keys, recipe).
+            this function sees for itself (data, splits, hyperparameters, keys, recipe).
         resume: go on from the newest checkpoint, if there is one, to the very numbers that an
             uninterrupted run gives on the same devices.
         on_epoch: called after each call of the program; True stops, after saving. Where it is
             True in one process, all stop.
 
     Returns:
-        Scores, logits, history and states of all runs, and the seconds that each part took.
+        Scores, outputs, history and states of all runs, and the seconds that each part took.
 
     Raises:
         TypeError: an argument is of another type than said.
-        ValueError: an argument is out of range, or a split names a row that the data lack.
+        ValueError: an argument is out of range, a split names a row that the data lack, a part of
+            the recipe doesn't keep rows apart, or a hyperparameter varies that nothing reads.
         CheckpointError: the checkpoints to resume are damaged or of another training, the folder
             holds some and ``resume`` is False, or they can't be written.
         FolderInUse: another process writes to the folder of the checkpoints.
@@ -98,39 +116,49 @@ def cross_validate(
         ProcessesDiffer: the processes of the job were given different arguments.
 
     Examples:
-        >>> from digits_jax import kfold_splits, load_digits
-        >>> digits = load_digits("bundled")
-        >>> runs = make_runs(kfold_splits(digits.labels, folds=3))
-        >>> data = Examples(digits.images, digits.labels)
-        >>> result = cross_validate(data, runs, epochs=2)
-        >>> result.accuracy.shape, result.history.loss.shape, result.logits.shape
+        >>> import digits_jax as dj
+        >>> digits = dj.load_digits("bundled")
+        >>> runs = dj.make_runs(dj.kfold_splits(digits.labels, folds=3))
+        >>> result = dj.cross_validate(digits.data, runs, epochs=2)
+        >>> result.scores["accuracy"].shape, result.history["loss"].shape, result.outputs.shape
         ((3,), (3, 2), (3, 599, 10))
     """
     recipe = Recipe() if recipe is None else recipe
-    data = _checked(data, runs, recipe)
-    _check_counts(epochs=epochs, checkpoint_every=checkpoint_every, epochs_per_call=epochs_per_call)
-    _check_counts(vmap_size=vmap_size)
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, not {type(recipe).__name__}")
+    check_counts(epochs=epochs, checkpoint_every=checkpoint_every, epochs_per_call=epochs_per_call)
+    check_counts(vmap_size=vmap_size, total_epochs=total_epochs, patience=patience)
+    data = check_data(data)
+    check_runs(runs, len(jax.tree.leaves(data.inputs)[0]))
+    if states is not None and (params is not None or checkpoints is not None):
+        raise ValueError("states exclude params and checkpoints: a checkpoint starts at epoch 0")
     every = checkpoint_every or max(1, epochs // (10 * epochs_per_call)) * epochs_per_call
-    steps = epochs * -(-np.shape(runs.split.train_rows)[1] // recipe.batch_size)
-    if steps >= 2**31:
-        raise ValueError(f"{epochs} epochs make {steps} steps; an int32 counts to 2**31 - 1")
-    if states is not None and checkpoints is not None:
-        raise ValueError(
-            "states and checkpoints exclude each other: a checkpoint starts at epoch 0"
-        )
     if epochs % epochs_per_call or every % epochs_per_call:
         raise ValueError(
             f"epochs_per_call={epochs_per_call} must divide epochs={epochs} and "
             f"checkpoint_every={every}"
         )
+    devices = _checked_devices(devices)
     count = runs.key.shape[0]
+    _check_states(states, count)
+    watch = _watch(keep, patience, runs)
+    with jax.transfer_guard("allow"):  # the trial moves a few rows
+        runs, shapes = prepare(data, runs, recipe, total_epochs or epochs)
+    params = spread_params(params, shapes.params, count)
+    steps = equal_steps(runs, recipe)
     mesh = runs_mesh(count, devices)
     vmap_size = default_vmap_size(mesh) if vmap_size is None else vmap_size
-    in_round_robin = _uses_round_robin(count, devices, vmap_size)
+    in_round_robin = _uses_round_robin(count, devices, vmap_size, patience is not None)
     if in_round_robin:
-        mesh = runs_mesh(len(devices or jax.devices()), devices)
+        mesh = runs_mesh(len(devices), devices)
 
     described = {**describe(data, runs, recipe), **(identity or {})}
+    if recipe.takes_steps:
+        described["steps"] = np.asarray(runs.steps).tolist()
+    if watch is not None:
+        described |= {"keep": keep, "patience": patience}
+    if params is not None:
+        described["params.sha256"] = digest_of(params)
     if mesh.is_multi_process:
         require_agreement(described)
     elif checkpoints is not None and jax.process_count() > 1:
@@ -140,69 +168,177 @@ def cross_validate(
 
         started = time.perf_counter()
         shard, replicate = runs_sharding(mesh), replicated(mesh)
-        placed = place(pad_runs(runs, mesh.size), shard)
+        trained_runs = _for_programs(runs, steps)
+        placed = place(pad_runs(trained_runs, mesh.size), shard)
         placed_data = place(data, replicate)
-        program = compile_programs(
+        placed_params = None if params is None else place(pad_runs(params, mesh.size), shard)
+        programs = compile_programs(
             placed,
             placed_data,
             recipe=recipe,
             mesh=mesh,
             vmap_size=vmap_size,
             epochs_per_call=epochs_per_call,
+            params=placed_params,
+            steps=steps,
+            watch=watch,
             round_robin=in_round_robin,
         )
+        refuse_unread(runs.hyperparameters, programs.unread)
         compiled = time.perf_counter()
 
-        epoch, history = 0, host_history(*(np.zeros((count, 0), np.float32) for _ in History._fields))
+        names = train.history_names(recipe, runs.split)
+        epoch, history = 0, {name: np.zeros((count, 0), np.float32) for name in names}
         if resume:
-            one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.states)
-            epoch, restored = saved.newest(
-                lambda epoch: (epoch, saved.restore(saved_like(one, count, epoch), epoch, shard))
+            one = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), programs.states
             )
+            like = functools.partial(saved_like, one, runs.hyperparameters, names, count)
+            epoch, restored = saved.newest(
+                lambda epoch: (epoch, saved.restore(like(epoch), epoch, shard))
+            )
+            _check_resumed(epoch, epochs, epochs_per_call, saved.folder)
             states, history = restored["states"], to_host(restored["history"], mesh, count)
         elif states is not None:
-            states = place(pad_runs(states, mesh.size), shard)
+            states = place(pad_runs(_going_on(states, watch), mesh.size), shard)
         else:
-            states = program.init(placed, placed_data)
+            states = programs.init(placed, placed_data, placed_params)
         calls = (epochs - epoch) // epochs_per_call
         if in_round_robin:
-            advance = train_in_round_robin(program, states, runs, placed_data, mesh, calls)
+            advance = train_in_round_robin(
+                programs,
+                states,
+                trained_runs,
+                placed_data,
+                mesh,
+                calls,
+                is_done=None if watch is None else functools.partial(_is_done, watch=watch),
+                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in names},
+            )
         else:
-            advance = train_side_by_side(program, states, placed, placed_data, mesh, count, calls)
+            advance = train_side_by_side(programs, states, placed, placed_data, mesh, count, calls)
         for now, new in advance:
             epoch += epochs_per_call
-            history = jax.tree.map(
-                lambda old, part: np.concatenate([old, part], axis=1), history, new
-            )
+            history = {name: np.concatenate([history[name], new[name]], axis=1) for name in names}
             stop = on_epoch is not None and bool(on_epoch(Progress(epoch, epochs, history)))
             if mesh.is_multi_process:
                 stop = bool(gather_values(np.asarray(stop)).any())
             if saved is not None and (stop or epoch % every == 0 or epoch == epochs):
+                h = place(pad_runs(runs.hyperparameters, mesh.size), shard)
                 kept = place(pad_runs(history, mesh.size), shard)
-                saved.save(epoch, {"states": now(), "history": kept}, runs=count)
+                tree = {"states": now(), "history": kept, "hyperparameters": named_leaves(h)}
+                saved.save(epoch, tree, runs=count)
             if stop and epoch < epochs:
                 raise Interrupted(epoch, epochs)
             if epoch == epochs:
                 states = now()
     trained = time.perf_counter()
 
-    sums, logits = to_host(program.evaluate(states, placed, placed_data), mesh, count)
-    rows = sums.rows.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN for a run without test rows, as documented
-        loss, accuracy = sums.loss / rows, sums.correct / rows
+    states = train.with_best_weights(states)
+    sums, outputs = to_host(programs.evaluate(states, placed, placed_data), mesh, count)
+    ends = (states.epoch, states.initial_loss, getattr(states.best, "epoch", states.epoch))
+    last, initial, best = to_host(ends, mesh, count)
     return CrossValidation(
         states=states if mesh.is_multi_process else to_host(states, mesh, count),
         history=history,
-        loss=loss,
-        accuracy=accuracy,
+        scores=_means(sums, recipe.names),
+        outputs=outputs,
         test_rows=np.where(np.asarray(runs.split.test_weights) > 0, runs.split.test_rows, -1),
-        logits=logits,
+        targets=jax.tree.map(lambda leaf: leaf[np.asarray(runs.split.test_rows)], data.targets),
+        epochs=last,
+        best_epochs=best,
+        initial_loss=initial,
+        runs=runs,
+        votes=vote(outputs, data, runs, recipe),
         seconds={
             "compile": compiled - started,
             "train": trained - compiled,
             "evaluate": time.perf_counter() - trained,
         },
     )
+
+
+def _means(sums: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Scores, float64 [R] by name; NaN for a run without rows."""
+    weight = sums.weight.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return {name: sums.totals[name] / weight for name in names}
+
+
+def _watch(keep: str, patience: int | None, runs: Run) -> train.Watch | None:
+    """What the programs watch on the validation rows, or None."""
+    if keep not in ("last", "best"):
+        raise ValueError(f'keep must be "last" or "best", not {keep!r}')
+    if keep == "last" and patience is None:
+        return None
+    if runs.split.validation_rows is None:
+        raise ValueError(
+            'patience and keep="best" need validation rows: with_validation(splits, 0.1) takes '
+            "them out of the training rows; test rows never choose"
+        )
+    return train.Watch(keep == "best", patience)
+
+
+def _for_programs(runs: Run, steps: int | None) -> Run:
+    """The runs without what no program reads."""
+    split = runs.split._replace(kind=None)
+    return runs._replace(split=split, steps=runs.steps if steps is None else None, member=None)
+
+
+def _is_done(state: TrainState, watch: train.Watch) -> bool:
+    """Whether one run, its leaves [1, ...], has stopped."""
+    if watch.patience is None:
+        return False
+    return bool(np.asarray(train.has_stopped(state, watch)).all())
+
+
+def _going_on(states: TrainState, watch: train.Watch | None) -> TrainState:
+    """States to go on from, with a place for what is watched now."""
+    if watch is None:
+        return states._replace(best=())
+    if isinstance(states.best, Best) and bool(states.best.weights) == watch.keep_best:
+        return states
+    count = len(states.step)
+    weights = {name: getattr(states, name) for name in ("params", "collections", "average")}
+    infinite: Any = np.full(count, np.inf, np.float32)
+    best = Best(infinite, states.epoch, weights if watch.keep_best else {})
+    return states._replace(best=best)
+
+
+def _checked_devices(devices: Any) -> Sequence[jax.Device]:
+    if devices is None:
+        return jax.devices()
+    if not isinstance(devices, Sequence) or not all(isinstance(d, jax.Device) for d in devices):
+        raise TypeError(
+            f'devices must be a list of JAX devices, as of jax.devices("cpu"), not {devices!r}'
+        )
+    return devices
+
+
+def _check_states(states: TrainState | None, count: int) -> None:
+    if states is None:
+        return
+    if not isinstance(states, TrainState):
+        raise TypeError(f"states must be a TrainState, not {type(states).__name__}")
+    wrong = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(states)} - {(count,)}
+    if wrong:
+        raise ValueError(
+            f"states must be those of these {count} runs, every leaf [{count}, ...]; there are "
+            f"leaves of {sorted(wrong)[0]}"
+        )
+
+
+def _check_resumed(epoch: int, epochs: int, epochs_per_call: int, folder: Any) -> None:
+    if epoch > epochs:
+        raise CheckpointError(
+            f"{folder} was trained for {epoch} epochs already, more than the {epochs} asked for; "
+            f"give at least {epoch}, or another folder"
+        )
+    if (epochs - epoch) % epochs_per_call:
+        raise ValueError(
+            f"epochs_per_call={epochs_per_call} must divide the {epochs - epoch} epochs that are "
+            "left"
+        )
 
 
 @contextlib.contextmanager
@@ -232,71 +368,14 @@ def _resumes(saved: Any, resume: bool) -> bool:
     return True
 
 
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is None:
-            continue
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} must be an integer, not {value!r}") from None
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-def _checked(data: Examples, runs: Run, recipe: Recipe) -> Examples:
-    """The data as host arrays that fit together and hold every row that the splits name."""
-    if not isinstance(runs, Run) or not isinstance(recipe, Recipe):
-        raise TypeError("runs must be a Run, as of make_runs, and recipe an Recipe")
-    check_stacked(runs.split)
-    for name, leaf in {**runs.hyperparameters._asdict(), "key": runs.key}.items():
-        if leaf is not None and np.shape(leaf) != runs.split.train_rows.shape[:1]:
-            raise ValueError(
-                f"{name} must be [R], R = {len(runs.split.train_rows)} as in the splits, not "
-                f"{list(np.shape(leaf))}"
-            )
-    images, labels = np.asarray(data.images), np.asarray(data.labels)
-    if (
-        images.ndim not in (3, 4)
-        or labels.shape != images.shape[:1]
-        or labels.dtype.kind not in "iu"
-        or images.dtype.kind in "OSUMm"
-        or not len(labels)
-    ):
-        raise ValueError(
-            "data must be images [N, H, W] or [N, H, W, C] and integer labels [N], not "
-            f"{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
-        )
-    if images.dtype.kind in "fc":
-        bad = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
-        if bad.size:
-            raise ValueError(
-                f"images must be finite; row {bad[0]} is not, the first of {bad.size}: leave these "
-                "rows out, or fill in their pixels"
-            )
-    classes = getattr(recipe.network, "classes", np.inf)
-    if not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f"labels must be 0 to the network's classes - 1, {classes - 1}; they are "
-            f"{labels.min()} to {labels.max()}"
-        )
-    for name in ("train_rows", "test_rows"):
-        rows = np.asarray(getattr(runs.split, name))
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(labels):
-            raise ValueError(
-                f"{name} names rows {rows.min()} to {rows.max()}, but the data have rows 0 to "
-                f"{len(labels) - 1}"
-            )
-    return Examples(images, labels.astype(np.int32))
-
-
-def _uses_round_robin(count: int, devices: Sequence[jax.Device] | None, vmap_size: int | None) -> bool:
-    """Whether the runs are dealt to the devices in turns: to CPU cores that would idle else."""
-    devices = jax.devices() if devices is None else devices
+def _uses_round_robin(
+    count: int, devices: Sequence[jax.Device], vmap_size: int | None, runs_stop: bool
+) -> bool:
+    """Whether runs are scheduled in round robin: on CPU cores that would idle otherwise."""
     return (
         vmap_size == 1
         and devices[0].platform == "cpu"
         and jax.process_count() == 1
         and not debugging()
-        and round_robin.is_faster(count, len(devices))
+        and (round_robin.is_faster(count, len(devices)) or (runs_stop and count > len(devices)))
     )

@@ -15,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from digits_jax import evaluation, train
+from digits_jax.networks import Variables, as_network
 from digits_jax.parallel.mesh import default_vmap_size, runs_mesh
 from digits_jax.parallel.processes import gather_values, spans_job
-from digits_jax import train
 from digits_jax.recipe import Recipe
-from digits_jax.train import Examples, Run
+from digits_jax.runs.axis import take_run
+from digits_jax.runs.checks import check_data
+from digits_jax.structures import Data, Run, TrainState
 
 _ROUNDS = 64  # see fitting_wave_size
 _SHARE = 0.5  # of the free memory, that a wave may take
@@ -29,7 +32,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 def fitting_wave_size(
     count: int,
     run: Run,
-    data: Examples,
+    data: Any,
     *,
     recipe: Recipe,
     devices: Sequence[jax.Device],
@@ -44,10 +47,10 @@ def fitting_wave_size(
     Args:
         count: number of runs in all.
         run: one or more of them, stacked: what counts are the shapes.
-        data: see ``cross_validate``, as the three below.
-        recipe: likewise.
-        devices: likewise.
-        vmap_size: likewise.
+        data: see ``cross_validate``.
+        recipe: see ``cross_validate``.
+        devices: see ``cross_validate``.
+        vmap_size: see ``cross_validate``.
         free: bytes that a device may still take. Default: see ``free_memory``.
 
     Returns:
@@ -56,47 +59,44 @@ def fitting_wave_size(
     if vmap_size is None:
         vmap_size = default_vmap_size(runs_mesh(len(devices), devices))
     processes = len({device.process_index for device in devices})
-    kept, step = _bytes_of(run, data, recipe, processes)
+    kept, step = _bytes_of(run, check_data(data), recipe, processes)
     budget = _SHARE * (free_memory(devices) if free is None else free)
     if vmap_size is None:
-        lanes = budget / (kept + step)
+        largest = budget / (kept + step)
     else:
-        lanes = min((budget - vmap_size * step) / kept, _ROUNDS * vmap_size)
-    largest = max(int(lanes), 1) * len(devices)
-    even = math.ceil(count / math.ceil(count / largest))
+        largest = min((budget - vmap_size * step) / kept, _ROUNDS * vmap_size)
+    most = max(int(largest), 1) * len(devices)
+    even = math.ceil(count / math.ceil(count / most))
     return math.ceil(even / len(devices)) * len(devices)
 
 
-def _bytes_of(
-    run: Run, data: Examples, recipe: Recipe, processes: int = 1
-) -> tuple[int, int]:
+def _bytes_of(run: Run, data: Data, recipe: Recipe, processes: int = 1) -> tuple[int, int]:
     """What a run keeps for its whole wave, and what it takes while it makes a step; an estimate."""
-    one = jax.eval_shape(lambda run: jax.tree.map(lambda leaf: leaf[0], run), run)
-    state = jax.eval_shape(functools.partial(train.init_state, recipe=recipe), one, data)
+    one = jax.eval_shape(lambda run: take_run(run, 0), run)
+    h = one.hyperparameters
+    state = train.state_shapes(one, data, recipe=recipe)
     size = recipe.batch_size
-    images = jax.ShapeDtypeStruct((size, *np.shape(data.images)[1:]), np.asarray(data.images).dtype)
+    inputs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *np.shape(leaf)[1:]), leaf.dtype), data.inputs
+    )
 
-    def backward(state: train.TrainState, images: jax.Array, key: jax.Array) -> Any:
+    def backward(state: TrainState, inputs: Any, h: Any, key: jax.Array) -> Any:
         """The function that has all that the backward pass needs."""
 
         def forward(params: Any) -> Any:
-            return recipe.network.apply(
-                {"params": params, **state.collections},
-                images,
-                train=True,
-                mask=jnp.ones(size, bool),
-                rngs={"dropout": key},
-                mutable=list(state.collections),
-            )[0]
+            network = as_network(recipe.network, h)
+            variables = Variables(params, state.collections)
+            mask = jnp.ones(size, bool)
+            return network.apply(variables, inputs, h, train=True, mask=mask, key=key)[0]
 
         return jax.vjp(forward, state.params)[1]
 
-    activations = _bytes(jax.eval_shape(backward, state, images, one.key))
-    evaluate = functools.partial(train.evaluate, recipe=recipe)
-    _, logits = jax.eval_shape(evaluate, state, one, data)
+    activations = _bytes(jax.eval_shape(backward, state, inputs, h, one.key))
+    evaluate = functools.partial(evaluation.evaluate, recipe=recipe)
+    _, outputs = jax.eval_shape(evaluate, state, one, data)
     # The state: on the device before and after a call of the program, and as a copy on the host.
-    # Of a job, each process has the splits and the logits of all runs.
-    kept = 3 * _bytes(state) + 2 * processes * (_bytes(one) + _bytes(logits))
+    # Of a job, each process has the splits and the outputs of all runs.
+    kept = 3 * _bytes(state) + 2 * processes * (_bytes(one) + _bytes(outputs))
     # Activations and their gradients; the weights' gradients and the optimizer's update.
     return kept, 2 * activations + 2 * _bytes(state.params)
 

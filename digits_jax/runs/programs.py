@@ -3,47 +3,89 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import primitives
+from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
-from digits_jax import train
+from digits_jax import evaluation, train
 from digits_jax.parallel.mesh import debugging, over_runs, place, runs_sharding
 from digits_jax.parallel.round_robin import train_round_robin
-from digits_jax.runs.axis import pad_runs, take_runs, to_host
-from digits_jax.recipe import Recipe
-from digits_jax.train import Examples, History, Run, Sums, TrainState
+from digits_jax.recipe import Recipe, on_platform
+from digits_jax.runs.axis import leaf_name, pad_runs, take_runs, to_host
+from digits_jax.structures import Data, Run, Sums, TrainState
+
+History = dict[str, Any]
 
 
 class Programs(NamedTuple):
-    """The compiled programs of an recipe, of the whole runs axis."""
+    """The compiled programs of a recipe, of the whole runs axis.
 
-    init: Callable[..., TrainState]  # (runs, data)
-    # (states, runs, data); it consumes the states, but for runs in turns, of one lane a device
+    Attributes:
+        init: of (runs, data, params).
+        train: of (states, runs, data); it consumes the states, but in round robin.
+        evaluate: of (states, runs, data).
+        states: shapes and dtypes, with the runs axis.
+        unread: names of those leaves of the hyperparameters that no program reads.
+    """
+
+    init: Callable[..., TrainState]
     train: Callable[..., tuple[TrainState, History]]
-    evaluate: Callable[..., tuple[Sums, jax.Array]]  # (states, runs, data)
-    states: TrainState  # shapes and dtypes, with the runs axis
+    evaluate: Callable[..., tuple[Sums, Any]]
+    states: TrainState
+    unread: tuple[str, ...]
 
 
 def compile_programs(
     runs: Run,
-    data: Examples,
+    data: Data,
     *,
     recipe: Recipe,
     mesh: Mesh,
     vmap_size: int | None,
     epochs_per_call: int,
+    params: Any = None,
+    steps: int | None = None,
+    watch: train.Watch | None = None,
     round_robin: bool = False,
 ) -> Programs:
-    """The programs for arrays like these; compiled once for each shape and configuration."""
-    leaves, structure = jax.tree.flatten((runs, data))
+    """The programs for arrays like these; compiled once for each shape and configuration.
+
+    Args:
+        runs: placed on the devices, [R + padding, ...].
+        data: placed on the devices.
+        recipe: the static part.
+        mesh: of the devices.
+        vmap_size: runs that a device advances side by side.
+        epochs_per_call: epochs of a call of ``train``.
+        params: initial parameters, placed, [R + padding, ...]; None: drawn.
+        steps: optimizer steps of the whole training if all runs take equally many.
+        watch: see ``train_epochs``.
+        round_robin: whether ``train`` gets one run a device at a time, and must not consume it.
+    """
+    leaves, structure = jax.tree.flatten((runs, data, params))
     arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     make = _compile_for.__wrapped__ if debugging() else _compile_for
-    return make(arrays, structure, recipe, mesh, vmap_size, epochs_per_call, round_robin)
+    settings = tuple(sorted((name, repr(value)) for name, value in jax.config.values.items()))
+    return make(
+        arrays,
+        structure,
+        recipe,
+        mesh,
+        vmap_size,
+        epochs_per_call,
+        steps,
+        watch,
+        round_robin,
+        settings,
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -54,96 +96,226 @@ def _compile_for(
     mesh: Mesh,
     vmap_size: int | None,
     epochs_per_call: int,
+    steps: int | None,
+    watch: train.Watch | None,
     round_robin: bool,
+    settings: Any,  # of JAX, which a program may depend on
 ) -> Programs:
+    del settings
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
-    runs, data = jax.tree.unflatten(structure, leaves)
-    lift = functools.partial(over_runs, mesh=mesh, vmap_size=vmap_size)
-
-    def init(runs: Run, data: Examples) -> TrainState:
-        lifted = lift(functools.partial(train.init_state, recipe=recipe))
-        return cast(TrainState, lifted(runs, data))
-
-    def train_(states: TrainState, runs: Run, data: Examples) -> tuple[TrainState, History]:
-        one = functools.partial(train.train_epochs, recipe=recipe, epochs=epochs_per_call)
-        lifted = lift(lambda lane, data: one(lane[0], lane[1], data))
-        return cast(tuple[TrainState, History], lifted((states, runs), data))
-
-    def evaluate(states: TrainState, runs: Run, data: Examples) -> tuple[Sums, jax.Array]:
-        one = functools.partial(train.evaluate, recipe=recipe)
-        lifted = lift(lambda lane, data: one(lane[0], lane[1], data))
-        return cast(tuple[Sums, jax.Array], lifted((states, runs), data))
-
+    runs, data, params = jax.tree.unflatten(structure, leaves)
+    init, train_, evaluate = lifted_programs(
+        recipe,
+        mesh=mesh,
+        vmap_size=vmap_size,
+        epochs_per_call=epochs_per_call,
+        steps=steps,
+        watch=watch,
+    )
     sharding = runs_sharding(mesh)
 
-    def lanes(tree: Any, lanes: int | None = None) -> Any:
-        """The same arrays with another number of lanes, sharded."""
+    def with_runs(tree: Any, count: int | None = None) -> Any:
+        """The same arrays with another number of runs, sharded."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
-                (lanes or leaf.shape[0], *leaf.shape[1:]), leaf.dtype, sharding=sharding
+                (count or leaf.shape[0], *leaf.shape[1:]), leaf.dtype, sharding=sharding
             ),
             tree,
         )
 
+    platform = mesh.devices.flat[0].platform
     if debugging():  # programs compiled ahead of time don't take part
-        states = lanes(jax.eval_shape(init, runs, data))
-        return Programs(jax.jit(init), jax.jit(train_), jax.jit(evaluate), states)
-    traced_init = jax.jit(init).trace(runs, data)
-    states = lanes(traced_init.out_info)
+        states = with_runs(jax.eval_shape(init, runs, data, params))
+        return Programs(jax.jit(init), jax.jit(train_), jax.jit(evaluate), states, ())
+    traced_init = jax.jit(init).trace(runs, data, params)
+    states = with_runs(traced_init.out_info)
     if round_robin:
-        turn = jax.jit(train_).lower(lanes(states, mesh.size), lanes(runs, mesh.size), data)
+        arguments = with_runs(states, mesh.size), with_runs(runs, mesh.size), data
+        traced_train = jax.jit(train_).trace(*arguments)
     else:
-        turn = jax.jit(train_, donate_argnums=0).lower(states, runs, data)
-    pool = ThreadPoolExecutor(2)  # XLA compiles outside Python's lock
-    compiled_train = pool.submit(turn.compile)
+        traced_train = jax.jit(train_, donate_argnums=0).trace(states, runs, data)
+    compiled_train = _compiled(traced_train.lower(), mesh)
     # Initial weights are drawn once: on a CPU their program is not worth 2 s of optimizing.
-    cpu = mesh.devices.flat[0].platform == "cpu"
-    quickly: Any = {"xla_backend_optimization_level": 0} if cpu else None
-    compiled_init = pool.submit(traced_init.lower().compile, quickly)
-    lowered_evaluate = jax.jit(evaluate).lower(states, runs, data)
+    quickly: Any = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    compiled_init = _compiled(traced_init.lower(), mesh, quickly)
+    traced_evaluate = jax.jit(evaluate).trace(states, runs, data)
+    evaluates = _compiled(traced_evaluate.lower(), mesh)  # while the first epochs train
+    unread = _unread(
+        runs,
+        (traced_init, (runs, data, params)),
+        (traced_train, (states, runs, data)),
+        (traced_evaluate, (states, runs, data)),
+    )
     programs = cast(Any, compiled_init.result()), cast(Any, compiled_train.result())
-    later = pool.submit(lowered_evaluate.compile)  # while the first epochs train
 
     def evaluate_(*arguments: Any) -> Any:
-        return later.result()(*arguments)
+        return evaluates.result()(*arguments)
 
-    pool.shutdown(wait=False)
-    return Programs(*programs, evaluate_, states)
+    return Programs(*programs, evaluate_, states, unread)
+
+
+class Lifted(NamedTuple):
+    """The functions of one run, lifted to the runs axis; neither traced nor compiled.
+
+    Attributes:
+        init: of (runs, data, params) gives the states; params may be None.
+        train: of (states, runs, data) gives the states after a call's epochs, and their history.
+        evaluate: of (states, runs, data) gives the sums over the test rows, and their outputs.
+    """
+
+    init: Callable[..., TrainState]
+    train: Callable[..., tuple[TrainState, History]]
+    evaluate: Callable[..., tuple[Sums, Any]]
+
+
+def lifted_programs(
+    recipe: Recipe,
+    *,
+    mesh: Mesh,
+    vmap_size: int | None,
+    epochs_per_call: int = 1,
+    steps: int | None = None,
+    watch: train.Watch | None = None,
+) -> Lifted:
+    """What ``compile_programs`` compiles; see there for the arguments."""
+    lift = functools.partial(over_runs, mesh=mesh, vmap_size=vmap_size)
+    platform = mesh.devices.flat[0].platform
+
+    def of_run(run: Run) -> Run:
+        run = run._replace(hyperparameters=_weakly_typed(run.hyperparameters))
+        return run if steps is None else run._replace(steps=steps)
+
+    def init(runs: Run, data: Data, params: Any) -> TrainState:
+        def one(run_and_params: Any, data: Data) -> TrainState:
+            run, params = run_and_params
+            return train.init_state(of_run(run), data, recipe=recipe, params=params, watch=watch)
+
+        return cast(TrainState, lift(one)((runs, params), data))
+
+    def train_(states: TrainState, runs: Run, data: Data) -> tuple[TrainState, History]:
+        def one(state_and_run: Any, data: Data) -> Any:
+            state, run = state_and_run
+            with on_platform(platform):
+                return train.train_epochs(
+                    state, of_run(run), data, recipe=recipe, epochs=epochs_per_call, watch=watch
+                )
+
+        return cast(tuple[TrainState, History], lift(one)((states, runs), data))
+
+    def evaluate(states: TrainState, runs: Run, data: Data) -> tuple[Sums, Any]:
+        def one(state_and_run: Any, data: Data) -> Any:
+            state, run = state_and_run
+            with on_platform(platform):
+                return evaluation.evaluate(state, of_run(run), data, recipe=recipe)
+
+        return cast(tuple[Sums, Any], lift(one)((states, runs), data))
+
+    return Lifted(init, train_, evaluate)
+
+
+_EXECUTABLES: dict[Any, Future[Any]] = {}  # by digest and tree of the program, the oldest first
+_KEPT = 48  # of them
+_COMPILERS = ThreadPoolExecutor(3, "compile")  # XLA compiles outside of Python's lock
+
+
+def _compiled(lowered: Any, mesh: Mesh, options: dict[str, Any] | None = None) -> Future[Any]:
+    """The executable of a lowered program; an equal program is compiled once.
+
+    So a lambda that is made anew, whose recipe is another one for Python, compiles nothing anew.
+    """
+    devices = [(device.platform, device.id) for device in mesh.devices.flat]
+    content = f"{devices} {options}\n{lowered.as_text()}"
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    # An argument that the program does not use is not in its text, but is checked at each call.
+    arguments = tuple(map(str, jax.tree.leaves(lowered.in_avals)))
+    key = digest, arguments, lowered.in_tree, lowered.out_tree
+    if key not in _EXECUTABLES:
+        while len(_EXECUTABLES) >= _KEPT:
+            _EXECUTABLES.pop(next(iter(_EXECUTABLES)))
+        _EXECUTABLES[key] = _COMPILERS.submit(lowered.compile, options)
+    return _EXECUTABLES[key]
+
+
+def _weakly_typed(h: Any) -> Any:
+    """Scalar floats of h as weakly typed as Python's, so that they widen no bfloat16 parameter."""
+
+    def one(leaf: Any) -> Any:
+        if jnp.ndim(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return primitives.convert_element_type_p.bind(
+            leaf, new_dtype=np.dtype(leaf.dtype), weak_type=True, sharding=None
+        )
+
+    return jax.tree.map(one, h)
+
+
+def _unread(runs: Run, *programs: tuple[Any, Any]) -> tuple[str, ...]:
+    """The names of those leaves of the hyperparameters that none of the traced programs reads."""
+    names = [
+        leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(runs.hyperparameters)
+    ]
+    read = np.zeros(len(names), bool)
+    of_h = jax.tree_util.GetAttrKey("hyperparameters")
+    for traced, arguments in programs:
+        jaxpr = traced.jaxpr.jaxpr
+        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(arguments)]
+        uses = [use for use, path in zip(used, paths, strict=True) if path[1:2] == (of_h,)]
+        read |= np.array(uses, bool)
+    return tuple(name for name, is_read in zip(names, read, strict=True) if not is_read)
 
 
 def train_side_by_side(
-    program: Programs,
+    programs: Programs,
     states: TrainState,
     runs: Run,
-    data: Examples,
+    data: Data,
     mesh: Mesh,
     count: int,
     calls: int,
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
-    """After each call: how to get the states, until the next one, and the call's history.
+    """After each call: a function that gives the states, until the next one; and its history.
 
     ``states``, ``runs`` and ``data`` lie on the devices, padded; ``count`` runs are real.
     """
     for _ in range(calls):
-        states, new = program.train(states, runs, data)
-        yield (lambda now=states: now), to_host(new, mesh, count)  # type: ignore[misc]
+        states, new = programs.train(states, runs, data)
+        yield functools.partial(_same, states), to_host(new, mesh, count)
+
+
+def _same(states: TrainState) -> TrainState:
+    return states
 
 
 def train_in_round_robin(
-    program: Programs, states: TrainState, runs: Run, data: Examples, mesh: Mesh, calls: int
+    programs: Programs,
+    states: TrainState,
+    runs: Run,
+    data: Data,
+    mesh: Mesh,
+    calls: int,
+    *,
+    is_done: Callable[[TrainState], bool] | None = None,
+    blank: History | None = None,
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
-    """As ``_side_by_side``, but each device trains whichever run is due; ``runs`` are as given."""
+    """As ``train_side_by_side``, but each device trains whichever run is due.
+
+    ``runs`` are as given, not placed and not padded. See ``train_round_robin`` for the last two.
+    """
     count, shard = len(runs.key), runs_sharding(mesh)
     with_a_blank = pad_runs(runs, count + 1)
 
     @functools.cache
-    def dealt(turn: tuple[int, ...]) -> Run:
-        of_turn = jax.tree.map(lambda leaf: take_runs(leaf, np.array(turn)), with_a_blank)
-        return cast(Run, place(of_turn, shard))
+    def placed(group: tuple[int, ...]) -> Run:
+        return cast(Run, place(take_runs(with_a_blank, group), shard))
 
-    def train(states: TrainState, turn: tuple[int, ...]) -> tuple[TrainState, History]:
-        return program.train(states, dealt(turn), data)
+    def train(states: TrainState, group: tuple[int, ...]) -> tuple[TrainState, History]:
+        return programs.train(states, placed(group), data)
 
     first = to_host(states, mesh, count)
-    for states_of, new in train_round_robin(train, first, mesh=mesh, calls=calls):
-        yield functools.partial(lambda get: place(pad_runs(get(), mesh.size), shard), states_of), new
+    advance = train_round_robin(train, first, mesh=mesh, calls=calls, is_done=is_done, blank=blank)
+    for states_of, new in advance:
+        yield (
+            functools.partial(lambda get: place(pad_runs(get(), mesh.size), shard), states_of),
+            new,
+        )

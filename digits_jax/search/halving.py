@@ -16,16 +16,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax.optimizers import Hyperparameters
 from digits_jax.parallel.processes import spans_job
 from digits_jax.recipe import Recipe
+from digits_jax.runs.axis import take_runs
+from digits_jax.runs.checks import check_data
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.identity import describe
 from digits_jax.runs.memory import fitting_wave_size
 from digits_jax.runs.results import Progress
-from digits_jax.search.grids import Scores, _count, _for_each, rank, run_picker
+from digits_jax.search.grids import (
+    Monitor,
+    Scores,
+    configurations_count,
+    monitor_of,
+    rank,
+    repeated,
+    run_picker,
+)
 from digits_jax.splits import Split
-from digits_jax.train import Examples, Run, TrainState
+from digits_jax.structures import Run, TrainState
 from digits_jax.waves import in_waves, load_waves, saved_wave_size
 
 
@@ -35,14 +44,14 @@ class Halving(NamedTuple):
     Attributes:
         winner: int64 [G].
         epochs: int64 [G, C], that each configuration was trained for.
-        accuracy: float64 [G, C, F], on the splits' test rows, when it was last scored.
-        loss: float64 [G, C, F].
+        scores: float64 [G, C, F] by name, on the splits' test rows, when it was last scored.
+        diverged: bool [G, C, F], whether a run had diverged by then.
     """
 
     winner: np.ndarray
     epochs: np.ndarray
-    accuracy: np.ndarray
-    loss: np.ndarray
+    scores: dict[str, np.ndarray]
+    diverged: np.ndarray
 
 
 def halving_rungs(epochs: int, configurations: int) -> list[int]:
@@ -62,7 +71,7 @@ def halving_rungs(epochs: int, configurations: int) -> list[int]:
 
 
 def successive_halving(
-    data: Examples,
+    data: Any,
     runs: Run,
     groups: int,
     configurations: int,
@@ -71,13 +80,15 @@ def successive_halving(
     recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
     vmap_size: int | None = None,
+    monitor: Monitor | None = None,
     on_epoch: Callable[[Progress], bool | None] | None = None,
 ) -> Halving:
     """Trains all configurations for a rung, drops the worse half, and goes on with the others.
 
-    Their lanes are compacted, so that the next rung trains half as many, from the states that the
+    The runs axis is compacted, so that the next rung trains half as many, from the states that the
     last one left: a survivor's training is the same as without the dropping. Each group, say an
-    outer split of nested cross-validation, decides for itself.
+    outer split of nested cross-validation, decides for itself. An optimizer that asks for the steps
+    of the whole training gets those of the last rung.
 
     Args:
         data: see ``cross_validate``.
@@ -86,10 +97,11 @@ def successive_halving(
         groups: G.
         configurations: C.
         rungs: ascending numbers of epochs, as from ``halving_rungs``.
-        recipe: see ``cross_validate``, as the three below.
-        devices: likewise.
-        vmap_size: likewise.
-        on_epoch: likewise; ``Progress`` is of one rung.
+        recipe: see ``cross_validate``.
+        devices: see ``cross_validate``.
+        vmap_size: see ``cross_validate``.
+        monitor: what ranks; see ``rank``. Default: the recipe's.
+        on_epoch: see ``cross_validate``; ``Progress`` is of one rung.
 
     Raises:
         ValueError: the number of runs or the rungs don't fit, or the devices are of several
@@ -105,7 +117,9 @@ def successive_halving(
     if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
         raise ValueError(f"rungs must be ascending numbers of epochs, not {list(rungs)}")
     numbers = np.arange(runs.key.shape[0]).reshape(groups, configurations, splits)
-    accuracy, loss = np.full((2, *numbers.shape), np.nan)
+    scores: dict[str, np.ndarray] = {}
+    diverged = np.zeros(numbers.shape, bool)
+    monitor = monitor_of(recipe, monitor)
     epochs = np.zeros((groups, configurations), np.int64)
     group = np.arange(groups)[:, None]
     alive = np.tile(np.arange(configurations), (groups, 1))
@@ -115,9 +129,10 @@ def successive_halving(
         here = numbers[group, alive].ravel()
         result = cross_validate(
             data,
-            jax.tree.map(lambda leaf, here=here: leaf[here], runs),
+            take_runs(runs, here),
             recipe=recipe,
             epochs=rung - trained,
+            total_epochs=rungs[-1],
             states=states,
             devices=devices,
             vmap_size=vmap_size,
@@ -125,14 +140,19 @@ def successive_halving(
         )
         trained = rung
         shape = (*alive.shape, splits)
-        scores = result.accuracy.reshape(shape), result.loss.reshape(shape)
-        accuracy[group, alive], loss[group, alive] = scores
+        now = {name: values.reshape(shape) for name, values in result.scores.items()}
+        for name, values in now.items():
+            scores.setdefault(name, np.full(numbers.shape, np.nan))[group, alive] = values
         epochs[group, alive] = rung
-        kept = rank(*scores)[:, : 1 if rung == rungs[-1] else math.ceil(alive.shape[1] / 2)]
-        lanes = np.arange(alive.size * splits).reshape(shape)[group, kept].ravel()
-        states = jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes], result.states)
+        failed = (result.diverged > 0).reshape(shape)
+        diverged[group, alive] = failed
+        kept = rank(now, monitor, diverged=failed)[
+            :, : 1 if rung == rungs[-1] else math.ceil(alive.shape[1] / 2)
+        ]
+        survivors = np.arange(alive.size * splits).reshape(shape)[group, kept].ravel()
+        states = take_runs(result.states, survivors)
         alive = np.take_along_axis(alive, kept, axis=1)
-    return Halving(alive[:, 0], epochs, accuracy, loss)
+    return Halving(alive[:, 0], epochs, scores, diverged)
 
 
 def _refuse_a_job(devices: Sequence[jax.Device] | None) -> None:
@@ -143,7 +163,7 @@ def _refuse_a_job(devices: Sequence[jax.Device] | None) -> None:
 
 
 def halve_in_waves(
-    data: Examples,
+    data: Any,
     make_groups: Callable[[int, int], Run],
     groups: int,
     configurations: int,
@@ -154,6 +174,7 @@ def halve_in_waves(
     recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
     vmap_size: int | None = None,
+    monitor: Monitor | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
@@ -167,35 +188,37 @@ def halve_in_waves(
             configuration and split; see ``make_wave`` of ``train_in_waves``.
         groups: number of groups in all.
         configurations: see ``successive_halving``, as the next.
-        rungs: likewise.
+        rungs: see ``successive_halving``.
         folder: see ``train_in_waves``.
         wave_size: runs that train at once in the first rung, rounded down to whole groups, of
             which there is at least one. Default: see ``train_in_waves``.
-        recipe: see ``train_in_waves``, as all that follow; ``on_wave`` counts groups.
-        devices: likewise.
-        vmap_size: likewise.
-        identity: likewise.
-        resume: likewise.
-        on_epoch: likewise.
-        on_wave: likewise.
+        recipe: see ``train_in_waves``.
+        devices: see ``train_in_waves``.
+        vmap_size: see ``train_in_waves``.
+        monitor: see ``successive_halving``.
+        identity: see ``train_in_waves``.
+        resume: see ``train_in_waves``.
+        on_epoch: see ``train_in_waves``.
+        on_wave: see ``train_in_waves``; it counts groups.
 
     Raises:
         ValueError: see ``successive_halving``.
         CheckpointError: see ``train_in_waves``.
-        FolderInUse: likewise.
-        WavesInterrupted: likewise.
+        FolderInUse: see ``train_in_waves``.
+        WavesInterrupted: see ``train_in_waves``.
     """
     _refuse_a_job(devices)
     recipe = Recipe() if recipe is None else recipe
     devices = jax.devices() if devices is None else devices
+    data = check_data(data)
     first = make_groups(0, 1)
     size = saved_wave_size(folder) if resume and wave_size is None else None
     if size is None:
-        lanes = len(first.key)
+        runs = len(first.key)
         fitting = wave_size or fitting_wave_size(
-            groups * lanes, first, data, recipe=recipe, devices=devices, vmap_size=vmap_size
+            groups * runs, first, data, recipe=recipe, devices=devices, vmap_size=vmap_size
         )
-        size = min(max(fitting // lanes, 1), groups)
+        size = min(max(fitting // runs, 1), groups)
     groups_of = functools.lru_cache(maxsize=1)(make_groups)
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
@@ -208,13 +231,17 @@ def halve_in_waves(
             recipe=recipe,
             devices=devices,
             vmap_size=vmap_size,
+            monitor=monitor,
             on_epoch=on_epoch,
         )
-        return halved._asdict()
+        scores = {f"score.{name}": values for name, values in halved.scores.items()}
+        others = {name: getattr(halved, name) for name in ("winner", "epochs", "diverged")}
+        return {**others, **scores}
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
         described = describe(data, groups_of(start, stop), recipe)
-        return {**described, "rungs": list(rungs), **(identity or {})}
+        ranked_by = {"rungs": list(rungs), "monitor": list(monitor_of(recipe, monitor))}
+        return {**described, **ranked_by, **(identity or {})}
 
     in_waves(
         compute,
@@ -227,12 +254,17 @@ def halve_in_waves(
         unit="groups of runs",
     )
     arrays = load_waves(folder)
-    return Halving(**{name: arrays[name] for name in Halving._fields})
+    scores = {
+        name.removeprefix("score."): values
+        for name, values in arrays.items()
+        if name.startswith("score.")
+    }
+    return Halving(arrays["winner"], arrays["epochs"], scores, arrays["diverged"])
 
 
 def halve_grid(
-    data: Examples,
-    numbers: Hyperparameters,
+    data: Any,
+    h: Any,
     inner: Split,
     groups: int,
     *,
@@ -246,28 +278,30 @@ def halve_grid(
 
     Args:
         data: see ``train_grid``.
-        numbers: likewise.
+        h: see ``train_grid``.
         inner: splits [G * F], as from ``inner_splits`` of G outer splits: their test rows decide.
         groups: G.
         folder: see ``train_in_waves``.
         epochs: of those that are not dropped; see ``halving_rungs``.
         seeds: see ``train_grid``.
-        seed: likewise.
+        seed: see ``train_grid``.
         **options: of ``halve_in_waves``, to which they go.
     """
-    count, folds = _count(numbers), len(inner.train_rows) // groups
-    pick = run_picker(_for_each(seeds, inner), numbers, seed=seed)
+    count, folds = configurations_count(h), len(inner.train_rows) // groups
+    pick = run_picker(repeated(seeds, inner), h, seed=seed)
     shape = (groups, count, seeds, folds)
-    lanes = count * seeds * folds
+    runs = count * seeds * folds
 
     def make_groups(start: int, stop: int) -> Run:
-        g, c, repeat, fold = np.unravel_index(np.arange(start * lanes, stop * lanes), shape)
+        g, c, repeat, fold = np.unravel_index(np.arange(start * runs, stop * runs), shape)
         return pick(c, (repeat * groups + g) * folds + fold)
 
     rungs = halving_rungs(epochs, count)
     halved = halve_in_waves(data, make_groups, groups, count, rungs, folder=folder, **options)
-    accuracy, loss = (
-        each.reshape(shape).mean(axis=2).swapaxes(0, 1).reshape(count, -1)
-        for each in (halved.accuracy, halved.loss)
-    )
-    return Scores(accuracy, loss, np.repeat(halved.epochs.T, folds, axis=1))
+    scores = {
+        name: values.reshape(shape).mean(axis=2).swapaxes(0, 1).reshape(count, -1)
+        for name, values in halved.scores.items()
+    }
+    diverged = np.asarray(halved.diverged.reshape(shape).any(axis=2))
+    diverged = diverged.swapaxes(0, 1).reshape(count, -1)
+    return Scores(scores, np.repeat(halved.epochs.T, folds, axis=1), diverged)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -127,6 +128,7 @@ class Checkpoints:
             SaveError: this checkpoint, or the one before it, can't be written.
         """
         self.wait()
+        tree = jax.tree.map(_without_key, tree)
         record = {"identity": self.identity, "arrays": _shapes(tree, runs)}
         with _saving(self.folder / str(epoch)):
             if self._lock is not None and not self._lock.held:  # orbax would make it again
@@ -276,7 +278,8 @@ class Checkpoints:
         """
         if epoch is None:
             return self.newest(lambda epoch: self.restore(like, epoch, sharding))
-        where = self.folder / str(epoch)
+        where, wanted = self.folder / str(epoch), like
+        like = jax.tree.map(_without_key, like)
         self.check_identity(epoch)
         refuse_difference(where, "array", self.shapes(epoch), _shapes(like))
         runs = jax.tree.leaves(like)[0].shape[0]
@@ -297,9 +300,28 @@ class Checkpoints:
                     raise ValueError(
                         f"run {bad[0]} does not have the checksum that it was saved with"
                     )
+        arrays = saved["arrays"]
         if sharding is None:
-            return jax.tree.map(lambda leaf: leaf[:runs], saved["arrays"])
-        return saved["arrays"]
+            arrays = jax.tree.map(lambda leaf: leaf[:runs], arrays)
+        return jax.tree.map(_with_key, wanted, arrays)
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _without_key(leaf: Any) -> Any:
+    """The words of random keys, and their shape and dtype where only these are given."""
+    if not _is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return jax.random.key_data(leaf)
+
+
+def _with_key(wanted: Any, leaf: Any) -> Any:
+    """Random keys again, where they are wanted."""
+    return jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(wanted) else leaf
 
 
 def run_checksums(tree: Any) -> Any:

@@ -210,7 +210,7 @@ class Watch:
             self._first = progress.epoch, now
         done, passed = progress.epoch - self._first[0], now - self._first[1]
         rate = done / passed if done else None  # epochs a second
-        losses, accuracies = (values[:, -1] for values in progress.history)
+        losses, accuracies = (progress.history[name][:, -1] for name in ("loss", "accuracy"))
         accuracy = f"{100 * accuracies.mean():.2f}"
         accuracy += f" ± {100 * accuracies.std():.2f} %" if len(accuracies) > 1 else " %"
         speed = f"{rate * self._rows:,.0f} images/s" if rate and self._rows else ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from digits_jax import Recipe, Run
-    from digits_jax.train import History
+    from digits_jax.runs.results import History
 
 FOLDER = "tensorboard"
 FIGURES = "figures"  # the run that holds them
@@ -30,16 +30,21 @@ def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
 
     The rate of an optimizer with a method ``rate_fraction``, such as ``OneCycleAdam``, follows it;
     that of any other stays as it is.
+
+    Args:
+        runs: with their steps, if the optimizer asks for them.
+        recipe: whose optimizer it is.
+        epochs: E.
     """
     import numpy as np
 
     peaks = np.asarray(runs.hyperparameters.learning_rate)[:, np.newaxis]
-    rate_fraction = getattr(recipe.optimizer, "rate_fraction", None)
-    if rate_fraction is None:
+    fraction = getattr(recipe.optimizer, "rate_fraction", None)
+    if fraction is None:
         return np.repeat(peaks, epochs, axis=1)
-    steps = np.asarray(runs.hyperparameters.schedule_steps)[:, np.newaxis]
+    steps = np.asarray(runs.steps)[:, np.newaxis]
     done = steps * np.arange(1, epochs + 1) / epochs - 1  # before that step
-    return np.asarray(peaks * rate_fraction(done, steps))
+    return np.asarray(peaks * fraction(done, steps))
 
 
 class Tracker:
@@ -71,10 +76,10 @@ class Tracker:
 
     def write(self, history: History) -> None:
         """Writes the epochs of a history [R, E] that are new."""
-        epochs = history.loss.shape[1]
+        epochs = history["loss"].shape[1]
         for r, writer in enumerate(self._writers):
             for epoch in range(self._written, epochs):
-                for name, values in history._asdict().items():
+                for name, values in history.items():
                     writer.add_scalar(f"train/{name}", float(values[r, epoch]), epoch + 1)
                 writer.add_scalar("learning_rate", float(self._rates[r, epoch]), epoch + 1)
         self._written = epochs

@@ -50,7 +50,11 @@ def train(
         watch = stack.enter_context(console.Watch(epochs, len(names), rows=rows, verbose=verbose))
         tracker = None
         if tensorboard and reports():
-            rates = tracking.learning_rates(runs, recipe, epochs)
+            from digits_jax.runs.checks import check_data
+            from digits_jax.runs.preparation import prepare
+
+            complete, _ = prepare(check_data(dataset.data), runs, recipe, epochs)
+            rates = tracking.learning_rates(complete, recipe, epochs)
             tracker = stack.enter_context(tracking.Tracker(output.folder, names, rates))
 
         def on_epoch(progress: Progress) -> bool:
@@ -61,7 +65,7 @@ def train(
 
         try:
             result = dj.cross_validate(
-                dj.Examples(dataset.images, dataset.labels),
+                dataset.data,
                 runs,
                 recipe=recipe,
                 epochs=epochs,
@@ -108,9 +112,11 @@ def curves(result: CrossValidation) -> tuple[Any, Any]:
     """Training loss and accuracy [R, E], NaN from where a run diverged on: for a figure."""
     import numpy as np
 
-    epochs = np.arange(1, result.history.loss.shape[1] + 1)
+    epochs = np.arange(1, result.history["loss"].shape[1] + 1)
     failed = (result.diverged[:, None] > 0) & (epochs[None] >= result.diverged[:, None])
-    loss, accuracy = (np.where(failed, np.nan, each) for each in result.history)
+    loss, accuracy = (
+        np.where(failed, np.nan, result.history[name]) for name in ("loss", "accuracy")
+    )
     return loss, accuracy
 
 

@@ -2,9 +2,9 @@
 
     python experiments/examples/own_data.py
 
-``Examples`` takes any numbers [N, H, W] or [N, H, W, C] and labels 0 to K - 1; tell the network how
-many classes there are. Everything else is the same call: folds, a refit on all rows, checkpoints,
-and scores from the predictions of the folds.
+The data are a tuple of arrays (inputs [N, ...], targets [N]); tell the network how many classes
+there are. Everything else is the same call: folds, a refit on all rows, checkpoints, and scores
+from the predictions of the folds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -61,31 +60,27 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = checkpoints or Path(temporary)
         result = dj.cross_validate(
-            dj.Examples(images, labels),
-            dj.make_runs(splits, hyperparameters=dj.Hyperparameters(learning_rate=1e-2)),
+            (images, labels),
+            dj.make_runs(splits, dj.Hyperparameters(learning_rate=1e-2)),
             recipe=recipe,
             epochs=epochs,
             checkpoints=folder,
         )
-        states, _ = dj.load_states(folder, recipe=recipe)
+        saved = dj.load_states(folder, recipe=recipe)
 
-    scores = dj.summarize(
-        result.accuracy[:folds],
-        train_rows=len(labels) * (folds - 1) / folds,
-        test_rows=len(labels) / folds,
-    )
-    print(f"accuracy of {folds} folds: {100 * scores.mean:.2f} ± {100 * scores.std:.2f} %")
+    scores = result.summary("accuracy")  # of the folds: the refit has no test rows
+    print(f"accuracy of {folds} folds: {100 * scores.mean:.2f} ± {100 * scores.sd:.2f} %")
     rows, probabilities = dj.metrics.pooled_predictions(
-        result.test_rows[:folds], result.logits[:folds]
+        result.test_rows[:folds], result.outputs[:folds]
     )
     confusion = dj.metrics.confusion(labels[rows], probabilities.argmax(1), classes=len(CLASSES))
     print("each class, and how often it is taken for", ", ".join(CLASSES))
     for name, counts in zip(CLASSES, confusion, strict=True):
         print(f"{name:>12}", counts)
 
-    refit = jax.tree.map(lambda leaf: leaf[-1], states)  # the last run: all rows trained it
+    refit, h = saved.run(-1)  # the last run: all rows trained it
     new_images, new_labels = stripes(rows=200, seed=1)
-    predicted = np.asarray(dj.predict(refit, new_images, recipe=recipe)).argmax(1)
+    predicted = np.asarray(dj.predict(refit, new_images, h, recipe=recipe)).argmax(1)
     print(f"the refit has {np.sum(predicted == new_labels)} of {len(new_labels)} new images right")
     return result, confusion
 

@@ -46,7 +46,7 @@ class NormedPerceptron(nn.Module):
 
 def main(
     epochs: int = 20, folds: int = 5, checkpoints: Path | None = None
-) -> tuple[dj.CrossValidation, dj.Summary]:
+) -> tuple[dj.CrossValidation, dj.ScoreSummary]:
     """Cross-validates the network on the bundled digits.
 
     Args:
@@ -60,24 +60,21 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = checkpoints or Path(temporary)
         result = dj.cross_validate(
-            dj.Examples(digits.images, digits.labels),
+            digits.data,
             dj.make_runs(splits),
             recipe=recipe,
             epochs=epochs,
             checkpoints=folder,
         )
-        states, _ = dj.load_states(folder, recipe=recipe)
+        saved = dj.load_states(folder, recipe=recipe)
 
-    rows = len(digits.labels)
-    scores = dj.summarize(
-        result.accuracy[:folds], train_rows=rows * (folds - 1) / folds, test_rows=rows / folds
-    )
+    scores = result.summary("accuracy")  # of the folds: the refit has no test rows
     low, high = scores.ci95
-    print(f"accuracy of {folds} folds: {100 * scores.mean:.2f} ± {100 * scores.std:.2f} %")
+    print(f"accuracy of {folds} folds: {100 * scores.mean:.2f} ± {100 * scores.sd:.2f} %")
     print(f"95 % interval of the mean: {100 * low:.2f} to {100 * high:.2f} %")
 
-    refit = jax.tree.map(lambda leaf: leaf[-1], states)  # the last run: all rows trained it
-    logits = dj.predict(refit, digits.images[:1], recipe=recipe)
+    refit, h = saved.run(-1)  # the last run: all rows trained it
+    logits = dj.predict(refit, digits.images[:1], h, recipe=recipe)
     print(f"row 0 is a {digits.labels[0]}; the refit reads {logits.argmax()}")
     return result, scores
 

@@ -66,7 +66,7 @@ def main(
         checkpoints: Folder that keeps the states of all runs. Default: none is kept.
     """
     digits = dj.load_digits("bundled")
-    data = dj.Examples(digits.images, digits.labels)
+    data = digits.data
     splits = dj.stack_splits(dj.kfold_splits(digits.labels, folds), dj.refit_split(digits.labels))
     network = dj.DigitsCNN(conv_features=(), dense_activation=nn.relu, pixel_scale=1 / 16)
     batch_size = 64
@@ -78,6 +78,7 @@ def main(
                 network=network,
                 optimizer=functools.partial(nesterov, steps=steps),
                 loss=focal_loss,
+                metrics={"accuracy": dj.accuracy},
                 batch_size=batch_size,
             ),
             dj.Hyperparameters(learning_rate=0.3, beta_1=0.9),
@@ -86,7 +87,7 @@ def main(
     results = {
         name: dj.cross_validate(
             data,
-            dj.make_runs(splits, hyperparameters=hyperparameters),
+            dj.make_runs(splits, hyperparameters),
             recipe=recipe,
             epochs=epochs,
             checkpoints=None if checkpoints is None else checkpoints / name,
@@ -94,16 +95,14 @@ def main(
         for name, (recipe, hyperparameters) in recipes.items()
     }
 
-    rows = len(digits.labels)
-    train_rows, test_rows = rows * (folds - 1) / folds, rows / folds
     for name, result in results.items():
-        scores = dj.summarize(result.accuracy[:folds], train_rows=train_rows, test_rows=test_rows)
-        print(f"{name}: {100 * scores.mean:.2f} ± {100 * scores.std:.2f} %")
+        scores = result.summary("accuracy")
+        print(f"{name}: {100 * scores.mean:.2f} ± {100 * scores.sd:.2f} %")
     test = dj.corrected_resampled_ttest(
-        results["nesterov"].accuracy[:folds],
-        results["adam"].accuracy[:folds],
-        train_rows=train_rows,
-        test_rows=test_rows,
+        results["nesterov"].scores["accuracy"][:folds],
+        results["adam"].scores["accuracy"][:folds],
+        train_rows=len(digits.labels) * (folds - 1) / folds,
+        test_rows=len(digits.labels) / folds,
     )
     print(f"difference: {100 * test.mean_difference:+.2f} points, p = {test.p_value:.3f}")
     return results

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from digits_jax import Dataset
     from digits_jax.metrics import Reliability, RocCurve
-    from digits_jax.train import History
+    from digits_jax.runs.results import History
 
 Results = Mapping[str, Any]
 
@@ -160,7 +160,7 @@ _SUMMARY = (
 
 def _how(results: Results, history: History) -> str:
     """A sentence: how much was trained where, and how long it took."""
-    runs, epochs = history.loss.shape
+    runs, epochs = history["loss"].shape
     devices, seconds = results["devices"], results["seconds"]
     return (
         f"{runs} run{'s' * (runs > 1)} of {epochs} epochs, trained at once on {devices['count']} "
@@ -202,12 +202,13 @@ def _summary_rows(results: Results) -> list[tuple[str, str, str]]:
 
 
 def _curves(page: Report, history: History, names: Sequence[str]) -> None:
-    runs, epochs = history.loss.shape
+    runs, epochs = history["loss"].shape
+    ends = 100 * float(history["accuracy"][:, -1].mean())
     page.figure(
         "Learning curves",
-        figures.learning_curves(history.loss, history.accuracy, names),
+        figures.learning_curves(history["loss"], history["accuracy"], names),
         f"Training loss and accuracy of {runs} runs over {epochs} epochs; the mean accuracy ends "
-        f"at {100 * float(history.accuracy[:, -1].mean()):.2f} %.",
+        f"at {ends:.2f} %.",
         "Measured on the training rows, while they train, with dropout.",
     )
 

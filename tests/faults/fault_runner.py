@@ -22,7 +22,6 @@ from digits_jax.storage.checkpoints import Checkpoints
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 EPOCHS = 12
-STEPS = 8  # of an epoch: 898 training rows in batches of 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,8 +179,7 @@ def newest_epoch(folder: Path) -> int:
     with Checkpoints(folder / "checkpoints", {}, read_only=True) as checkpoints:
         if checkpoints.latest is None:
             return 0
-    states, _ = dj.load_states(folder / "checkpoints")
-    return int(states.step[0]) // STEPS
+    return int(dj.load_states(folder / "checkpoints").states.epoch[0])
 
 
 def finished_runs(folder: Path) -> int:
@@ -189,7 +187,7 @@ def finished_runs(folder: Path) -> int:
     from digits_jax.storage.files import read_arrays
 
     waves = [read_arrays(path)[0] for path in folder.glob("waves/*/wave-*.npz")]
-    return sum(len(wave["loss"]) for wave in waves)
+    return sum(len(wave["score.loss"]) for wave in waves)
 
 
 def differences(folder: Path, expected: Path, arrays: Sequence[str]) -> list[str]:

@@ -54,7 +54,7 @@ def _assert_flat(before: Use, after: Use, rounds: int, megabytes: float) -> None
 
 def test_cross_validations(tmp_path: Path, tally: Tally, all_faults: bool) -> None:
     digits = dj.load_digits("bundled")
-    data = dj.Examples(digits.images[:200], digits.labels[:200])
+    data = digits.images[:200], digits.labels[:200]
     splits = dj.kfold_splits(digits.labels[:200], 2)
     recipe = dj.Recipe(network=dj.DigitsCNN(conv_features=(2,), dense_features=()))
     options: dict[str, Any] = {"recipe": recipe, "epochs": 2, "resume": True}
