@@ -5,7 +5,7 @@ from .augment import Jitter, ShiftedViews
 from .data import DataError, Dataset, DataWarning, Provenance, load_digits
 from .evaluation import eval_step, evaluate, predict
 from .losses import accuracy, cross_entropy
-from .lowering import fast, lower
+from .lowering.jaxprs import fast, lower
 from .model import DigitsCNN, layer_table
 from .networks import Dropout, Network, NetworkWithHyperparameters, as_network
 from .optimizers import Hyperparameters, OneCycleAdam, adam

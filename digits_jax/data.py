@@ -82,7 +82,7 @@ class Dataset:
         class_names: "0" .. "9".
         provenance: where the rows came from.
         metadata: UCI's description of the data set; None unless it came from UCI or its cache.
-        variables: UCI's table of variables, a mapping for each column; None likewise.
+        variables: UCI's table of variables, a mapping for each column; None if there is none.
     """
 
     images: npt.NDArray[np.uint8]

@@ -77,7 +77,7 @@ class NetworkWithHyperparameters:
 
     Attributes:
         network: the module; a field keeps its value where the hyperparameter is None or h is.
-        fields: of the module and of h, by the same names.
+        fields: of the module; attributes or keys of h by the same names.
     """
 
     network: nn.Module
@@ -85,7 +85,8 @@ class NetworkWithHyperparameters:
 
     def __call__(self, h: Any) -> nn.Module:
         """The module with its fields from the hyperparameters."""
-        given: dict[str, Any] = {name: getattr(h, name, None) for name in self.fields}
+        read = h.get if isinstance(h, Mapping) else functools.partial(getattr, h)
+        given: dict[str, Any] = {name: read(name, None) for name in self.fields}
         given = {name: value for name, value in given.items() if value is not None}
         return self.network.clone(**given) if given else self.network
 

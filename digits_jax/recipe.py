@@ -16,7 +16,7 @@ import optax
 from flax.core import FrozenDict
 
 from digits_jax.losses import accuracy, cross_entropy
-from digits_jax.lowering import lower
+from digits_jax.lowering.jaxprs import lower
 from digits_jax.model import DigitsCNN
 from digits_jax.networks import Callee, NetworkWithHyperparameters, check_network
 from digits_jax.optimizers import adam

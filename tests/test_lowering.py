@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.extend import core
 
-from digits_jax.lowering import fast, lower
+from digits_jax.lowering.jaxprs import fast, lower
 
 few = hypothesis.settings(max_examples=8, phases=[hypothesis.Phase.generate])
 on_cpu = functools.partial(lower, platform="cpu")

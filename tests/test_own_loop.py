@@ -230,3 +230,12 @@ def test_mixup_equals_a_loop_where_rows_are_meant_to_mix() -> None:
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, params
     )
     assert dj.cross_validate(data[:2], runs, recipe=recipe, epochs=1).epochs.tolist() == [1]
+
+
+@pytest.mark.parametrize("h", [{"dropout_rate": 0.5}, dj.Hyperparameters(dropout_rate=0.5)])
+def test_a_field_is_read_from_a_key_or_an_attribute(h: Any) -> None:
+    network = dj.NetworkWithHyperparameters(dj.DigitsCNN())
+    made: Any = network(h)
+    assert made.dropout_rate == 0.5
+    unset: Any = network({"learning_rate": 1e-3})
+    assert unset.dropout_rate == 0.25 and network(None) == dj.DigitsCNN()

@@ -30,6 +30,3 @@ are never made: then the form is direct, which needs no such memory.
 Shapes: B batch, C channels, F features, G groups, T taps of a window; ``space`` stands for one, two
 or three axes of pixels. Inside the rules images are [B, *space, C] and kernels [*window, C / G, F].
 """
-
-from digits_jax.lowering.jaxprs import fast as fast
-from digits_jax.lowering.jaxprs import lower as lower

@@ -13,7 +13,7 @@ of those rows (other writers, mostly) and each of some random folds, seeds from 
 | 32 and 32 features in the first stage | 29 | 18 |
 | elastic 0.7, shear 0.1, shift 0.5 | 23 | 26 |
 
-Differences of five errors are within chance. The views came later and were chosen likewise, on four
+Differences of five errors are within chance. The views came later and were chosen so, on four
 blocks and four random folds: six recipes (``strong``, and with one change each: 1.5 times as wide,
 a third convolution in the second stage, 60 epochs, a third stage, dropout of 0.1), one seed each,
 made 269 errors of 6 x 7646 rows without views, 236 with shifts of 0.3 pixels, 238 with 0.5, and 241
