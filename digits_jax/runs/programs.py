@@ -139,7 +139,7 @@ def _compile_for(
     quickly: Any = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
     compiled_init = _compiled(traced_init.lower(), mesh, quickly)
     traced_evaluate = jax.jit(evaluate).trace(states, runs, data)
-    evaluates = _compiled(traced_evaluate.lower(), mesh)  # while the first epochs train
+    lowered_evaluate = traced_evaluate.lower()
     unread = _unread(
         runs,
         (traced_init, (runs, data, params)),
@@ -147,6 +147,8 @@ def _compile_for(
         (traced_evaluate, (states, runs, data)),
     )
     programs = cast(Any, compiled_init.result()), cast(Any, compiled_train.result())
+    # Not before: it would take the cores from the two that the first epoch waits for.
+    evaluates = _compiled(lowered_evaluate, mesh)
 
     def evaluate_(*arguments: Any) -> Any:
         return evaluates.result()(*arguments)
