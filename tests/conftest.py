@@ -17,6 +17,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")  # the same examples in every run
 
+collect_ignore = ["accelerators/gpu_peers.py"]  # no test: it needs PyTorch
+
 FULL_DATA = Path(
     os.environ.get("DIGITS_JAX_DATA", Path(__file__).parents[2] / "shared/data/optdigits.csv")
 )
