@@ -215,12 +215,13 @@ class _Linen:
         names: tuple[str, ...] = (),
     ) -> tuple[Outputs, Any]:
         flags = _flags(type(self.module).__call__, train, mask)
-        rngs = None
-        if key is not None:  # flax draws any other stream that is asked for from "params"
-            rngs = {"dropout": key, "params": jax.random.fold_in(key, 0)}
+        # A module that draws in evaluation, too, draws the same each time.
+        key = jax.random.key(0) if key is None else key
+        # Flax draws any other stream that is asked for from "params".
+        rngs = {"dropout": key, "params": jax.random.fold_in(key, 0)}
         held = {"params": variables.params, **variables.collections}
         if not train:
-            return self.module.apply(held, inputs, **flags), variables.collections
+            return self.module.apply(held, inputs, **flags, rngs=rngs), variables.collections
         outputs, collections = self.module.apply(
             held, inputs, **flags, rngs=rngs, mutable=list(names)
         )

@@ -160,3 +160,15 @@ def gather(data: Data, rows: jax.Array, weights: jax.Array) -> Batch:
     if data.weights is not None:
         weights = weights * jnp.asarray(data.weights)[rows]
     return Batch(inputs, targets, weights)
+
+
+def without_absent(batch: Batch) -> tuple[Any, Any]:
+    """Inputs and targets, zero in rows of weight 0: what these hold, even a NaN, does not count."""
+
+    def zeroed(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        present = (batch.weights > 0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(present, leaf, jnp.zeros((), leaf.dtype))
+
+    inputs, targets = jax.tree.map(zeroed, (batch.inputs, batch.targets))
+    return inputs, targets

@@ -35,6 +35,7 @@ from digits_jax.structures import (
     check_run,
     gather,
     in_batches,
+    without_absent,
 )
 
 
@@ -168,7 +169,7 @@ def train_step(
     network = as_network(recipe.network, h)
     dropout_key, augment_key = jax.random.split(key)
     mask = batch.weights > 0
-    inputs, targets = batch.inputs, batch.targets
+    inputs, targets = without_absent(batch)
     if recipe.augment is not None:
         masked = with_mask(recipe.augment, mask)
         inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)

@@ -391,6 +391,40 @@ def test_a_linen_module_called_with_deterministic(data: Any) -> None:
     same(result.outputs[1], logits, 1e-5)
 
 
+class Sampled(nn.Module):
+    """Draws in evaluation, too, from a stream of its own."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(CLASSES)(x)
+        return x + 0.1 * jax.random.normal(self.make_rng("noise"), x.shape)
+
+
+def test_a_linen_module_that_draws_in_evaluation_draws_the_same_each_time(data: Any) -> None:
+    recipe = dj.Recipe(network=Sampled(), optimizer=sgd, batch_size=BATCH)
+    result = train(data, recipe=recipe)
+    inputs = take(data[0], result.test_rows[0][:BATCH])
+    one, again = (dj.predict(result.state(0), inputs, recipe=recipe) for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    dense = nn.Dense(CLASSES)
+    plain = dense.apply({"params": result.state(0).params["Dense_0"]}, inputs)
+    assert 0.02 < float(jnp.std(one - plain)) < 0.3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_row_of_weight_0_of_ones_own_batch_is_as_absent(data: Any, bad: float) -> None:
+    run = dj.take_run(dj.make_runs(splits(), Numbers(), seed=5), 0)
+    state = dj.init_state(run, dj.Data(*data), recipe=RECIPE)
+    h, key = run.hyperparameters, jax.random.key(1)
+    x, y, weights = take(data[0], np.arange(4)), take(data[1], np.arange(4)), jnp.ones(4)
+    expected, _ = dj.train_step(state, dj.Batch(x[:3], y[:3], weights[:3]), h, key, recipe=RECIPE)
+    batch = dj.Batch(x.at[3].set(bad), y.at[3].set(99), weights.at[3].set(0))
+    stepped, sums = dj.train_step(state, batch, h, key, recipe=RECIPE)
+    same(stepped.params, expected.params)
+    assert sums.weight == 3 and np.isfinite(sums.totals["loss"])
+    assert np.isfinite(dj.eval_step(stepped, batch, recipe=RECIPE).totals["loss"])
+
+
 class Normed(nnx.Module):
     """An nnx module with batch statistics and dropout, and no mask."""
 
@@ -783,6 +817,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "fewer rows than a full batch": (
         lambda: train((X, Y), runs=_ten_and_fifty(), recipe=_full_batches()),
+        ValueError,
+        "run 0 trains on 10 rows, fewer than a batch of 16, .*: give a smaller batch_size",
+    ),
+    "fewer rows than a full batch, in the only run": (
+        lambda: train((X, Y), runs=dj.take_runs(_ten_and_fifty(), [0]), recipe=_full_batches()),
         ValueError,
         "run 0 trains on 10 rows, fewer than a batch of 16, .*: give a smaller batch_size",
     ),

@@ -42,16 +42,17 @@ def prepare(data: Data, runs: Run, recipe: Recipe, epochs: int) -> tuple[Run, Tr
     shapes = train.state_shapes(first, data, recipe=recipe)
     network = as_network(recipe.network, first.hyperparameters)
     fewest = train.fewest_rows(recipe, network, shapes.collections, size)
-    if recipe.remainder == "masked" and train.drops_remainder(network, shapes.collections):
+    sees_padding = train.drops_remainder(network, shapes.collections)
+    if recipe.remainder == "masked" and sees_padding:
         logger.warning(
             "the network has batch statistics and takes no mask, so that they would see padding: "
             'it is trained on full batches only, as with remainder="dropped"'
         )
-    none = (trained_rows > 0) & (trained_rows < fewest)
-    if none.any() and fewest == size:
+    none = (trained_rows > 0) & (trained_rows < recipe.batch_size)
+    if none.any() and (recipe.remainder == "dropped" or sees_padding):
         raise ValueError(
             f"run {np.argmax(none)} trains on {trained_rows[np.argmax(none)]} rows, fewer than a "
-            f"batch of {size}, and only full batches train: give a smaller batch_size"
+            f"batch of {recipe.batch_size}, and only full batches train: give a smaller batch_size"
         )
     steps = train.steps_per_epoch(trained_rows, size, fewest) * epochs
     if steps.max() >= 2**31:
