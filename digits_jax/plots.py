@@ -8,6 +8,8 @@ R of runs, E of epochs, K of classes; pixels are ink counts, 0..16, drawn dark o
 
 from __future__ import annotations
 
+import io
+import re
 import tempfile
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,92 +22,174 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from digits_jax.metrics import Reliability, RocCurve
 from digits_jax.statistics import wilson_interval
 
 _COLUMN, _PAGE = 3.5, 7.0  # inches
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "0.45"  # the colours: of Okabe and Ito (2008)
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#737373"  # the colours: of Okabe and Ito (2008)
+# Black and white but for a bit, so that a page can tell them in an SVG, and give its own instead.
+_INK_COLOR, _PAPER, _RULE = "#000001", "#fffffe", "#e5e5e6"
 # Ten that stay apart under colour-vision deficiency: Petroff (2021), arXiv:2107.02270.
 _TEN = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 _ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
 # Ticks are made late, when the settings below have gone: they are given theirs outright.
 _TICKS: dict[str, Any] = {"which": "both", "labelsize": 7, "width": 0.6, "length": 2.5}
+_TICKS |= {"color": _INK_COLOR, "labelcolor": _INK_COLOR}
 _INK: dict[str, Any] = {"cmap": "gray_r", "vmin": 0, "vmax": 16, "interpolation": "nearest"}
 _PITCH = 1.14  # from tile to tile, in widths of a tile
 _STYLE: Any = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7}
 _STYLE |= {"lines.linewidth": 1, "lines.markersize": 4, "axes.linewidth": 0.6}
+_STYLE |= {"text.color": _INK_COLOR, "axes.labelcolor": _INK_COLOR, "axes.edgecolor": _INK_COLOR}
 _STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 _styled = matplotlib.rc_context(_STYLE)  # a decorator: callers keep their own settings
 
 
 @_styled
-def fold_scores(loss: npt.ArrayLike, accuracy: npt.ArrayLike, *, name: str = "Fold") -> Figure:
-    """Loss [R], in nats, and accuracy [R], a fraction, of each run over its test rows.
+def fold_scores(scores: Mapping[str, npt.ArrayLike], *, name: str = "Fold") -> Figure:
+    """Scores [R] of each run over its test rows, by label: a panel for each.
 
-    The band is mean ± sd, with divisor R, as in `statistics.summarize`; `name` is what a run is. A
-    score that is NaN, of a run that diverged, is left out and counted in the legend.
+    A label is "Loss (nats)" or "Accuracy (%)", its unit in parentheses. The band is mean ± sd, with
+    divisor R, as in `statistics.summarize`; `name` is what a run is. A score that is NaN, of a run
+    that diverged, is left out and counted in the legend.
     """
-    losses = _array("loss", loss, "R")
-    accuracies = _array("accuracy", accuracy, len(losses))
-    figure, panels = _figure(_COLUMN, 3.2, nrows=2, sharex=True)
-    numbers = np.arange(1, len(losses) + 1)
-    for panel, scores, label, form, color in (
-        (panels[0], losses, "Loss (nats)", "mean {:.4f} ± {:.4f} nats (sd)", _ORANGE),
-        (panels[1], 100 * accuracies, "Accuracy (%)", "mean {:.2f} ± {:.2f} % (sd)", _BLUE),
-    ):
-        sound = scores[np.isfinite(scores)]
-        mean, std = (sound.mean(), sound.std()) if sound.size else (np.nan, np.nan)
-        lost = f", without {scores.size - sound.size}" if sound.size < scores.size else ""
+    panels = _labelled(scores, "R")
+    if not panels:
+        raise ValueError("scores must have at least one label")
+    count = len(next(iter(panels.values())))
+    figure, axes = _figure(_COLUMN, 0.4 + 1.4 * len(panels), nrows=len(panels), sharex=True)
+    numbers = np.arange(1, count + 1)
+    for i, (panel, (label, values)) in enumerate(zip(axes, panels.items(), strict=True)):
+        color = (_ORANGE, _BLUE)[i % 2]
+        known = values[np.isfinite(values)]
+        mean, std = (known.mean(), known.std()) if known.size else (np.nan, np.nan)
+        lost = f", without {count - known.size}" if known.size < count else ""
+        unit = label.partition("(")[2].rstrip(")")
+        digits = ".2f" if unit == "%" else ".4f" if abs(mean) < 10 else ".4g"
+        text = f"mean {mean:{digits}} ± {std:{digits}}{' ' * bool(unit)}{unit} (sd)"
         panel.axhspan(mean - std, mean + std, color=color, alpha=0.12, linewidth=0)
-        panel.axhline(mean, color=color, linestyle="--", label=form.format(mean, std) + lost)
-        panel.plot(numbers, scores, "o", color=color)
+        panel.axhline(mean, color=color, linestyle="--", label=text + lost)
+        panel.plot(numbers, values, "o", color=color)
         panel.set_ylabel(label)
         panel.legend(**_ABOVE)
-    panels[1].set(xlabel=name, xticks=numbers[:: -(-len(numbers) // 10)])
-    panels[1].set_xlim(0.5, len(numbers) + 0.5)
-    figure.align_ylabels(panels)
+    axes[-1].set(xlabel=name, xticks=numbers[:: -(-count // 10)])
+    axes[-1].set_xlim(0.5, count + 0.5)
+    figure.align_ylabels(axes)
     return figure
 
 
 @_styled
 def learning_curves(
-    loss: npt.ArrayLike, accuracy: npt.ArrayLike, names: Sequence[str] | None = None
+    curves: Mapping[str, npt.ArrayLike],
+    names: Sequence[str] | None = None,
+    *,
+    validation: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Figure:
-    """Training loss [R, E], in nats, and accuracy [R, E], a fraction, by epoch, one line a run.
+    """Curves [R, E] of training, by label: a panel for each, a line for each run.
 
-    A positive loss that spans a decade has a logarithmic axis. Names [R] are "run 1" .. by default;
-    more than 12 runs are thin lines, under their mean, and need none.
+    A label is "Loss (nats)" or "Accuracy (%)". `validation` has the same of the validation rows, by
+    the same labels, dotted. A positive curve that spans a decade has a logarithmic axis. Names [R]
+    are "run 1" .. by default. More than 12 runs are a band, from the lowest to the highest, and
+    their mean. NaN, of a run that stopped or diverged, is a gap.
     """
-    losses = _array("loss", loss, "R", "E")
-    accuracies = _array("accuracy", accuracy, *losses.shape)
-    runs, epochs = losses.shape
+    panels, dotted = _labelled(curves, "R", "E"), _labelled(validation or {}, "R", "E")
+    if not panels:
+        raise ValueError("curves must have at least one label")
+    runs, epochs = next(iter(panels.values())).shape
     names = _names(names, [f"run {r + 1}" for r in range(runs)])
-    figure, panels = _figure(_PAGE, 2.4, ncols=2)
-    numbers, marker = np.arange(1, epochs + 1), "." if epochs == 1 else ""
-    for panel, curves in zip(panels, (losses, 100 * accuracies), strict=True):
-        for r, curve in enumerate(curves):
-            style: dict[str, Any] = {"color": _TEN[r % 10], "ls": "-" if r < 10 else "--"}
-            if runs > 12:
-                style = {"color": _BLUE, "linewidth": 0.5, "alpha": 0.3}
-            panel.plot(numbers, curve, marker=marker, label=names[r], **style)
-        if runs > 12:
-            finite = curves[np.isfinite(curves).all(axis=1)]  # a run that diverged has no mean
-            if finite.size:
-                mean = finite.mean(axis=0)
-                panel.plot(numbers, mean, "k", marker=marker, label=f"mean of {len(finite)}")
-        panel.set(xlabel="Epoch", xlim=(1, epochs) if epochs > 1 else None)
+    figure, axes = _figure(_PAGE, 2.4, ncols=max(2, len(panels)))
+    kinds = [(panels, "-", "training"), (dotted, ":", "validation")][: 1 + bool(dotted)]
+    for panel, label in zip(axes, panels, strict=False):
+        for each, line, kind in kinds:
+            if label not in each:
+                continue
+            if runs <= 12:
+                for r, curve in enumerate(each[label]):
+                    _curve(panel, curve, r, line, names[r] if kind == "training" else "")
+            else:
+                _band(panel, each[label], line, kind if dotted else "")
+        panel.set(xlabel="Epoch", ylabel=label, xlim=(1, epochs) if epochs > 1 else None)
         panel.locator_params(axis="x", integer=True)
-    panels[0].set_ylabel("Training loss (nats)")
-    panels[1].set_ylabel("Training accuracy (%)")
-    finite = losses[np.isfinite(losses)]
-    if finite.size and finite.min() > 0 and finite.max() > 10 * finite.min():
-        panels[0].set_yscale("log")
-    if runs > 1:
-        figure.legend(handles=panels[0].lines[-1 if runs > 12 else 0 :], loc="outside right center")
+        known = np.concatenate([each[label].ravel() for each, *_ in kinds if label in each])
+        known = known[np.isfinite(known)]
+        if known.size and known.min() > 0 and known.max() > 10 * known.min():
+            panel.set_yscale("log")
+            _readable_log(panel, known.min(), known.max())
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    handles = axes[0].get_legend_handles_labels()[0]
+    if dotted and runs <= 12:
+        for _, line, kind in kinds:
+            style: dict[str, Any] = {"color": _INK_COLOR, "linestyle": line}
+            handles.append(Line2D([], [], **style, label=kind))
+    if runs > 1 or dotted:
+        figure.legend(handles=handles, loc="outside right center")
     return figure
+
+
+def _curve(panel: Axes, curve: npt.NDArray[np.float64], r: int, line: str, label: str) -> None:
+    """A run's line; its marker tells it apart where its colour doesn't."""
+    epochs = len(curve)
+    every = max(1, epochs // 5)
+    start = (r * every // 6) % every if epochs > 1 else 0
+    panel.plot(
+        np.arange(1, epochs + 1),
+        curve,
+        color=_TEN[r % 10],
+        linestyle=line,
+        marker="os^DvP*X<>hd"[r % 12],
+        markersize=3 if label else 0,
+        markevery=(start, every),
+        label=label or "_validation",
+    )
+
+
+def _band(panel: Axes, curves: npt.NDArray[np.float64], line: str, kind: str) -> None:
+    """The lowest, mean and highest of many runs, epoch by epoch."""
+    numbers = np.arange(1, curves.shape[1] + 1)
+    known = np.isfinite(curves)
+    some = known.any(axis=0)
+    if not some.any():
+        return
+    low = np.where(known, curves, np.inf).min(axis=0)[some]
+    high = np.where(known, curves, -np.inf).max(axis=0)[some]
+    color = _BLUE if line == "-" else _ORANGE
+    panel.fill_between(
+        numbers[some],
+        low,
+        high,
+        color=color,
+        alpha=0.25,
+        linewidth=0,
+        label=f"{kind} range".strip(),
+    )
+    words = f"{kind} mean of {len(curves)}".strip()
+    marker = "." if len(numbers) == 1 else ""
+    style: dict[str, Any] = {"color": color, "linestyle": line, "marker": marker}
+    panel.plot(numbers, _mean(curves.T), **style, label=words)
+
+
+def _readable_log(panel: Axes, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis as plain numbers, each once: powers of ten, 2 and 5 if few."""
+    powers = np.log10(high / low)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if powers < 2.5 else (1.0,)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _labelled(
+    values: Mapping[str, npt.ArrayLike], *shape: str
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Arrays by label, all of one shape; none is fine where there need be none."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    wanted: tuple[int | str, ...] = shape
+    for label, each in values.items():
+        found[label] = _array(label, each, *wanted)
+        wanted = found[label].shape
+    return found
 
 
 @_styled
@@ -134,14 +218,14 @@ def method_scores(
         panel.scatter(runs, np.repeat(y + below, runs.shape[1]), **dots)
         means = runs.mean(axis=1)
         panel.hlines(y, *ends.T, color=color, linewidth=1.4)
-        panel.plot(means, y, "o", color=color, markeredgecolor="white", label=name, markersize=5)
+        panel.plot(means, y, "o", color=color, markeredgecolor=_PAPER, label=name, markersize=5)
         for mean, low, high, at in zip(means, *ends.T, y, strict=True):
             ends_text = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
             place = {"transform": panel.get_yaxis_transform(), "va": "center", "size": 7}
             panel.text(1.01, at, f"{mean:.2f}{ends_text}", color=color, **place)
     panel.set(xlabel="Accuracy (%)", ylim=(len(names) - 0.5, -0.5), axisbelow=True)
     panel.set_yticks(lines, names)
-    panel.grid(axis="x", color="0.9", linewidth=0.6)
+    panel.grid(axis="x", color=_RULE, linewidth=0.6)
     panel.legend(**_ABOVE, ncols=1)
     return figure
 
@@ -313,7 +397,7 @@ def embedding(points: npt.ArrayLike, labels: npt.ArrayLike, *, name: str = "Dime
         x, y = places[classes == k].T
         style: dict[str, Any] = {"color": _TEN[i % 10], "marker": "os^Dv"[i % 5], "linewidths": 0}
         panel.scatter(x, y, s=6, alpha=0.7, rasterized=True, label=str(k), **style)
-        box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.6}
+        box = {"facecolor": _PAPER, "alpha": 0.7, "linewidth": 0, "pad": 0.6}
         panel.text(np.median(x), np.median(y), str(k), ha="center", va="center", bbox=box)
     panel.set(xlabel=f"{name} 1", ylabel=f"{name} 2")
     figure.legend(loc="outside right center", title="Class", handletextpad=0, markerscale=1.8)
@@ -398,10 +482,10 @@ def effects(
     values: Mapping[str, npt.ArrayLike],
     scores: npt.ArrayLike,
     *,
-    label: str = "Accuracy",
+    label: str = "Accuracy (%)",
     log: Collection[str] = (),
 ) -> Figure:
-    """What each hyperparameter does: values [C] by name, against scores [C, R], fractions.
+    """What each hyperparameter does: values [C] by name, against scores [C, R], in `label`'s unit.
 
     Where configurations share values, as in a grid, the line is the median and the bar goes from
     the lower to the upper quartile of all runs of a value, whatever the other hyperparameters, and
@@ -409,7 +493,7 @@ def effects(
     runs. Values may be words. Names in `log` get a logarithmic axis, if their values allow; scores
     that are NaN are left out.
     """
-    shares = 100 * _array("scores", scores, "C", "R")
+    shares = _array("scores", scores, "C", "R")
     kinds = {name: np.unique(each) for name, each in values.items() if _is_text(each)}
     columns = {
         name: _array(
@@ -443,7 +527,7 @@ def effects(
             panel.set_xticks(range(len(kinds[name])), kinds[name])
             panel.set_xlim(-0.5, len(kinds[name]) - 0.5)
     for panel in panels[::ncols]:
-        panel.set_ylabel(f"{label} (%)")
+        panel.set_ylabel(label)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(2, ncols)
     )
@@ -459,16 +543,16 @@ def pair(
     scores: npt.ArrayLike,
     names: Sequence[str],
     *,
-    label: str = "Accuracy",
+    label: str = "Accuracy (%)",
     log: Collection[str] = (),
 ) -> Figure:
-    """A heat map of two hyperparameters: values x [C], y [C], names [2], scores [C], fractions.
+    """A heat map of two hyperparameters: values x [C], y [C], names [2]; scores [C], as `label`.
 
     A cell is the mean over all configurations of a pair of values, whatever the others; the best
     is framed. Where most pairs of values are missing, as in random search, the configurations are
     points instead, and names in `log` get a logarithmic axis.
     """
-    shares = 100 * _array("scores", scores, "C")
+    shares = _array("scores", scores, "C")
     columns, rows = _array("x", x, len(shares)), _array("y", y, len(shares))
     xs, ys = np.unique(columns), np.unique(rows)
     cells = np.full((len(ys), len(xs)), np.nan)
@@ -482,7 +566,7 @@ def pair(
         for axis, name, values in zip("xy", names, (columns, rows), strict=True):
             if name in log and values.min() > 0:
                 panel.set(**{f"{axis}scale": "log"})
-        bar = figure.colorbar(points, ax=panel, label=f"{label} (%)")
+        bar = figure.colorbar(points, ax=panel, label=label)
         bar.ax.tick_params(**_TICKS)
     else:
         width = _COLUMN if len(xs) <= 5 else _PAGE
@@ -490,11 +574,12 @@ def pair(
         low, high = np.nanmin(cells), np.nanmax(cells)
         scale = {"vmin": low, "vmax": max(high, low + 0.02)}
         panel.imshow(cells, cmap="viridis", origin="lower", aspect="auto", **scale)
-        _colorbar(panel, f"{label} (%)", format="{x:.2f}")
+        form = ".2f" if label.endswith("(%)") else ".4g"
+        _colorbar(panel, label, format=f"{{x:{form}}}")
         for (i, j), cell in np.ndenumerate(cells):
             color = "white" if cell < (low + scale["vmax"]) / 2 else "black"
             if not np.isnan(cell):
-                panel.text(j, i, f"{cell:.2f}", ha="center", va="center", color=color, size=6)
+                panel.text(j, i, f"{cell:{form}}", ha="center", va="center", color=color, size=6)
         i, j = np.unravel_index(np.nanargmax(cells), cells.shape)
         frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=1.5)
         panel.add_patch(frame)
@@ -527,6 +612,30 @@ def save(
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return paths
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element to stand in a page: its text is text, in the page's colours.
+
+    Black, white and the lines of a grid become the CSS variables `--ink`, `--page` and `--line`.
+    """
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "digits_jax"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' id="[a-zA-Z]+\d?d?_\d+"', "", text)  # which a page with two figures has twice
+    for color, variable in {_INK_COLOR: "ink", _PAPER: "page", _RULE: "line"}.items():
+        text = text.replace(color, f"var(--{variable})")
+    return text
+
+
+def places(figure: Figure, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Where points [N, 2] of a figure's first panel lie, as fractions [N, 2] from the top left."""
+    figure.draw_without_rendering()  # the layout moves the panel
+    pixels = figure.axes[0].transData.transform(_array("points", points, "N", 2))
+    fractions: npt.NDArray[np.float64] = pixels / figure.bbox.size
+    return np.stack([fractions[:, 0], 1 - fractions[:, 1]], axis=1)
 
 
 def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:

@@ -43,6 +43,7 @@ class WaveResults(NamedTuple):
     Attributes:
         runs: int64 [R], the runs' numbers, 0 to count - 1.
         scores: float64 [R] by name, as in CrossValidation.
+        validation: float64 [R] by name, as in CrossValidation; {} without validation rows.
         history: float32 [R, E] by name.
         diverged: int32 [R], the epoch since which a run has failed, as in CrossValidation; 0: none.
         test_rows: int32 [R, S]; None unless outputs were kept and asked for.
@@ -51,6 +52,7 @@ class WaveResults(NamedTuple):
 
     runs: np.ndarray
     scores: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
     history: dict[str, np.ndarray]
     diverged: np.ndarray
     test_rows: np.ndarray | None
@@ -188,6 +190,7 @@ def train_in_waves(
             on_epoch=real_runs,
         )
         arrays: dict[str, Any] = {f"score.{name}": value for name, value in result.scores.items()}
+        arrays |= {f"validation.{name}": value for name, value in result.validation.items()}
         arrays |= {f"history.{name}": value for name, value in result.history.items()}
         arrays["diverged"] = result.diverged
         if keep_outputs:
@@ -357,6 +360,7 @@ def _results(arrays: Mapping[str, np.ndarray]) -> WaveResults:
     return WaveResults(
         arrays["runs"],
         of("score"),
+        of("validation"),
         of("history"),
         arrays["diverged"],
         arrays.get("test_rows"),

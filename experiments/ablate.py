@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from digits_jax import Dataset, Hyperparameters, NamedRecipe, Recipe
     from digits_jax.splits import Split
 
-STARTED = time.perf_counter()
 
 # What differs between the recipes: the fields that change hands together, by where they are.
 CHANGES: dict[str, tuple[str, ...]] = {
@@ -277,22 +276,14 @@ def report(
         for base in ("notebook", "strong")
     }
     figure = plots.differences(panels, label="Points of accuracy, 95 % interval")
-    plots.save(figure, output.folder / "ablation", ("png", "svg") if config.svg else ("png",))
-    total = time.perf_counter() - STARTED
     results = {
         "experiment": "ablate",
         **describe(config, dataset.provenance),
         "epochs": epochs,
         "recipes": rows,
-        "seconds": {"total": total},
     }
-    output.text("report.html", overviews.ablation(results, folder=output.folder))
-    output.json("results.json", results)
-    console.results.print(
-        f"{total:.1f} s. Written to {output.folder}/: report.html, results.json, ablation.png",
-        highlight=False,
-        soft_wrap=True,
-    )
+    page = overviews.ablation(results, figure=figure)
+    output.finish(results, {"ablation": figure}, page, svg=config.svg)
 
 
 if __name__ == "__main__":

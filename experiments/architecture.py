@@ -96,11 +96,7 @@ def main(config: Config) -> None:
         "bytes": bytes_,
         "flops": flops,
     }
-    output.text("report.html", overviews.architecture(results))
-    output.json("results.json", results)
-    console.results.print(
-        f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
-    )
+    output.finish(results, {}, overviews.architecture(results))
 
 
 def show(layers: list[Layer], spreads: dict[str, float], title: str) -> None:

@@ -176,18 +176,12 @@ def main(config: Config) -> None:
     for line in footnotes(report):
         console.results.print(line, highlight=False, soft_wrap=True)
 
-    from digits_jax import plots
     from report import overviews
 
-    plots.save(make_figure(report), output.folder / "benchmark")
+    figure = make_figure(report)
     lines = [Text.from_markup(line).plain for line in footnotes(report)]
-    output.text("report.html", overviews.benchmark(report, lines=lines))
-    output.json("benchmark.json", report)
-    console.results.print(
-        f"Written to {output.folder}/: report.html, benchmark.json, benchmark.png",
-        highlight=False,
-        soft_wrap=True,
-    )
+    page = overviews.benchmark(report, lines=lines, figure=figure)
+    output.finish(report, {"benchmark": figure}, page, name="benchmark.json")
     if failed:
         sys.exit(1)
 

@@ -1,10 +1,12 @@
-"""Eight methods on equal repeated folds: accuracies with intervals, and a test of every pair.
+"""Methods on equal repeated folds: accuracies with intervals, and a test of every pair.
 
     python experiments/compare.py
     python experiments/compare.py --methods svm knn1 --repeats 1
+    python experiments/compare.py --data mine.npz --methods mine.py:recipe svm knn1
 
 The networks train all folds of all repeats at once; scikit-learn's methods take a process on each
-core. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``,
+core. These get images from 0 to 1, and other inputs scaled to the mean 0 and sd 1 of the training
+rows. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``,
 figures, and the predictions of each method as soon as they are whole: ``--resume`` takes these and
 adds the others.
 
@@ -24,21 +26,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-import time
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 import methods
-from common import command_line, console, options, startup
+from common import command_line, console, options, startup, tasks
 from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from digits_jax import Dataset
-
-STARTED = time.perf_counter()
+    from common.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +46,6 @@ class Config(methods.Options):
     """Parts of the rows; each is the test set of one split."""
     repeats: int = 10
     """Times that the rows are split anew."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figures as SVG."""
 
 
 def main(config: Config) -> None:
@@ -61,32 +56,27 @@ def main(config: Config) -> None:
     options.few_enough(config.folds * config.repeats, "--folds times --repeats")
     output = Output(config.output_dir, script="compare", resume=config.resume)
     startup.start_jax(compilation_cache=config.compilation_cache)
-    import digits_jax as dj
-
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
-    try:
-        splits = dj.kfold_splits(
-            dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
-        )
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
+    task = tasks.load_task(config.data)
+    console.show_data(task.provenance)
+    classes = "the methods are classifiers: --data must hold classes, integers"
+    options.require(task.class_names is not None, classes)
+    splits = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)
     names = [
         f"fold {fold}, repeat {repeat}"
         for repeat in range(1, config.repeats + 1)
         for fold in range(1, config.folds + 1)
     ]
-    done = methods.predict_all(config, dataset, splits, names, output)
+    done = methods.predict_all(config, task, splits, names, output)
     sizes = {
         "train_rows": float(splits.train_weights.sum(axis=1).mean()),
         "test_rows": float(splits.test_weights.sum(axis=1).mean()),
     }
-    report(config, dataset, done, sizes, output)
+    report(config, task, done, sizes, output)
 
 
 def report(
     config: Config,
-    dataset: Dataset,
+    task: Task,
     done: dict[str, methods.Predictions],
     sizes: dict[str, float],
     output: Output,
@@ -98,12 +88,12 @@ def report(
     from digits_jax import plots, summarize
     from report import comparisons
 
-    accuracies = {name: each.accuracies(dataset.labels) for name, each in done.items()}
+    accuracies = {name: each.accuracies(task.targets) for name, each in done.items()}
     order = sorted(done, key=lambda name: -accuracies[name].mean())
     answers = {
-        name: methods.by_row(done[name], config.repeats, len(dataset.labels)) for name in order
+        name: methods.by_row(done[name], config.repeats, len(task.targets)) for name in order
     }
-    wrong = {name: each != dataset.labels for name, each in answers.items()}  # [repeats, N]
+    wrong = {name: each != task.targets for name, each in answers.items()}  # [repeats, N]
     summaries = {
         name: summary_json("accuracy", summarize(accuracies[name], **sizes)) for name in order
     }
@@ -115,7 +105,7 @@ def report(
     for name in order:
         low, high = (100 * bound for bound in summaries[name]["ci95"])
         table.add_row(
-            methods.TITLES[name],
+            methods.title(name),
             f"{100 * summaries[name]['mean']:.2f} ± {100 * summaries[name]['std']:.2f}",
             f"{low:.2f} to {high:.2f}",
             f"{wrong[name].sum(axis=1).mean():.1f}",
@@ -127,7 +117,7 @@ def report(
     if pairs:
         show_pairs(pairs)
     shared = [[(wrong[a] & wrong[b]).sum(axis=1).mean() for b in order] for a in order]
-    titles = [methods.TITLES[name] for name in order]
+    titles = [methods.title(name) for name in order]
     label = f"a dot for each of {len(accuracies[order[0]])} test folds, mean and its 95 % interval"
     scores = {label: [accuracies[name] for name in order]}
     intervals = {label: [summaries[name]["ci95"] for name in order]}
@@ -135,8 +125,6 @@ def report(
         "accuracy": plots.method_scores(titles, scores, intervals),
         "common_errors": plots.common_errors(shared, titles),
     }
-    for name, figure in figures.items():
-        plots.save(figure, output.folder / name, ("png", "svg") if config.svg else ("png",))
     output.table(
         "scores.csv",
         [
@@ -153,13 +141,12 @@ def report(
     if pairs:
         output.table("pairs.csv", pairs)
     missed = np.flatnonzero(np.all([each.all(axis=0) for each in wrong.values()], axis=0))
-    total = time.perf_counter() - STARTED
     results = {
         "experiment": "compare",
-        **describe(config, dataset.provenance),
+        **describe(config, task.provenance),
         "methods": {
             name: {
-                "title": methods.TITLES[name],
+                "title": methods.title(name),
                 "accuracy": summaries[name],
                 "accuracies": accuracies[name],
                 "errors_a_repeat": wrong[name].sum(axis=1).mean(),
@@ -171,15 +158,15 @@ def report(
         "pairs": pairs,
         "common_errors_a_repeat": {"methods": order, "counts": shared},
         "missed_by_all": missed,
-        "seconds": {"total": total},
     }
-    output.text("report.html", comparisons.compare(results, dataset=dataset, answers=answers))
-    output.json("results.json", results)
-    console.results.print(
-        f"{len(missed)} rows are wrong for every method in every repeat. {total:.1f} s. Written to "
-        f"{output.folder}/: report.html, results.json, scores.csv, pairs.csv, predictions, figures",
-        highlight=False,
-        soft_wrap=True,
+    page = comparisons.compare(results, task=task, answers=answers, figures=figures)
+    output.finish(
+        results,
+        figures,
+        page,
+        svg=config.svg,
+        also=["scores.csv", "pairs.csv", "predictions"],
+        says=f"{_rows(len(missed))} wrong for every method in every repeat.",
     )
 
 
@@ -236,6 +223,10 @@ def show_pairs(pairs: list[dict[str, Any]]) -> None:
             *(f"{pair[each]:.2g}" for each in ("p", "p_holm", "mcnemar_p")),
         )
     console.results.print(table)
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count} rows are"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import tyro
 
 from common import command_line, console, options
 from common.output import Output, plain
+from common.scores import ACCURACY, CROSS_ENTROPY
 
 if TYPE_CHECKING:
     from report import Report
@@ -48,7 +48,7 @@ class Finished:
 
     name: str
     results: Mapping[str, Any]
-    history: Mapping[str, Any] | None  # loss and accuracy [R, E]; None for a run that trains none
+    history: Mapping[str, Any] | None  # [R, E] by name; None for a run that trains none
 
 
 def main(config: Config) -> None:
@@ -95,11 +95,8 @@ def main(config: Config) -> None:
         console.results.print(Text(in_words(test)), soft_wrap=True)
     for why in untested:
         console.results.print(Text(why), soft_wrap=True)
-    output.text("report.html", page(found, rows, differences, tests, untested).html(results))
-    output.json("results.json", results)
-    console.results.print(
-        f"Written to {output.folder}/: report.html, results.json", highlight=False, soft_wrap=True
-    )
+    report = page(found, rows, differences, tests, untested)
+    output.finish(results, {}, report)
 
 
 def short(folders: Sequence[Path]) -> list[str]:
@@ -172,20 +169,21 @@ def _history(file: Path) -> dict[str, Any] | None:
         return None
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            history = {name: np.asarray(arrays[name], np.float64) for name in ("loss", "accuracy")}
-        if any(each.ndim != 2 or not each.size for each in history.values()):
-            raise ValueError("loss and accuracy must be [R, E]")
+            names = [name for name in arrays.files if name != "runs"]
+            history = {name: np.asarray(arrays[name], np.float64) for name in names}
+        if "loss" not in history or any(e.ndim != 2 or not e.size for e in history.values()):
+            raise ValueError("each of the history must be [R, E]")
     except Exception as error:  # damage shows as any of a dozen exceptions of zipfile and numpy
         raise options.UsageError(f"{file} is damaged ({type(error).__name__})") from error
     return history
 
 
-COLUMNS = ("run", "recipe", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
+COLUMNS = ("run", "experiment", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
 
 
 def score_row(run: Finished) -> list[str]:
     """The cells of a run; a dash for what its recipe doesn't measure."""
-    from report.pages import interval
+    from report.pages import interval, spread
 
     results, data = run.results, run.results.get("data", {})
     accuracy, loss = results.get("accuracy"), results.get("loss")
@@ -195,9 +193,9 @@ def score_row(run: Finished) -> list[str]:
         run.name,
         results["experiment"],
         str(data.get("rows", "–")),
-        f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f}" if accuracy else "–",
-        interval(accuracy, 100, 2) if accuracy else "–",
-        f"{loss['mean']:.4f} ± {loss['std']:.4f}" if loss else "–",
+        spread(accuracy, ACCURACY) if accuracy else "–",
+        interval(accuracy, ACCURACY) if accuracy else "–",
+        spread(loss, CROSS_ENTROPY) if loss else "–",
         f"{total:.1f}" if isinstance(total, int | float) else "–",
     ]
 
@@ -277,7 +275,7 @@ def page(
     untested: Sequence[str],
 ) -> Report:
     """The page, without the description at its end."""
-    from report import Report, figures
+    from report import Report
 
     report = Report(f"{len(runs)} runs side by side", "")
     for run, row in zip(runs, rows, strict=True):
@@ -295,23 +293,39 @@ def page(
         [(name, *("–" if v is None else v for v in values)) for name, values in differences.items()]
         or [("nothing that matters", *[""] * len(runs))],
     )
-    trained = [run for run in runs if run.history is not None]
-    if trained:
-        means = {
-            name: [run.history[name].mean(axis=0) for run in trained if run.history is not None]
-            for name in ("loss", "accuracy")
-        }
-        report.figure(
-            "Learning curves, means over the runs of each",
-            figures.learning_curves(means["loss"], means["accuracy"], [r.name for r in trained]),
-            "Mean training loss and accuracy by epoch: "
-            + ", ".join(
-                f"{run.name} ends at {100 * curve[-1]:.2f} %"
-                for run, curve in zip(trained, means["accuracy"], strict=True)
-                if math.isfinite(curve[-1])
-            ),
-        )
+    figure, ends = learning_curves(runs)
+    if figure is not None:
+        report.figure("Learning curves, means over the runs of each", figure, ends)
     return report
+
+
+def learning_curves(runs: Sequence[Finished]) -> tuple[Any, str]:
+    """A figure of the mean curves of those that were trained, or None, and what it shows."""
+    import numpy as np
+
+    from digits_jax import plots
+
+    found = [(run.name, run.history) for run in runs if run.history is not None]
+    if not found:
+        return None, ""
+    longest = max(history["loss"].shape[1] for _, history in found)
+
+    def curve(history: Mapping[str, Any], name: str) -> Any:
+        mean = history[name].mean(axis=0) if name in history else np.zeros(0)
+        return np.pad(mean, (0, longest - len(mean)), constant_values=np.nan)
+
+    panels = {
+        score.title: np.stack([score.scale * curve(history, score.name) for _, history in found])
+        for score in (CROSS_ENTROPY, ACCURACY)
+        if any(score.name in history for _, history in found)
+    }
+    names = [name for name, _ in found]
+    ends = ", ".join(
+        f"{name} ends at {history['loss'].mean(axis=0)[-1]:.4g}" for name, history in found
+    )
+    return plots.learning_curves(
+        panels, names
+    ), f"Mean training curves by epoch; the loss of {ends}."
 
 
 if __name__ == "__main__":

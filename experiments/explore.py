@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from digits_jax import Dataset
 
-STARTED = time.perf_counter()
 SHOWN = 5  # variables printed from either end of the table, as pandas does; all are in the results
 TSNE_STEPS = 500  # scikit-learn's 1000 take twice as long and part the classes no better
 
@@ -91,8 +90,6 @@ def main(config: Config) -> None:
         "pixel_statistics": plots.pixel_statistics(images),
         "embedding": plots.embedding(points, labels, name=name),
     }
-    for stem, figure in figures.items():
-        plots.save(figure, output.folder / stem, ("png", "svg") if config.svg else ("png",))
     output.arrays("embedding.npz", points=points, labels=labels)
     results = {
         "experiment": "explore",
@@ -116,17 +113,8 @@ def main(config: Config) -> None:
         "samples": rows,
         "embedding": {"method": config.embedding, "how": how, "seconds": seconds},
     }
-    page = overviews.explore(
-        results, dataset=dataset, points=points, axis=name, folder=output.folder
-    )
-    output.text("report.html", page)
-    output.json("results.json", results)
-    console.results.print(
-        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: report.html, "
-        f"results.json, embedding.npz, figures {', '.join(figures)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    page = overviews.explore(results, dataset=dataset, points=points, figures=figures)
+    output.finish(results, figures, page, svg=config.svg, also=["embedding.npz"])
 
 
 def counts(labels: npt.NDArray[np.int32]) -> list[int]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     Maps = dict[str, npt.NDArray[np.float32]]  # [H, W, F] by layer
 
-STARTED = time.perf_counter()
 COMPARED = 16  # maps of a layer that are drawn above those of the untrained network: one row
 
 
@@ -133,8 +131,6 @@ def main(config: Config) -> None:
         figures["feature_maps_untrained"] = plots.feature_maps(image, blind)
         figures["feature_maps_compared"] = plots.feature_maps(image, side_by_side(maps, blind))
         arrays |= {f"untrained_{name}": each for name, each in blind.items()}
-    for stem, figure in figures.items():
-        plots.save(figure, output.folder / stem, ("png", "svg") if config.svg else ("png",))
     output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
     results = {
         "experiment": "feature_maps",
@@ -147,14 +143,8 @@ def main(config: Config) -> None:
         "probabilities": probabilities,
         "layers": {name: each.shape for name, each in maps.items()},
     }
-    output.text("report.html", overviews.feature_maps(results, names=figures, folder=output.folder))
-    output.json("results.json", results)
-    console.results.print(
-        f"{time.perf_counter() - STARTED:.1f} s. Written to {output.folder}/: report.html, "
-        f"results.json, feature_maps.npz, figures {', '.join(figures)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    page = overviews.feature_maps(results, figures=figures)
+    output.finish(results, figures, page, svg=config.svg, also=["feature_maps.npz"])
 
 
 def train(

@@ -47,7 +47,7 @@ class Config:
 
     run: Path
     """Folder that compare.py wrote."""
-    methods: tuple[methods.Name, ...] = ()
+    methods: tuple[str, ...] = ()
     """Whose predictions to count. Default: all methods in the folder."""
     share: float = 0.9
     """Of a row's predictions that must be wrong, each method counting the same."""
@@ -121,7 +121,6 @@ def main(config: Config) -> None:
         f"wrong (framed), each before the {NEIGHBOURS} other rows nearest to it: label, distance",
         framed=range(0, (NEIGHBOURS + 1) * len(shown), NEIGHBOURS + 1),
     )
-    plots.save(figure, output.folder / "leftovers", ("png", "svg") if config.svg else ("png",))
     if found:
         output.table("rows.csv", found)
     results = {
@@ -134,13 +133,13 @@ def main(config: Config) -> None:
         "lost": lost,
         "ceiling": {"share": 1 - lost / rows, "wilson95": ceiling},
     }
-    page = comparisons.leftovers(results, dataset=dataset, answers=answers, folder=output.folder)
-    output.text("report.html", page)
-    output.json("results.json", results)
-    console.results.print(
-        f"Written to {output.folder}/: report.html, results.json, rows.csv, leftovers.png",
-        highlight=False,
-        soft_wrap=True,
+    page = comparisons.leftovers(results, dataset=dataset, answers=answers, figure=figure)
+    output.finish(
+        results,
+        {"leftovers": figure},
+        page,
+        svg=config.svg,
+        also=["rows.csv"] * bool(found),
     )
 
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common import console, options, training
+from common import console, options, tasks, training
 from common.output import Output
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from digits_jax import Dataset, Split
+    from common.tasks import Task
+    from digits_jax import Split
 
-Name = Literal["strong", "notebook", "svm", "knn1", "knn3", "mlp", "forest", "logistic"]
 TITLES: dict[str, str] = {
     "strong": "CNN, strong",
     "notebook": "CNN, notebook",
@@ -32,38 +33,63 @@ TITLES: dict[str, str] = {
     "forest": "random forest",
     "logistic": "logistic regression",
 }
-NETWORKS = ("strong", "notebook")  # the recipes; they have probabilities to vote with
+GAMMAS = (0.06, 0.12, 0.24, 0.48)  # of the SVM's kernel, that the digits choose among
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(options.ResumableOut, options.Data):
     """The options of the command line that both scripts have."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
-    methods: tuple[Name, ...] = get_args(Name)
-    """What to compare."""
+    methods: tuple[str, ...] = ()
+    """What to compare: strong, notebook, svm, knn1, knn3, mlp, forest, logistic, and recipes of
+    yours, FILE.py:FUNCTION (see cross_validate.py). Default: all of the first, of the digits; all
+    but strong and notebook, of other data."""
     seed: int = 0
     """Of the splits and of every method's draws."""
-    epochs_strong: int | None = None
-    """Passes over the training rows, for a quick trial. Default: the recipe's."""
-    epochs_notebook: int | None = None
-    """Passes over the training rows, for a quick trial. Default: the recipe's."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: a new one in runs/."""
-    resume: bool = False
-    """Take the methods that --output-dir holds already, and go on with the others."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    epochs: int | None = None
+    """Passes over the training rows of the networks, for a quick trial. Default: the recipes'."""
 
     def check(self) -> None:
         """Raises UsageError."""
-        options.positive(epochs_strong=self.epochs_strong, epochs_notebook=self.epochs_notebook)
+        options.positive(epochs=self.epochs)
         options.seed(seed=self.seed)
-        options.require(
-            0 < len(self.methods) == len(set(self.methods)), "--methods must name each method once"
-        )
+        once = len(self.methods) == len(set(self.methods))
+        options.require(once, "--methods must name each method once")
+        for name in self.methods:
+            known = name in TITLES or ".py:" in name
+            there = f"--methods {name}: there are {', '.join(TITLES)}, and FILE.py:FUNCTION"
+            options.require(known, there)
+
+    def chosen(self, task: Task) -> list[str]:
+        """The methods to compare, by name."""
+        if self.methods:
+            return list(self.methods)
+        return [name for name in TITLES if task.dataset is not None or name not in tasks.NAMED]
+
+
+def title(name: str) -> str:
+    """What a method is called."""
+    return TITLES.get(name, name)
+
+
+def is_network(name: str) -> bool:
+    """Whether it is a recipe; these have probabilities to vote with."""
+    return name not in TITLES or name in tasks.NAMED
+
+
+def file_name(name: str) -> str:
+    """A method's name, for a file."""
+    return re.sub(r"\W+", "_", name)
+
+
+def flat(task: Task) -> np.ndarray:
+    """Inputs [N, features] as scikit-learn's methods take them; images from 0 to 1."""
+    import numpy as np
+
+    inputs: np.ndarray = np.asarray(task.data[0], np.float64).reshape(task.rows, -1)
+    if task.images is None:
+        return inputs
+    return inputs / (16 if task.dataset is not None else max(float(inputs.max()), 1e-9))
 
 
 class Predictions(NamedTuple):
@@ -82,8 +108,8 @@ class Predictions(NamedTuple):
         return accuracies
 
 
-def estimator(name: str, seed: int) -> Any:
-    """scikit-learn's model of that name, for pixels of 0 to 1; its defaults but for what is said.
+def estimator(name: str, seed: int, *, gammas: tuple[Any, ...] = GAMMAS) -> Any:
+    """scikit-learn's model of that name, for inputs of 0 to 1; its defaults but for what is said.
 
     The forest has 200 trees. The SVM's C and gamma are those of the best accuracy in three
     stratified folds of the rows that it is given, then it is fitted to all of these.
@@ -108,40 +134,40 @@ def estimator(name: str, seed: int) -> Any:
             return MLPClassifier(max_iter=1000, random_state=seed)  # it stops by itself
         case "svm":
             inner = StratifiedKFold(3, shuffle=True, random_state=seed)
-            grid = {"C": [10], "gamma": [0.06, 0.12, 0.24, 0.48]}
+            grid = {"C": [10], "gamma": list(gammas)}
             return GridSearchCV(SVC(), grid, cv=inner)
     raise ValueError(f"no method is called {name!r}")
 
 
 def predict_all(
-    config: Options, dataset: Dataset, splits: Split, names: list[str], output: Output
+    config: Options, task: Task, splits: Split, names: list[str], output: Output
 ) -> dict[str, Predictions]:
     """The predictions of all methods asked for; ``names`` are those of the splits [R]."""
+    methods = config.chosen(task)
     found = sorted(path.name for path in output.folder.glob("predictions_*.npz"))
     if found and not config.resume:
         raise options.UsageError(
             f"{output.folder} holds {found[0]} already; add --resume to go on with it, or choose "
             "another --output-dir"
         )
-    asked = [name for name in config.methods if name in NETWORKS]
-    networks = {name: _Network(config, name, splits) for name in asked}
+    networks = {name: _Network(config, name, task, splits) for name in methods if is_network(name)}
     output.claim()
     done: dict[str, Predictions] = {}
-    for name in config.methods:
+    for name in methods:
         network = networks.get(name)
-        identity = _identity(config, name, dataset, splits, network)
-        path = output.folder / f"predictions_{name}.npz"
+        identity = _identity(config, name, task, splits, network)
+        path = output.folder / f"predictions_{file_name(name)}.npz"
         if path.exists():
             done[name], known = load(path)
             _refuse_difference(path, known, identity)
         else:
             if network is not None:
-                done[name] = network.predict(dataset, names, output)
+                done[name] = network.predict(task, names, output)
             else:
-                done[name] = _predict(name, dataset, splits, config.seed)
+                done[name] = _predict(name, task, splits, config.seed)
             _save(path, done[name], identity, output)
         console.results.print(
-            f"{TITLES[name]}: {100 * done[name].accuracies(dataset.labels).mean():.2f} % of the "
+            f"{title(name)}: {100 * done[name].accuracies(task.targets).mean():.2f} % of the "
             f"test rows, mean of {len(names)} splits; {done[name].seconds:.0f} s",
             highlight=False,
         )
@@ -151,33 +177,31 @@ def predict_all(
 class _Network:
     """A recipe on these splits."""
 
-    def __init__(self, config: Options, name: str, splits: Split) -> None:
+    def __init__(self, config: Options, name: str, task: Task, splits: Split) -> None:
         import digits_jax as dj
 
-        epochs = {"strong": config.epochs_strong, "notebook": config.epochs_notebook}[name]
         self.name, self.config = name, config
-        self.named = dj.recipe_by_name(name, epochs=epochs)
-        size = self.named.recipe.batch_size
-        options.countable(self.named.epochs, splits.train_rows.shape[1], size)
-        self.runs = dj.make_runs(splits, self.named.hyperparameters, seed=config.seed)
+        self.plan = tasks.load_plan(name, task, epochs=config.epochs)
+        self.runs = dj.make_runs(splits, self.plan.hyperparameters, seed=config.seed)
 
-    def predict(self, dataset: Dataset, names: list[str], output: Output) -> Predictions:
+    def predict(self, task: Task, names: list[str], output: Output) -> Predictions:
         import numpy as np
 
-        console.results.print(f"{TITLES[self.name]}:")
+        console.results.print(f"{title(self.name)}:", highlight=False)
         result = training.train(
-            dataset,
+            task.data,
             self.runs,
             names,
             output,
-            part=self.name,
-            recipe=self.named.recipe,
-            epochs=self.named.epochs,
+            self.plan,
+            part=file_name(self.name),
             seed=self.config.seed,
-            checkpoint_every=None,
             resume=self.config.resume,
         )
         logits = result.outputs
+        options.require(
+            task.has_logits(logits), f"{self.name} gives no logits of the classes, and can't vote"
+        )
         diverged = ~np.isfinite(logits).all((1, 2))
         options.require(
             not diverged.any(), f"{self.name} diverged: {names[int(diverged.argmax())]}"
@@ -187,46 +211,60 @@ class _Network:
         return Predictions(result.test_rows, predicted, logits, seconds, [{} for _ in names])
 
 
-def _predict(name: str, dataset: Dataset, splits: Split, seed: int) -> Predictions:
+def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
     """A method of scikit-learn, fitted to one split after another, a process on each core."""
     import joblib
     import numpy as np
 
     started = time.perf_counter()
-    pixels = dataset.images.reshape(len(dataset.labels), -1) / 16
+    inputs = flat(task)
+    gammas = GAMMAS if task.dataset is not None else ("scale", 0.3 / inputs.shape[1])
     rows = np.where(splits.test_weights > 0, splits.test_rows, -1).astype(np.int32)
     predicted, chosen = np.full_like(rows, -1), []
     tasks = (
         joblib.delayed(_fit)(
             name,
-            pixels,
-            dataset.labels,
+            inputs,
+            task.targets,
             splits.train_rows[i][splits.train_weights[i] > 0],
             rows[i][rows[i] >= 0],
             int(np.random.SeedSequence((seed, i)).generate_state(1)[0]),
+            gammas,
+            task.images is None,
         )
         for i in range(len(rows))
     )
-    with console.results.status(TITLES[name]) as status:
+    with console.results.status(title(name)) as status:
         answers = joblib.Parallel(n_jobs=-1, return_as="generator")(tasks)
         for i, (classes, tuned) in enumerate(answers):
             predicted[i, rows[i] >= 0] = classes
             chosen.append(tuned)
-            status.update(f"{TITLES[name]}: {i + 1} of {len(rows)} splits")
+            status.update(f"{title(name)}: {i + 1} of {len(rows)} splits")
     logits = np.zeros((*rows.shape, 0), np.float32)
     return Predictions(rows, predicted, logits, time.perf_counter() - started, chosen)
 
 
 def _fit(
-    name: str, pixels: np.ndarray, labels: np.ndarray, train: Any, test: Any, seed: int
+    name: str,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    train: Any,
+    test: Any,
+    seed: int,
+    gammas: tuple[Any, ...],
+    scaled: bool,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """One split: the classes [S] predicted for the test rows, and what was tuned."""
-    model = estimator(name, seed).fit(pixels[train], labels[train])
-    return model.predict(pixels[test]), getattr(model, "best_params_", {})
+    if scaled:  # by the training rows alone
+        from sklearn.preprocessing import StandardScaler
+
+        inputs = StandardScaler().fit(inputs[train]).transform(inputs)
+    model = estimator(name, seed, gammas=gammas).fit(inputs[train], labels[train])
+    return model.predict(inputs[test]), getattr(model, "best_params_", {})
 
 
 def _identity(
-    config: Options, name: str, dataset: Dataset, splits: Split, network: _Network | None
+    config: Options, name: str, task: Task, splits: Split, network: _Network | None
 ) -> dict[str, Any]:
     """What predictions must share to be reused."""
     import sklearn
@@ -235,14 +273,14 @@ def _identity(
     from digits_jax.runs.identity import describe, digest_of
 
     if network is not None:
-        data = check_data(dataset.data)
-        described = describe(data, network.runs, network.named.recipe)
-        return {**described, "epochs": network.named.epochs}
+        data = check_data(task.data)
+        described = describe(data, network.runs, network.plan.recipe)
+        return {**described, "epochs": network.plan.epochs}
     return {
         "method": repr(estimator(name, config.seed)),
         "scikit-learn": sklearn.__version__,
         "seed": config.seed,
-        "data.sha256": dataset.provenance.sha256,
+        "data.sha256": task.provenance.sha256,
         "splits.sha256": digest_of(splits),
     }
 

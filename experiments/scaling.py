@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from digits_jax import Dataset
 
-STARTED = time.perf_counter()
 FOLDS = 5
 EPOCHS = 100  # of the protocol whose cost is predicted
 MANY = 1_000_000  # runs
@@ -138,11 +137,9 @@ def main(config: Config) -> None:
     predictions = [predict(model, devices, steps, waved[-1], logits) for devices in DEVICES]
     report(model, checks, predictions)
 
-    from digits_jax import plots
     from report import searches
 
     figure = make_figure(measured, model, config, most)
-    plots.save(figure, output.folder / "scaling")
     results = {
         "experiment": "scaling",
         **describe(config, dataset.provenance),
@@ -152,13 +149,9 @@ def main(config: Config) -> None:
         "model": model,
         "held_out": checks,
         "predictions": predictions,
-        "seconds": {"total": time.perf_counter() - STARTED},
     }
-    output.text("report.html", searches.scaling(results))
-    output.json("results.json", results)
-    console.results.print(
-        f"Written to {output.folder}/: report.html, results.json, scaling.png", soft_wrap=True
-    )
+    page = searches.scaling(results, figure=figure)
+    output.finish(results, {"scaling": figure}, page)
 
 
 def chosen_wave_size(dataset: Dataset, free: int) -> int:

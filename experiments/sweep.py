@@ -1,26 +1,17 @@
 """Grid or random search over hyperparameters; each configuration on the same folds.
 
-    python experiments/sweep.py --learning-rate 3e-4 1e-3 3e-3 --dropout-rate 0 0.25 0.5
-    python experiments/sweep.py --random 20 --learning-rate 1e-4 1e-2 --dropout-rate 0 0.5
-    python experiments/sweep.py --learning-rate 3e-4 1e-3 3e-3 --nested --halving
+    python experiments/sweep.py --vary learning_rate=3e-4,1e-3,3e-3 dropout_rate=0,0.25,0.5
+    python experiments/sweep.py --random 20 --vary learning_rate=1e-4:1e-2:log dropout_rate=0:0.5
+    python experiments/sweep.py --vary batch_size=64,128 network.width=0.5,1 --nested --halving
+    python experiments/sweep.py --recipe notebook mine.py:recipe --vary learning_rate=1e-3,3e-3
 
-All combinations of the hyperparameters train as one vmapped program, in waves that fit in memory;
-network and batch size are a loop around it. Without ``--nested`` the best score is optimistic: it
-was chosen on the rows that it is computed from. With it, inner folds of each outer training set
-choose, and the outer test rows score "tune, then train" without bias.
+All combinations of the numbers train as one vmapped program, in waves that fit in memory; recipes,
+batch sizes and fields of the network are a loop around it. Rows of each training set choose, and
+the test rows score the choice, without bias: a fifth of them (--validation), or with --nested inner
+folds, after which the chosen one is trained on all of them.
 
 It writes ``report.html``, ``results.json`` (last, and whole), ``configurations.csv``,
 ``scores.npz``, figures and the waves to the output folder.
-
-Measured once each, on all 5620 rows, 10 epochs, 2 cores of a shared AVX-512 x86-64 machine (± is
-the sd between folds):
-
-    --learning-rate 3e-4 1e-3 2e-3 4e-3 8e-3 --dropout-rate 0 0.25 0.5
-        75 runs; the best is 4e-3 without dropout, 98.54 ± 0.13 % (optimistic)
-    --learning-rate 1e-3 2e-3 4e-3 8e-3 --dropout-rate 0 --folds 3 --inner-folds 2 --nested
-        --halving --verify-halving
-        2e-3 is chosen in each outer split, 97.88 ± 0.59 % (95 % interval 95.03 to 100.00 %);
-        halving trains 75 % of the runs' epochs and chooses the same in 3 of 3 splits
 """
 
 from __future__ import annotations
@@ -28,103 +19,114 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import shlex
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from common import command_line, console, options, startup, training
-from common.output import Output, describe, summary_json
+from common import command_line, console, options, startup, tasks, training
+from common.output import STARTED, Output, describe, summary_json
+from common.scores import Score, scores_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from digits_jax import Dataset, Hyperparameters, Split
+    from common.tasks import Plan, Task
+    from digits_jax import Split
     from digits_jax.search.grids import Scores
 
-STARTED = time.perf_counter()
-HYPERPARAMETERS = (
-    "learning_rate",
-    "beta_1",
-    "beta_2",
-    "epsilon",
-    "weight_decay",
-    "label_smoothing",
-    "dropout_rate",
-)
-STRUCTURE = ("width", "conv_activation", "dense_activation", "batch_size")
-DECAYS = ("beta_1", "beta_2")  # 1 - beta is log-uniform: 0.9, 0.99 and 0.999 are as far apart
-LOGARITHMIC = ("learning_rate", "epsilon", "weight_decay")
 SHOWN = 10  # configurations in the table on the console
-Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
+LAWS = {"": "uniform", "log": "log_uniform", "decay": "decay"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The options of the command line. Those that take several values are searched."""
+class Config(options.ResumableOut, options.Data):
+    """The options of the command line."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
-    learning_rate: tuple[float, ...] = (1e-3,)
-    """Of Adam, a step. With --random: low and high, log-uniform."""
-    beta_1: tuple[float, ...] = (0.9,)
-    """Decay of Adam's first moment. With --random: low and high, 1 - beta log-uniform."""
-    beta_2: tuple[float, ...] = (0.999,)
-    """Decay of Adam's second moment. With --random: low and high, 1 - beta log-uniform."""
-    epsilon: tuple[float, ...] = (1e-7,)
-    """Added to the root of Adam's second moment. With --random: low and high, log-uniform."""
-    weight_decay: tuple[float, ...] = (0.0,)
-    """Decoupled, as in AdamW. With --random: low and high, log-uniform."""
-    label_smoothing: tuple[float, ...] = (0.0,)
-    """Fraction of a label that is spread over all classes. With --random: low and high, uniform."""
-    dropout_rate: tuple[float, ...] = (0.25,)
-    """Fraction of units that dropout sets to zero. With --random: low and high, uniform."""
+    recipe: tuple[str, ...] = ("notebook",)
+    """notebook, strong, or FILE.py:FUNCTION of yours (see cross_validate.py); several are compared
+    in one table."""
+    vary: tuple[str, ...] = ()
+    """NAME=VALUE,VALUE,... of hyperparameters, batch_size, or fields of the network such as
+    network.width or network.conv_activation=relu,tanh. With --random, a range of a hyperparameter
+    is NAME=LOW:HIGH, uniform, NAME=LOW:HIGH:log, log-uniform, or NAME=LOW:HIGH:decay, of which
+    1 - NAME is log-uniform."""
     random: int | None = None
-    """Draw so many configurations from the ranges, instead of a grid of the values."""
-    width: tuple[float, ...] = (1.0,)
-    """Multiplies the features of every layer. This and the next three compile anew for each value,
-    and all their combinations are tried."""
-    conv_activation: tuple[Activation, ...] = ("relu",)
-    """After the convolutions."""
-    dense_activation: tuple[Activation, ...] = ("sigmoid",)
-    """After the dense layers."""
-    batch_size: tuple[int, ...] = (128,)
-    """Rows of an optimizer step."""
+    """Draw so many configurations, instead of all combinations."""
     folds: int = 5
     """Parts of the rows; each is the test set of one run of each configuration."""
     repeats: int = 1
     """Times that the rows are split anew."""
     seeds: int = 1
     """Networks for each configuration and split; their scores are averaged."""
-    epochs: int = 100
-    """Passes over the training rows."""
+    epochs: int | None = None
+    """Passes over the training rows. Default: each recipe's, of the notebook's 100."""
     seed: int = 0
     """Of the splits, initial weights, shuffles, dropout, and of --random."""
+    validation: float = 0.2
+    """Fraction of the training rows that choose, and don't train."""
     nested: bool = False
-    """Choose by inner folds of each training set, and score the choice on the outer test rows."""
+    """Choose by inner folds of each training set, and train the choice on all of it."""
     inner_folds: int = 5
     """Parts of an outer training set, with --nested."""
     halving: bool = False
-    """With --nested: drop the worse half of the configurations, by inner validation, again and
-    again on the way. Each combination of network and batch size is halved by itself."""
+    """Drop the worse half of the configurations, by the rows that choose, again and again on the
+    way. Each combination of recipe, network and batch size is halved by itself."""
     verify_halving: bool = False
     """Also train what --halving dropped, to tell whether it would have been chosen."""
     wave_size: int | None = None
     """Runs that train at once; their results are saved before the next. Default: what fits in
     half of the free memory; on a CPU at most 64 runs for each core."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/sweep/<date>-<time>."""
-    resume: bool = False
-    """Go on after the last finished wave in --output-dir."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figures as SVG."""
     job: tyro.conf.OmitArgPrefixes[options.Job] = options.Job()
     """Several processes, on one host or many."""
+
+
+class Structure:
+    """What one program trains: a recipe and its fixed settings, with C configurations of h."""
+
+    def __init__(self, plan: Plan, fixed: dict[str, Any], h: Any, names: Sequence[str]) -> None:
+        import numpy as np
+
+        from digits_jax.runs.identity import named_leaves
+
+        self.plan, self.h = plan, h
+        leaves = named_leaves(h)
+        self.count = max(map(len, leaves.values()), default=1)
+        # As decimal digits: a float32 of 0.0003 is 0.0003, not 0.0003000000142492354.
+        self.table: list[dict[str, Any]] = [
+            {"recipe": plan.name, **fixed}
+            | {name: _decimal(leaves[name][c]) for name in names if name in leaves}
+            for c in range(self.count)
+        ]
+        monitor = plan.recipe.monitor
+        metrics = plan.recipe.metrics or {}
+        if monitor == "loss" and plan.name in tasks.NAMED and "accuracy" in metrics:
+            monitor = ("accuracy", "max")
+        self.recipe = dataclasses.replace(plan.recipe, monitor=monitor)
+        self.h = _spread(h, self.count) if leaves else {"": np.zeros(self.count)}
+
+
+def _decimal(value: Any) -> Any:
+    import numpy as np
+
+    number = np.asarray(value)
+    return float(str(np.float32(number))) if number.dtype.kind == "f" else number.item()
+
+
+def _spread(h: Any, count: int) -> Any:
+    """The configurations in the dtypes that JAX holds; each leaf [C]."""
+    import jax
+    import numpy as np
+
+    def one(leaf: Any) -> Any:
+        array = np.asarray(leaf)
+        return np.array(
+            np.broadcast_to(array.astype(jax.dtypes.canonicalize_dtype(array.dtype)), (count,))
+        )
+
+    return jax.tree.map(one, h)
 
 
 def main(config: Config) -> None:
@@ -134,28 +136,24 @@ def main(config: Config) -> None:
     startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import digits_jax as dj
 
-    try:
-        hyperparameters = make_hyperparameters(config)
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
-    try:
-        outer = dj.kfold_splits(
-            dataset.labels, config.folds, seed=config.seed, repeats=config.repeats
+    task = tasks.load_task(config.data)
+    console.show_data(task.provenance)
+    structures = make_structures(config, task)
+    outer = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)
+    inner = None
+    if config.nested:
+        options.require(
+            task.labels is not None and task.groups is None,
+            "--nested splits classes; for other targets, or groups, leave it out: --validation",
         )
-        inner = None
-        if config.nested:
-            inner = dj.inner_splits(dataset.labels, outer, config.inner_folds, seed=config.seed)
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
-    options.countable(config.epochs, len(dataset.labels), min(config.batch_size))
-    output.claim()
-    sweep = Sweep(config, dataset, hyperparameters, output)
-    if inner is None:
-        plain(config, sweep, outer)
+        try:
+            inner = dj.inner_splits(task.targets, outer, config.inner_folds, seed=config.seed)
+        except ValueError as error:
+            raise options.UsageError(str(error)) from error
     else:
-        nested(config, sweep, outer, inner)
+        outer = tasks.with_validation(task, outer, config.validation, seed=config.seed)
+    output.claim()
+    search(config, Sweep(config, task, structures, output), outer, inner)
 
 
 def check(config: Config) -> None:
@@ -175,30 +173,22 @@ def check(config: Config) -> None:
     options.few_enough(config.seeds, "--seeds")
     options.few_enough(config.random or 0, "--random")
     options.seed(seed=config.seed)
-    for name in (*HYPERPARAMETERS, *STRUCTURE):
-        flag, values = "--" + name.replace("_", "-"), getattr(config, name)
-        options.require(len(values) > 0, f"{flag} needs at least one value")
-        options.require(len(set(values)) == len(values), f"{flag} names a value twice: {values}")
-        if name in HYPERPARAMETERS and config.random is not None:
-            options.require(
-                len(values) <= 2, f"{flag} with --random takes one value, or two: low and high"
-            )
-        high = 1 if name in ("beta_1", "beta_2", "label_smoothing", "dropout_rate") else 1e9
-        high = 32 if name == "width" else high
-        low_is_in = name in ("weight_decay", "label_smoothing", "dropout_rate", "beta_1", "beta_2")
-        for value in values:
-            if not isinstance(value, str):
-                inside = (0 <= value if low_is_in else 0 < value) and value < high
-                bounds = f"{'at least' if low_is_in else 'above'} 0 and below {high:g}"
-                options.require(inside, f"{flag} must be {bounds}, not {value}")
+    names = len(config.recipe) == len(set(config.recipe)) > 0
+    options.require(names, "--recipe must name each recipe once")
+    inside = 0 < config.validation < 1
+    options.require(inside, f"--validation must be between 0 and 1, not {config.validation}")
+    ranges = False
+    for name, text in tasks.settings(config.vary, "--vary").items():
+        values = text.split(",")
+        twice = len(set(values)) < len(values)
+        options.require(not twice, f"--vary {name} names a value twice: {text}")
+        ranges |= ":" in text
+        needs = f"--vary {name}={text} is a range, which is drawn from: add --random"
+        options.require(":" not in text or config.random is not None, needs)
+    drawn = ranges or any("," in text for text in config.vary)
     options.require(
-        config.random is None or any(len(getattr(config, name)) == 2 for name in HYPERPARAMETERS),
-        "--random needs a range: give at least one number two values, low and high, such as "
-        "--learning-rate 1e-4 1e-2",
-    )
-    options.require(
-        config.nested or not config.halving,
-        "--halving drops configurations by inner validation rows: add --nested",
+        config.random is None or drawn,
+        "--random needs something to draw: --vary learning_rate=1e-4:1e-2:log",
     )
     options.require(config.halving or not config.verify_halving, "--verify-halving needs --halving")
     options.require(
@@ -208,144 +198,161 @@ def check(config: Config) -> None:
     )
 
 
-def make_hyperparameters(config: Config) -> Hyperparameters:
-    """The configurations of the traced hyperparameters, each [C]."""
-    from digits_jax import Hyperparameters
+def make_structures(config: Config, task: Task) -> list[Structure]:
+    """The programs to train, each with its configurations.
+
+    Raises:
+        UsageError: a name is of nothing in the recipe, or a value doesn't fit.
+    """
     from digits_jax.search import spaces
 
-    values: dict[str, Any] = {name: list(getattr(config, name)) for name in HYPERPARAMETERS}
-    if config.random is None:
-        return spread(spaces.grid(Hyperparameters(**values)))
-    laws: dict[str, Any] = {}
-    for name, (low, *more) in values.items():
-        high = more[-1] if more else low
-        law = spaces.uniform
-        if low == high:
-            laws[name] = low
-            continue
-        if name in LOGARITHMIC:
-            law = spaces.log_uniform
-        elif name in DECAYS:
-            law = spaces.decay
-        try:
-            laws[name] = law(low, high)
-        except ValueError as error:
-            raise options.UsageError(f"--{name.replace('_', '-')}: {error}") from error
-    space = Hyperparameters(**laws)
-    return spread(spaces.random_search(space, config.random, seed=config.seed))
+    fixed: dict[str, list[Any]] = {}
+    numbers: dict[str, Any] = {}
+    for name, text in tasks.settings(config.vary, "--vary").items():
+        if name == "batch_size" or name.startswith("network."):
+            fixed[name] = [tasks.parsed(value) for value in text.split(",")]
+        else:
+            numbers[name] = _values(name, text)
+    found = []
+    for recipe in config.recipe:
+        plan = tasks.load_plan(recipe, task, epochs=config.epochs)
+        for values in itertools.product(*fixed.values()):
+            chosen = dict(zip(fixed, values, strict=True))
+            of = tasks.with_settings(plan, chosen, "--vary")
+            options.countable(of.epochs, task.rows, of.recipe.batch_size)
+            space = tasks.with_numbers(of.hyperparameters, numbers, "--vary")
+            try:
+                if config.random is None:
+                    h = spaces.grid(space)
+                else:
+                    h = spaces.random_search(space, config.random, seed=config.seed)
+                _check(h)
+            except ValueError as error:
+                raise options.UsageError(f"--vary: {error}") from error
+            found.append(Structure(of, chosen, h, list(numbers)))
+    return found
 
 
-def spread(h: Hyperparameters) -> Hyperparameters:
-    """The configurations as float32, as JAX holds them; each [C]."""
-    import jax
-    import numpy as np
+def _values(name: str, text: str) -> Any:
+    """A list of values or, of LOW:HIGH, a law."""
+    from digits_jax.search import spaces
 
-    count = max(np.size(leaf) for leaf in jax.tree.leaves(h))
-    spread: Hyperparameters = jax.tree.map(
-        lambda leaf: np.array(np.broadcast_to(np.asarray(leaf, np.float32), (count,))), h
+    if ":" not in text:
+        values = [tasks.parsed(value) for value in text.split(",")]
+        words = [value for value in values if isinstance(value, str)]
+        options.require(not words, f"--vary {name}={text}: {', '.join(words)} is no number")
+        return values
+    low, _, rest = text.partition(":")
+    high, _, law = rest.partition(":")
+    ends = [tasks.parsed(end) for end in (low, high)]
+    fits = law in LAWS and not any(isinstance(end, str) for end in ends)
+    options.require(
+        fits, f"--vary {name}={text}: write a range as LOW:HIGH, LOW:HIGH:log or :decay"
     )
-    return spread
+    try:
+        return getattr(spaces, LAWS[law])(*map(float, ends))
+    except ValueError as error:
+        raise options.UsageError(f"--vary {name}={text}: {error}") from error
+
+
+def _check(h: Any) -> None:
+    """Raises ValueError for a configuration that hyperparameters with a check refuse."""
+    import jax
+
+    if not hasattr(h, "check"):
+        return
+    for c in range(len(jax.tree.leaves(h)[0])):
+        jax.tree.map(lambda leaf, c=c: leaf[c].item(), h).check()
 
 
 class Sweep:
     """What the stages of a sweep share: configurations, data, folder, signals, and the tally."""
 
     def __init__(
-        self, config: Config, dataset: Dataset, hyperparameters: Hyperparameters, output: Output
+        self, config: Config, task: Task, structures: list[Structure], output: Output
     ) -> None:
         import numpy as np
 
-        self.config, self.dataset, self.hyperparameters, self.output = (
-            config,
-            dataset,
-            hyperparameters,
-            output,
-        )
-        self.data = dataset.data
-        self.count = np.size(hyperparameters.learning_rate)
+        self.config, self.task, self.output = config, task, output
+        self.structures = structures
         self.waves: list[dict[str, Any]] = []
-        self.structures = [
-            dict(zip(STRUCTURE, values, strict=True))
-            for values in itertools.product(*(getattr(config, name) for name in STRUCTURE))
-        ]
-        # As decimal digits: a float32 of 0.0003 is 0.0003, not 0.0003000000142492354.
-        self.table: list[dict[str, Any]] = [
-            structure
-            | {name: float(str(getattr(hyperparameters, name)[c])) for name in HYPERPARAMETERS}
-            for structure in self.structures
-            for c in range(self.count)
-        ]
+        self.table = [row for structure in structures for row in structure.table]
+        self.starts = np.cumsum([0, *(structure.count for structure in structures)])
+        names = [scores_of(each.recipe) for each in structures]
+        same = all(each == names[0] for each in names)
+        options.require(same, "the recipes have different scores, and can't be compared")
+        self.scores = names[0]
+        self.monitor = structures[0].recipe.monitor
+        chosen = self.monitor if isinstance(self.monitor, str) else self.monitor[0]
+        self.score = next(each for each in self.scores if each.name == chosen)
 
-    def score(self, stage: str, splits: Split, groups: int | None = None) -> Scores:
+    def all_on(self, stage: str, splits: Split, groups: int | None = None) -> Scores:
         """All configurations on all splits: [K, F], structure by structure.
 
-        With ``groups``, the splits are the inner ones of so many outer splits, and are halved.
+        With ``groups``, the splits are in so many groups, each of which is halved by itself.
         """
         import numpy as np
 
         from digits_jax.search import grids, halving
 
         parts = []
-        for s in range(len(self.structures)):
-            if groups is None:
-                count = self.count * self.config.seeds * len(splits.train_rows)
-                search: Any = functools.partial(
-                    grids.train_grid, self.data, self.hyperparameters, splits
-                )
-                parts.append(self.watched(search, f"{stage}-{s}", s, count))
-            else:
-                search = functools.partial(
-                    halving.halve_grid, self.data, self.hyperparameters, splits, groups
-                )
-                parts.append(self.watched(search, f"{stage}-{s}", s, groups, unit="outer split"))
-        names = parts[0].scores
-        scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in names}
-        epochs, diverged = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("epochs", "diverged")
-        )
-        return grids.Scores(scores, epochs, diverged)
+        for s, structure in enumerate(self.structures):
+            train: Any = grids.train_grid if groups is None else halving.halve_grid
+            more = () if groups is None else (groups,)
+            work = functools.partial(train, self.task.data, structure.h, splits, *more)
+            runs = structure.count * self.config.seeds * len(splits.train_rows)
+            unit, count = ("run", runs) if groups is None else ("outer split", groups)
+            parts.append(self.watched(work, f"{stage}-{s}", structure, count, unit=unit))
 
-    def final(self, stage: str, outer: Split, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Accuracy [O] of configuration chosen[o] on outer split o, and whether it diverged."""
+        def joined(name: str) -> Any:
+            first = getattr(parts[0], name)
+            if not isinstance(first, dict):
+                return np.concatenate([getattr(part, name) for part in parts])
+            return {k: np.concatenate([getattr(part, name)[k] for part in parts]) for k in first}
+
+        return grids.Scores(*map(joined, grids.Scores._fields))
+
+    def chosen_on(self, stage: str, outer: Split, chosen: np.ndarray) -> Scores:
+        """Configuration chosen[o] on outer split o: scores [O]."""
         import numpy as np
 
         from digits_jax.search import grids
 
-        accuracy, diverged = np.full(len(chosen), np.nan), np.zeros(len(chosen), bool)
-        for s in np.unique(chosen // self.count).tolist():
-            here = chosen // self.count == s
-            configurations = np.where(here, chosen % self.count, -1)
+        scores = {each.name: np.full(len(chosen), np.nan) for each in self.scores}
+        epochs, diverged = np.zeros(len(chosen), int), np.zeros(len(chosen), bool)
+        of = np.searchsorted(self.starts, chosen, side="right") - 1
+        for s in np.unique(of).tolist():
+            structure, here = self.structures[s], of == s
+            configurations = np.where(here, chosen - self.starts[s], -1)
             train = functools.partial(
-                grids.train_chosen, self.data, self.hyperparameters, outer, configurations
+                grids.train_chosen, self.task.data, structure.h, outer, configurations
             )
             count = int(here.sum()) * self.config.seeds
             # Draws of their own: the hyperparameters were not chosen for these initial weights.
             seed = (self.config.seed + 2**31) % 2**32
-            scores = self.watched(train, f"{stage}-{s}", s, count, seed=seed)
-            accuracy[here] = scores.scores["accuracy"][here]
-            diverged[here] = scores.diverged[here]
-        return accuracy, diverged
+            found = self.watched(train, f"{stage}-{s}", structure, count, seed=seed)
+            for name, values in scores.items():
+                values[here] = found.scores[name][here]
+            epochs[here], diverged[here] = found.epochs[here], found.diverged[here]
+        return grids.Scores(scores, {}, epochs, diverged)
 
     def watched(
         self,
         work: Callable[..., Any],
         stage: str,
-        s: int,
+        structure: Structure,
         count: int,
         *,
         seed: int | None = None,
         unit: str = "run",
     ) -> Any:
         """Work in waves, with progress, a tally of time and memory, and a stop at a signal."""
-        import flax.linen as nn
         import psutil
 
-        import digits_jax as dj
         from digits_jax.runs.results import Progress
         from digits_jax.waves import WavesInterrupted
 
-        done, config, structure = 0, self.config, self.structures[s]
+        done, config = 0, self.config
 
         def on_wave(now: int) -> bool:
             nonlocal done
@@ -360,25 +367,15 @@ class Sweep:
             now = done + (part if unit == "run" else 0)
             return watch.on_epoch(Progress(now, count, progress.history))
 
-        network = dj.DigitsCNN(
-            width=structure["width"],
-            conv_activation=getattr(nn, structure["conv_activation"]),
-            dense_activation=getattr(nn, structure["dense_activation"]),
-        )
-        recipe = dj.Recipe(
-            network=dj.NetworkWithHyperparameters(network),
-            batch_size=structure["batch_size"],
-            monitor=("accuracy", "max"),
-        )
-        with console.Watch(count, count, unit=unit) as watch:
+        with console.Watch(count, count, unit=unit, score=self.scores[0]) as watch:
             try:
                 result = work(
                     folder=self.output.waves / stage,
-                    epochs=config.epochs,
+                    epochs=structure.plan.epochs,
                     seeds=config.seeds,
                     seed=config.seed if seed is None else seed,
                     wave_size=config.wave_size,
-                    recipe=recipe,
+                    recipe=structure.recipe,
                     identity={"seed": config.seed, "stage": stage},
                     resume=config.resume,
                     on_epoch=on_epoch,
@@ -386,230 +383,262 @@ class Sweep:
                 )
             except WavesInterrupted as stop:
                 raise training.stopped(stop, watch, self.output) from stop
+            except (TypeError, ValueError) as error:
+                raise options.UsageError(f"--recipe {structure.plan.name}: {error}") from error
         if startup.anywhere(watch.signal is not None):  # in the last wave of this stage
             done_all = WavesInterrupted(count, count, f"{unit}s")
             raise training.stopped(done_all, watch, self.output)
         return result
 
 
-def plain(config: Config, sweep: Sweep, splits: Split) -> None:
-    """All configurations on the same folds; the best is chosen on the rows that score it."""
-    from digits_jax import summarize
-    from digits_jax.search import grids
+def search(config: Config, sweep: Sweep, outer: Split, inner: Split | None) -> None:
+    """Rows of the training sets choose; the test rows of each outer split score its choice."""
+    import numpy as np
 
-    scores = sweep.score("folds", splits)
-    if not startup.reports():
-        return
-    order = grids.rank(scores.scores, diverged=scores.diverged)
-    best = int(order[0])
-    summary = summarize(scores.scores["accuracy"][best], **sizes(splits))
-    warning = (
-        f"The best of {len(sweep.table)} was chosen on the rows that it is scored on, so its score "
-        "is optimistic; --nested scores the choice without bias."
-    )
-    show(sweep, scores, order, f"{config.folds}-fold cross-validation, {config.epochs} epochs")
-    if len(sweep.table) > 1:
-        console.errors.print(f"[yellow]{warning}[/]", soft_wrap=True)
-    write(
-        config,
-        sweep,
-        scores,
-        order,
-        "Accuracy",
-        {
-            "best": sweep.table[best] | {"accuracy": summary_json("accuracy", summary)},
-            "warning": warning if len(sweep.table) > 1 else None,
-        },
-    )
-
-
-def nested(config: Config, sweep: Sweep, outer: Split, inner: Split) -> None:
-    """Inner folds choose for each outer split; its test rows score "tune, then train"."""
-    from rich.table import Table
-
-    from digits_jax import summarize
     from digits_jax.search import grids
     from digits_jax.search.halving import halving_rungs
 
     splits = len(outer.train_rows)
+    stage, where = ("folds", outer) if inner is None else ("inner", inner)
     halved: dict[str, Any] | None = None
     if config.halving:
-        rungs = ", ".join(map(str, halving_rungs(config.epochs, sweep.count)[:-1])) or "no"
-        console.results.print(f"halving after {rungs} epochs", highlight=False)
-    scores = (
-        sweep.score("halving", inner, splits) if config.halving else sweep.score("inner", inner)
-    )
-    chosen = choose(scores, splits, config.epochs)
+        first = sweep.structures[0]
+        rungs = halving_rungs(first.plan.epochs, first.count)[:-1]
+        after = ", ".join(map(str, rungs)) or "no"
+        console.results.print(f"halving after {after} epochs", highlight=False)
+        scores = sweep.all_on("halving", where, splits)
+    else:
+        scores = sweep.all_on(stage, where)
+    chosen = choose(sweep, scores, splits)
     if config.halving:
-        spent = float(scores.epochs.sum() / (scores.epochs.size * config.epochs))
+        epochs = np.repeat(
+            [each.plan.epochs for each in sweep.structures],
+            [each.count for each in sweep.structures],
+        )
+        spent = float(scores.epochs.sum() / (epochs.sum() * scores.epochs.shape[1]))
         halved = {"share_of_epochs_trained": spent, "same_winner": None}
         words = f"halving trained {100 * spent:.0f} % of the runs' epochs"
         if config.verify_halving:
-            whole = choose(sweep.score("inner", inner), splits, config.epochs)
+            whole = choose(sweep, sweep.all_on(stage, where), splits)
             halved["same_winner"] = (whole == chosen).tolist()
             words += f"; the winner is the same in {(whole == chosen).sum()} of {splits} splits"
         console.results.print(words, highlight=False, soft_wrap=True)
-    accuracy, diverged = sweep.final("outer", outer, chosen)
-    if not startup.reports():
-        return
-    by_split = scores.scores["accuracy"].reshape(len(sweep.table), splits, -1).mean(axis=2)
-    order = grids.rank(scores.scores, diverged=scores.diverged)
-    when = "when last scored" if config.halving else f"{config.epochs} epochs"
-    show(sweep, scores, order, f"Inner validation over all outer splits, {when}")
-
-    summary = summarize(accuracy, **sizes(outer))
-    names = varied(sweep)
-    table = Table(title="Nested cross-validation: tune, then train")
-    for column in ("outer split", *names, "validation (%)", "test (%)"):
-        table.add_column(column.replace("_", " "), justify="right")
-    rows = []
-    for o, k in enumerate(chosen.tolist()):
-        row = {"outer_split": o + 1, **sweep.table[k], "validation_accuracy": by_split[k, o]}
-        rows.append(row | {"accuracy": accuracy[o], "diverged": bool(diverged[o])})
-        cells = [text(row[name]) for name in names]
-        test = f"{100 * accuracy[o]:.2f}{' diverged' if diverged[o] else ''}"
-        table.add_row(str(o + 1), *cells, f"{100 * by_split[k, o]:.2f}", test)
-    table.add_section()
-    middle = [""] * (len(names) + 1)
-    table.add_row("mean ± sd", *middle, f"{100 * summary.mean:.2f} ± {100 * summary.std:.2f}")
-    unbiased = summary_json("accuracy", summary)
-    low, high = unbiased["ci95"]
-    table.add_row("95 % interval", *middle, f"{100 * low:.2f} to {100 * high:.2f}")
-    console.results.print(table)
-    write(
-        config,
-        sweep,
-        scores,
-        order,
-        "Inner validation accuracy",
-        {"outer_splits": rows, "accuracy": unbiased, "halving": halved},
-    )
+    if inner is None:
+        tested = {name: each[chosen, np.arange(splits)] for name, each in scores.scores.items()}
+        failed = scores.diverged[chosen, np.arange(splits)]
+        final = grids.Scores(tested, {}, scores.epochs[chosen, np.arange(splits)], failed)
+    else:
+        final = sweep.chosen_on("outer", outer, chosen)
+    if startup.reports():
+        report(config, sweep, outer, scores, chosen, final, halved)
 
 
-def masked(scores: Scores, epochs: int) -> np.ndarray:
-    """The losses, NaN for a configuration that was dropped before the last epoch."""
+def deciding(scores: Scores) -> dict[str, np.ndarray]:
+    """The scores that choose: of validation rows, or of the test rows of inner folds."""
+    return scores.validation or scores.scores
+
+
+def choose(sweep: Sweep, scores: Scores, splits: int) -> np.ndarray:
+    """The best configuration [O] for each outer split, by its own rows that choose alone."""
     import numpy as np
 
-    return np.where(scores.epochs < epochs, np.nan, scores.scores["loss"])
-
-
-def choose(scores: Scores, splits: int, epochs: int) -> np.ndarray:
-    """The best configuration [O] for each outer split, by its inner scores [K, O * I] alone."""
     from digits_jax.search import grids
 
-    accuracy = scores.scores["accuracy"]
-    shape = (len(accuracy), splits, -1)
-    accuracy, loss, diverged = (
-        each.reshape(shape).swapaxes(0, 1)
-        for each in (accuracy, masked(scores, epochs), scores.diverged)
+    # What was dropped has no loss after the last epoch, and can't be chosen.
+    last = np.repeat(
+        [each.plan.epochs for each in sweep.structures], [each.count for each in sweep.structures]
     )
-    return grids.rank({"accuracy": accuracy, "loss": loss}, diverged=diverged)[:, 0]
+    found = deciding(scores)
+    dropped = scores.epochs < last[:, None]
+    found = {name: np.where(dropped, np.nan, values) for name, values in found.items()}
 
+    def by_split(values: np.ndarray) -> np.ndarray:
+        return values.reshape(len(values), splits, -1).swapaxes(0, 1)
 
-def sizes(splits: Split) -> dict[str, Any]:
-    """Rows of a split, for the corrected interval."""
-    return {
-        "train_rows": float(splits.train_weights.sum(1).mean()),
-        "test_rows": float(splits.test_weights.sum(1).mean()),
-    }
+    of = {name: by_split(values) for name, values in found.items()}
+    order: np.ndarray = grids.rank(of, sweep.monitor, diverged=by_split(scores.diverged))
+    return order[:, 0]
 
 
 def varied(sweep: Sweep) -> list[str]:
     """The names that take more than one value."""
-    return [name for name in sweep.table[0] if len({row[name] for row in sweep.table}) > 1]
+    names = dict.fromkeys(name for row in sweep.table for name in row)
+    return [name for name in names if len({str(row.get(name)) for row in sweep.table}) > 1]
 
 
 def text(value: Any) -> str:
     """A cell of a table."""
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
-def show(sweep: Sweep, scores: Scores, order: np.ndarray, title: str) -> None:
-    """The best configurations on the console."""
+def command_of(config: Config, row: dict[str, Any]) -> str:
+    """What trains a configuration, on the command line."""
+    words = ["python", "experiments/cross_validate.py", "--recipe", str(row["recipe"])]
+    if config.data != "auto":
+        words += ["--data", config.data]
+    if config.epochs is not None:
+        words += ["--epochs", str(config.epochs)]
+    if "batch_size" in row:
+        words += ["--batch-size", str(row["batch_size"])]
+    others = {name: v for name, v in row.items() if name not in ("recipe", "batch_size")}
+    settings = [f"{name}={value}" for name, value in others.items()]
+    return shlex.join([*words, *(["--set", *settings] if settings else [])])
+
+
+def report(
+    config: Config,
+    sweep: Sweep,
+    outer: Split,
+    scores: Scores,
+    chosen: np.ndarray,
+    final: Scores,
+    halved: dict[str, Any] | None,
+) -> None:
+    """The tables, the arrays and the figures; ``results.json`` last."""
+    import numpy as np
     from rich.table import Table
 
-    names = varied(sweep)
-    table = Table(title=title)
-    for column in ("rank", *names, "loss (nats)", "accuracy (%)", "diverged"):
+    from digits_jax import summarize
+    from digits_jax.search import grids
+    from digits_jax.splits import test_sizes, train_sizes
+
+    found, score, names = deciding(scores), sweep.score, varied(sweep)
+    order = grids.rank(found, sweep.monitor, diverged=scores.diverged)
+    rows = configurations(sweep, scores, order)
+    who = "inner folds" if config.nested else "validation rows"
+    table = Table(title=f"Configurations on the {who} of {len(chosen)} splits")
+    for column in ("rank", *names, *(each.title for each in sweep.scores), "diverged"):
         table.add_column(column.replace("_", " "), justify="right")
-    diverged = scores.diverged.sum(axis=1)
-    for i, k in enumerate(order[:SHOWN].tolist()):
-        accuracy, loss = 100 * scores.scores["accuracy"][k], scores.scores["loss"][k]
-        table.add_row(
-            str(i + 1),
-            *(text(sweep.table[k][name]) for name in names),
-            f"{loss.mean():.4f}",
-            f"{accuracy.mean():.2f} ± {accuracy.std():.2f}",
-            f"{diverged[k]} of {len(loss)}" if diverged[k] else "",
-        )
+    for row in rows[:SHOWN]:
+        cells = (each.text(row[each.name]) for each in sweep.scores)
+        failed = f"{row['diverged']} of {scores.diverged.shape[1]}" if row["diverged"] else ""
+        table.add_row(str(row["rank"]), *(text(row.get(name)) for name in names), *cells, failed)
     console.results.print(table)
     if len(order) > SHOWN:
         console.results.print(f"({len(order) - SHOWN} more in configurations.csv)")
+
+    sizes: Any = {
+        "train_rows": float(train_sizes(outer).mean()),
+        "test_rows": float(test_sizes(outer).mean()),
+    }
+    summaries = {each.name: summarize(final.scores[each.name], **sizes) for each in sweep.scores}
+    of_split = found[score.name].reshape(len(order), len(chosen), -1).mean(axis=2)
+    table = Table(title="Chosen for each split by its training rows, scored on its test rows")
+    for column in ("split", *names, f"{who}: {score.title}", f"test: {score.title}"):
+        table.add_column(column.replace("_", " "), justify="right")
+    by_split = []
+    for o, k in enumerate(chosen.tolist()):
+        tested = {each.name: float(final.scores[each.name][o]) for each in sweep.scores}
+        row = {"outer_split": o + 1, **sweep.table[k], "chosen_by": float(of_split[k, o])}
+        by_split.append(row | tested | {"diverged": bool(final.diverged[o])})
+        chosen_values = [text(sweep.table[k].get(name)) for name in names]
+        test = score.text(tested[score.name]) + " diverged" * bool(final.diverged[o])
+        table.add_row(str(o + 1), *chosen_values, score.text(of_split[k, o]), test)
+    table.add_section()
+    middle = [""] * (len(names) + 1)
+    summary = summaries[score.name]
+    table.add_row("mean ± sd", *middle, score.spread(summary.mean, summary.std))
+    unbiased = {name: summary_json(name, each) for name, each in summaries.items()}
+    ends = unbiased[score.name]["ci95"]
+    if not np.isnan(ends).any():
+        table.add_row("95 % interval", *middle, " to ".join(map(score.text, ends)))
+    console.results.print(table)
+    command = command_of(config, sweep.table[int(order[0])])
+    console.results.print(f"The best of all: {command}", highlight=False, soft_wrap=True)
+    write(
+        config,
+        sweep,
+        scores,
+        rows,
+        {
+            "configurations": rows,
+            "outer_splits": by_split,
+            **unbiased,
+            "best": sweep.table[int(order[0])],
+            "best_command": command,
+            "halving": halved,
+        },
+    )
+
+
+def configurations(sweep: Sweep, scores: Scores, order: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each configuration, the best first, by the rows that choose."""
+    found = deciding(scores)
+    rows = []
+    for i, k in enumerate(order.tolist()):
+        row = {"rank": i + 1, **sweep.table[k]}
+        for each in sweep.scores:
+            row[each.name] = found[each.name][k].mean()
+            row[f"{each.name}_sd"] = found[each.name][k].std()
+        row["epochs"] = scores.epochs[k].mean()
+        rows.append(row | {"diverged": int(scores.diverged[k].sum())})
+    return rows
 
 
 def write(
     config: Config,
     sweep: Sweep,
     scores: Scores,
-    order: np.ndarray,
-    label: str,
+    rows: list[dict[str, Any]],
     content: dict[str, Any],
 ) -> None:
     """The table, the arrays and the figures; ``results.json`` last."""
     import numpy as np
 
-    from digits_jax import plots
     from report import searches
 
-    rows = []
-    for i, k in enumerate(order.tolist()):
-        row = {"rank": i + 1, **sweep.table[k]}
-        row |= {
-            "accuracy": scores.scores["accuracy"][k].mean(),
-            "accuracy_sd": scores.scores["accuracy"][k].std(),
-        }
-        row |= {"loss": scores.scores["loss"][k].mean(), "epochs": scores.epochs[k].mean()}
-        rows.append(row | {"diverged": int(scores.diverged[k].sum())})
     sweep.output.table("configurations.csv", rows)
+    names = dict.fromkeys(name for row in sweep.table for name in row)
     sweep.output.arrays(
         "scores.npz",
-        **scores.scores,
+        **deciding(scores),
+        **{f"test_{name}": each for name, each in scores.scores.items() if scores.validation},
         epochs=scores.epochs,
         diverged=scores.diverged,
-        **{name: [row[name] for row in sweep.table] for name in sweep.table[0]},
+        **{name: np.array([row.get(name, np.nan) for row in sweep.table]) for name in names},
     )
-    finite = np.where(scores.diverged, np.nan, scores.scores["accuracy"])
-    columns = {name: [row[name] for row in sweep.table] for name in varied(sweep)}
-    figures = {}
-    if columns and not np.isnan(finite).all():
-        figures["effects"] = plots.effects(columns, finite, label=label, log=LOGARITHMIC)
-    for pair in itertools.combinations([n for n in columns if not n.endswith("activation")], 2):
-        means = np.array([row.mean() for row in finite])
-        x, y = (columns[name] for name in pair)
-        if not np.isnan(means).all():
-            figure = plots.pair(x, y, means, pair, label=label, log=LOGARITHMIC)
-            figures["_".join(pair)] = figure
-    for name, figure in figures.items():
-        formats = ("png", "svg") if config.svg else ("png",)
-        plots.save(figure, sweep.output.folder / name, formats)
-    total = time.perf_counter() - STARTED
+    score = sweep.score
+    finite = np.where(scores.diverged, np.nan, deciding(scores)[score.name])
+    columns = {name: [row.get(name) for row in sweep.table] for name in varied(sweep)}
+    columns = {name: values for name, values in columns.items() if None not in values}
     results = {
         "experiment": "sweep",
-        **describe(config, sweep.dataset.provenance),
-        "configurations": rows,
+        **describe(config, sweep.task.provenance),
         **content,
         "waves": sweep.waves,
-        "seconds": {"total": total},
     }
-    page = searches.sweep(results, columns=columns, scores=finite, label=label, log=LOGARITHMIC)
-    sweep.output.text("report.html", page)
-    sweep.output.json("results.json", results)
-    console.results.print(
-        f"{total:.1f} s. Written to {sweep.output.folder}/: report.html, results.json, "
-        "configurations.csv, scores.npz, figures, waves/",
-        highlight=False,
-        soft_wrap=True,
-    )
+    drawn = figures(columns, finite, score)
+    page = searches.sweep(results, columns=columns, scores=sweep.scores, score=score, figures=drawn)
+    also = ["configurations.csv", "scores.npz", "waves/"]
+    sweep.output.finish(results, drawn, page, svg=config.svg, also=also)
+
+
+def figures(columns: dict[str, list[Any]], values: np.ndarray, score: Score) -> dict[str, Any]:
+    """What each name does, and each pair of numbers: of values [K, F] of a score."""
+    import numpy as np
+
+    from digits_jax import plots
+
+    found: dict[str, Any] = {}
+    if not columns or np.isnan(values).all():
+        return found
+    scaled, title = score.scale * values, f"Validation {score.title[0].lower()}{score.title[1:]}"
+    numeric = {
+        name: each for name, each in columns.items() if not any(isinstance(v, str) for v in each)
+    }
+    log = [name for name, each in numeric.items() if _spans_decades(each)]
+    found["effects"] = plots.effects(columns, scaled, label=title, log=log)
+    for pair in itertools.combinations(numeric, 2):
+        means = np.array([row.mean() for row in scaled])
+        x, y = (columns[name] for name in pair)
+        if not np.isnan(means).all():
+            found["_".join(pair)] = plots.pair(x, y, means, pair, label=title, log=log)
+    return found
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    """Whether positive values are far enough apart for a logarithmic axis."""
+    return min(values) > 0 and max(values) >= 5 * min(values)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,10 @@ of 64 instead of 128, which is this.
 from __future__ import annotations
 
 import dataclasses
-import time
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 import methods
-from common import command_line, console, options, startup
+from common import command_line, console, options, startup, tasks
 from common.output import Output, describe
 
 if TYPE_CHECKING:
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 
     from digits_jax import Dataset, Split
 
-STARTED = time.perf_counter()
 VOTERS = 5
 
 
@@ -52,8 +48,6 @@ class Config(methods.Options):
 
     seeds: int = 10
     """Trainings on each kind of split, each with draws of its own."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figure as SVG."""
 
 
 def main(config: Config) -> None:
@@ -63,16 +57,18 @@ def main(config: Config) -> None:
     options.few_enough(config.seeds, "--seeds")
     output = Output(config.output_dir, script="writers", resume=config.resume)
     startup.start_jax(compilation_cache=config.compilation_cache)
-    import digits_jax as dj
-
-    dataset = dj.load_digits(config.data)
+    task = tasks.load_task(config.data)
+    dataset = task.dataset
+    only = "--data must be the digits: of other data it isn't known who wrote what"
+    options.require(dataset is not None, only)
+    assert dataset is not None
     console.show_data(dataset.provenance)
     try:
         splits = make_splits(dataset.labels, seeds=config.seeds, seed=config.seed)
     except ValueError as error:
         raise options.UsageError(str(error)) from error
     names = [f"{kind}, seed {i}" for kind in ("new writers", "random") for i in range(config.seeds)]
-    done = methods.predict_all(config, dataset, splits, names, output)
+    done = methods.predict_all(config, task, splits, names, output)
     report(config, dataset, done, output)
 
 
@@ -187,8 +183,7 @@ def report(
         label: [scores[name][kind][interval] for name in order]
         for kind, (label, interval) in kinds.items()
     }
-    figure = plots.method_scores([methods.TITLES[name] for name in order], accuracies, intervals)
-    plots.save(figure, output.folder / "writers", ("png", "svg") if config.svg else ("png",))
+    figure = plots.method_scores([methods.title(name) for name in order], accuracies, intervals)
     output.table(
         "scores.csv",
         [
@@ -198,35 +193,31 @@ def report(
             for i, accuracy in enumerate(scores[name][kind]["accuracies"].tolist())
         ],
     )
-    total = time.perf_counter() - STARTED
     results = {
         "experiment": "writers",
         **describe(config, dataset.provenance),
         "methods": {
             name: {
-                "title": methods.TITLES[name],
+                "title": methods.title(name),
                 **scores[name],
                 "chosen": done[name].chosen if any(done[name].chosen) else None,
             }
             for name in order
         },
-        "seconds": {"total": total},
     }
     page = comparisons.writers(
         results,
         dataset=dataset,
         rows=done[order[0]].rows[0],
         answers={name: done[name].predicted[: config.seeds] for name in order},
-        accuracies=accuracies,
-        intervals=intervals,
+        figure=figure,
     )
-    output.text("report.html", page)
-    output.json("results.json", results)
-    console.results.print(
-        f"{total:.1f} s. Written to {output.folder}/: report.html, results.json, scores.csv, "
-        "predictions, writers.png",
-        highlight=False,
-        soft_wrap=True,
+    output.finish(
+        results,
+        {"writers": figure},
+        page,
+        svg=config.svg,
+        also=["scores.csv", "predictions"],
     )
 
 

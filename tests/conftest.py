@@ -12,6 +12,8 @@ import hypothesis
 import jax
 import pytest
 
+# Most of the suite's time is XLA's: programs that run for a moment are not worth optimizing.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 import digits_jax as dj
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare.py"
-COMMON = ["--data", "bundled", "--folds", "2", "--repeats", "2", "--epochs-notebook", "1"]
+COMMON = ["--data", "bundled", "--folds", "2", "--repeats", "2", "--epochs", "1"]
 METHODS = ("knn1", "logistic", "notebook")
 Run = Callable[..., tuple[int, str, str]]
 
@@ -168,7 +168,7 @@ def test_a_resumed_run_takes_what_is_there_and_adds_a_method(finished: Path, run
     [
         (["--seed", "1", "--methods", "knn1"], "seed is 0 there and 1 here"),
         (["--repeats", "1", "--methods", "knn1"], "splits.sha256 is "),
-        (["--epochs-notebook", "2", "--methods", "notebook"], "epochs is 1 there and 2 here"),
+        (["--epochs", "2", "--methods", "notebook"], "epochs is 1 there and 2 here"),
     ],
 )
 def test_predictions_of_another_run_are_refused(
@@ -193,7 +193,7 @@ def test_predictions_are_neither_overwritten_nor_trusted_blindly(tmp_path: Path,
     [
         (["--folds", "1"], "--folds must be at least 2, not 1"),
         (["--repeats", "0"], "--repeats must be a positive number, not 0"),
-        (["--epochs-strong", "0"], "--epochs-strong must be a positive number, not 0"),
+        (["--epochs", "0"], "--epochs must be a positive number, not 0"),
         (["--methods", "svm", "svm"], "--methods must name each method once"),
         (["--methods"], "--methods must name each method once"),
         (["--data", "bundled", "--folds", "500"], "500 that stratifying needs"),

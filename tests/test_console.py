@@ -51,7 +51,7 @@ def test_plain_lines_where_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch
     assert [line.partition(":")[0] for line in lines] == [
         f"epoch {epoch}/40" for epoch in range(4, 41, 4)
     ]
-    form = r"training accuracy 60\.00 ± 10\.00 %, [\d,]+ images/s(, \d+ s left)?$"
+    form = r"training accuracy 60\.00 ± 10\.00 %, [\d,]+ rows/s(, \d+ s left)?$"
     assert all(re.search(form, line) for line in lines)
     assert "left" in lines[0] and "left" not in lines[-1]
     assert "\x1b" not in file.getvalue()
@@ -73,7 +73,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "notes", notes)
     _watch(3, 2)
     text = file.getvalue()
-    for words in ("2 runs", "3/3 epochs", "60.00 ± 10.00 %", "images/s", "left"):
+    for words in ("2 runs", "3/3 epochs", "60.00 ± 10.00 %", "rows/s", "left"):
         assert words in text
     assert not re.search(r"\x1b\[[\d;]*3[0-7]m", text)  # NO_COLOR: no colours
 

@@ -30,7 +30,7 @@ HANGS = 1200  # seconds after which a job counts as hanging, however busy the ma
 VALIDATE = ["cross_validate.py", "--data", "bundled", "--folds", "2", "--epochs", str(EPOCHS)]
 VALIDATE += ["--checkpoint-every", "2"]
 SWEEP = ["sweep.py", "--data", "bundled", "--folds", "2", "--inner-folds", "2", "--nested"]
-SWEEP += ["--width", "0.125", "--epochs", "20", "--learning-rate", "3e-4", "1e-2"]
+SWEEP += ["--vary", "network.width=0.125", "learning_rate=3e-4,1e-2", "--epochs", "20"]
 
 
 class Processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,10 @@ LAYERS = {"conv1": (8, 8, 16), "pool1": (4, 4, 16), "conv2": (4, 4, 32), "pool3"
 METHODS = [f"method number {i}" for i in range(8)]
 NO_ENDS = [np.nan, np.nan]
 COMMON = 5.5 + np.diag(np.arange(8) * 20.0)
-FOLDS = [0.031, 0.040, 0.071, 0.043, 0.035], [0.9929, 0.9902, 0.9831, 0.9893, 0.9920]
+FOLDS = {
+    "Loss (nats)": [0.031, 0.040, 0.071, 0.043, 0.035],
+    "Accuracy (%)": [99.29, 99.02, 98.31, 98.93, 99.20],
+}
 
 
 EFFECTS = {
@@ -43,11 +47,9 @@ EFFECTS = {
 }
 
 
-def _curves(
-    runs: int, epochs: int = 100
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _curves(runs: int, epochs: int = 100) -> dict[str, npt.NDArray[np.float64]]:
     loss = 2.3 * np.exp(-np.arange(epochs) / 12) + RANDOM.uniform(0.03, 0.06, (runs, epochs))
-    return loss, 1 - loss / 4
+    return {"Loss (nats)": loss, "Accuracy (%)": 100 - 25 * loss}
 
 
 def _scores(
@@ -67,7 +69,7 @@ def _swept() -> tuple[dict[str, npt.NDArray[np.float64]], npt.NDArray[np.float64
     """A grid of 5 by 3 by 1, on 4 runs each."""
     rates, dropout = np.meshgrid(np.geomspace(1e-4, 1e-2, 5), [0.0, 0.25, 0.5], indexing="ij")
     values = {"learning_rate": rates.ravel(), "dropout_rate": dropout.ravel()}
-    return values, 0.9 + 0.001 * np.arange(60.0).reshape(15, 4)
+    return values, 90 + 0.1 * np.arange(60.0).reshape(15, 4)
 
 
 def _swept_pair() -> Figure:
@@ -76,15 +78,16 @@ def _swept_pair() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "fold scores": lambda: plots.fold_scores(*FOLDS),
-    "scores of 50 seeds": lambda: plots.fold_scores(*np.full((2, 50), 0.5), name="Seed"),
-    "scores of one run": lambda: plots.fold_scores([0.1], [1.0]),
-    "scores with a diverged run": lambda: plots.fold_scores([0.1, np.nan], [0.9, 0.1]),
-    "learning curves": lambda: plots.learning_curves(*_curves(6), [*"12345", "refit"]),
-    "learning curves of 12": lambda: plots.learning_curves(*_curves(12)),
-    "learning curves of 50": lambda: plots.learning_curves(*_curves(50)),
-    "learning curves of one epoch": lambda: plots.learning_curves(*_curves(2, 1)),
-    "learning curves that diverge": lambda: plots.learning_curves(*np.full((2, 3, 9), np.nan)),
+    "fold scores": lambda: plots.fold_scores(FOLDS),
+    "scores of 50 seeds": lambda: plots.fold_scores({"R2": np.full(50, 0.5)}, name="Seed"),
+    "scores of one run": lambda: plots.fold_scores({"Loss": [0.1], "Accuracy (%)": [100]}),
+    "scores with a diverged run": lambda: plots.fold_scores({"Loss": [0.1, np.nan]}),
+    "learning curves": lambda: plots.learning_curves(_curves(6), [*"12345", "refit"]),
+    "learning curves of 12": lambda: plots.learning_curves(_curves(12), validation=_curves(12)),
+    "learning curves of 50": lambda: plots.learning_curves(_curves(50), validation=_curves(50)),
+    "learning curves of one epoch": lambda: plots.learning_curves(_curves(2, 1)),
+    "a loss alone": lambda: plots.learning_curves({"Loss": _curves(2)["Loss (nats)"]}),
+    "learning curves that diverge": lambda: plots.learning_curves({"a": np.full((3, 9), np.nan)}),
     "method scores": lambda: plots.method_scores(METHODS, *_scores(8, {"folds": 50})),
     "method scores of two kinds": lambda: plots.method_scores(
         METHODS, *_scores(8, {"new writers: mean": 10, "random splits: mean": 3})
@@ -225,14 +228,14 @@ def test_the_check_for_collisions_can_fail() -> None:
 
 
 def test_fold_scores_have_the_right_labels_mean_and_ticks() -> None:
-    figure = plots.fold_scores(*FOLDS)
+    figure = plots.fold_scores(FOLDS)
     _draw(figure)
     loss, accuracy = figure.axes
     assert loss.get_ylabel() == "Loss (nats)"
     assert _labels(accuracy) == ("Fold", "Accuracy (%)")
     assert _legend(loss) == ["mean 0.0440 ± 0.0141 nats (sd)"]
     assert _legend(accuracy) == ["mean 98.95 ± 0.34 % (sd)"]  # the notebook's
-    for panel, scores in ((loss, np.array(FOLDS[0])), (accuracy, 100 * np.array(FOLDS[1]))):
+    for panel, scores in zip((loss, accuracy), map(np.array, FOLDS.values()), strict=True):
         mean, points = panel.lines
         assert mean.get_linestyle() == "--"
         np.testing.assert_allclose(mean.get_ydata(), scores.mean())
@@ -290,33 +293,82 @@ def test_framed_digits_stand_out() -> None:
 
 
 def test_learning_curves_draw_each_run_from_epoch_1() -> None:
-    loss, accuracy = _curves(6)
-    figure = plots.learning_curves(loss, accuracy, names := [*"abcde", "refit"])
+    curves = _curves(6)
+    loss, accuracy = curves.values()
+    figure = plots.learning_curves(curves, names := [*"abcde", "refit"])
     left, right = figure.axes
-    assert _labels(left) == ("Epoch", "Training loss (nats)")
-    assert _labels(right) == ("Epoch", "Training accuracy (%)")
+    assert _labels(left) == ("Epoch", "Loss (nats)")
+    assert _labels(right) == ("Epoch", "Accuracy (%)")
     assert _legend(figure) == names
     for r in range(6):
         np.testing.assert_array_equal(left.lines[r].get_xdata(), np.arange(1, 101))
         np.testing.assert_array_equal(left.lines[r].get_ydata(), loss[r])
-        np.testing.assert_array_equal(right.lines[r].get_ydata(), 100 * accuracy[r])
+        np.testing.assert_array_equal(right.lines[r].get_ydata(), accuracy[r])
     colors = {str(line.get_color()) for line in left.lines}
     assert len(colors) == 6 and left.get_xlim() == (1, 100)
+    assert len({str(line.get_marker()) for line in left.lines}) == 6  # not by colour alone
     assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
 
 
 def test_a_narrow_or_vanishing_loss_has_a_linear_axis() -> None:
     for loss in ([[2.0, 1.0]], [[2.0, 0.0]], [[2.0, np.nan]]):
-        assert plots.learning_curves(loss, [[0.1, 0.2]]).axes[0].get_yscale() == "linear"
+        assert plots.learning_curves({"a": loss}).axes[0].get_yscale() == "linear"
 
 
-def test_many_learning_curves_have_a_mean() -> None:
-    loss, accuracy = _curves(13)
-    figure = plots.learning_curves(loss, accuracy)
-    assert _legend(figure) == ["mean of 13"]
-    for panel, curves in zip(figure.axes, (loss, 100 * accuracy), strict=True):
-        assert len(panel.lines) == 14
-        np.testing.assert_allclose(panel.lines[-1].get_ydata(), curves.mean(axis=0))
+def test_many_learning_curves_are_a_band_with_a_mean() -> None:
+    curves = _curves(13)
+    curves["Loss (nats)"][3, 50:] = np.nan  # a run that stopped
+    figure = plots.learning_curves(curves)
+    assert _legend(figure) == ["range", "mean of 13"]
+    for panel, values in zip(figure.axes, curves.values(), strict=True):
+        (line,), (band,) = panel.lines, panel.collections
+        np.testing.assert_allclose(line.get_ydata(), np.nanmean(values, axis=0))
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (np.nanmin(values), np.nanmax(values))
+
+
+def test_validation_curves_are_dotted_in_their_runs_colour() -> None:
+    training, validation = _curves(2), {"Loss (nats)": _curves(2)["Loss (nats)"] + 1}
+    figure = plots.learning_curves(training, validation=validation)
+    assert _legend(figure) == ["run 1", "run 2", "training", "validation"]
+    left, right = figure.axes
+    assert [line.get_linestyle() for line in left.lines] == ["-", "-", ":", ":"]
+    assert [line.get_linestyle() for line in right.lines] == ["-", "-"]
+    assert left.lines[2].get_color() == left.lines[0].get_color()
+    np.testing.assert_array_equal(left.lines[3].get_ydata(), validation["Loss (nats)"][1])
+
+
+def test_a_logarithmic_axis_has_each_number_once() -> None:
+    for low, high in ((0.03, 2.3), (1e-6, 3.0)):
+        figure = plots.learning_curves({"Loss": [np.geomspace(high, low, 9)]})
+        _draw(figure)
+        (panel,) = [axes for axes in figure.axes if axes.axison]
+        low_end, high_end = panel.get_ylim()
+        ticks = [
+            float(tick.get_text())
+            for tick, at in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)
+            if low_end <= at <= high_end
+        ]
+        assert len(ticks) >= 3 and ticks == sorted(set(ticks))
+
+
+def test_an_svg_is_text_in_the_pages_colours() -> None:
+    figure = plots.learning_curves(_curves(2))
+    text = plots.svg(figure)
+    assert text.startswith("<svg") and "Loss (nats)" in text
+    assert "var(--ink)" in text and "#000001" not in text and "#000000" not in text
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    again = plots.svg(plots.fold_scores(FOLDS))
+    assert "Fold" in again and "#fffffe" not in again
+
+
+def test_places_are_where_the_points_are_drawn() -> None:
+    figure = plots.embedding(POINTS, LABELS)
+    places = plots.places(figure, POINTS)
+    assert places.shape == POINTS.shape and ((places > 0) & (places < 1)).all()
+    left, lowest = POINTS[:, 0].argmin(), POINTS[:, 1].argmin()
+    assert places[:, 0].argmin() == left and places[:, 1].argmax() == lowest  # from the top
 
 
 def test_confusion_labels_are_in_the_order_of_the_rows() -> None:
@@ -490,10 +542,10 @@ def test_effects_are_medians_and_quartiles_over_a_value() -> None:
     rates, dropout = plots.effects(values, scores, log=["learning_rate"]).axes
     assert (rates.get_xscale(), dropout.get_xscale()) == ("log", "linear")
     assert rates.get_ylabel() == "Accuracy (%)" and _labels(dropout)[0] == "Dropout rate"
-    means = 100 * np.nanmean(scores, axis=1)
+    means = np.nanmean(scores, axis=1)
     np.testing.assert_allclose(rates.lines[0].get_ydata(), means)
     for panel, x in zip((rates, dropout), values.values(), strict=True):
-        groups = [100 * scores[x == value].ravel() for value in np.unique(x)]
+        groups = [scores[x == value].ravel() for value in np.unique(x)]
         np.testing.assert_allclose(panel.lines[1].get_ydata(), [np.nanmedian(g) for g in groups])
         ends = np.array(panel.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
         quartiles = [np.nanquantile(group, [0.25, 0.75]) for group in groups]
@@ -501,7 +553,7 @@ def test_effects_are_medians_and_quartiles_over_a_value() -> None:
 
 
 def test_effects_of_configurations_that_share_no_value_have_their_own_spreads() -> None:
-    scores = np.array([[0.9, 0.8], [0.7, 0.9], [0.5, 0.5]])
+    scores = np.array([[90, 80], [70, 90], [50, 50]])
     panel = plots.effects({"width": [1, 2, 3]}, scores).axes[0]
     np.testing.assert_allclose(panel.lines[0].get_ydata(), [85, 80, 50])
     ends = np.array(panel.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
@@ -510,7 +562,7 @@ def test_effects_of_configurations_that_share_no_value_have_their_own_spreads() 
 
 def test_a_pair_shows_the_mean_of_each_cell_and_frames_the_best() -> None:
     x, y = [1e-3, 1e-2, 1e-3, 1e-2, 1e-2], [0.0, 0.0, 0.5, 0.5, 0.5]
-    figure = plots.pair(x, y, [0.9, 0.8, 0.7, 0.96, 0.98], ["learning_rate", "dropout_rate"])
+    figure = plots.pair(x, y, [90, 80, 70, 96, 98], ["learning_rate", "dropout_rate"])
     panel, bar = figure.axes
     np.testing.assert_allclose(_arrays(panel)[0], [[90, 80], [70, 97]])
     assert panel.get_ylim() == (-0.5, 1.5)  # the least value at the bottom
@@ -528,10 +580,12 @@ def test_a_pair_shows_the_mean_of_each_cell_and_frames_the_best() -> None:
         (lambda: plots.effects({"a": [1]}, [0.1]), r"scores must be \[C, R\]"),
         (lambda: plots.effects({"a": [1]}, [[0.1], [0.2]]), r"a must be \[2\]"),
         (lambda: plots.pair([1], [1], [0.1], ["a"]), "2 names are needed, got 1"),
-        (lambda: plots.fold_scores([], []), r"loss must be \[R\]"),
-        (lambda: plots.fold_scores([0.1], [0.1, 0.2]), r"accuracy must be \[1\], got shape \(2,\)"),
-        (lambda: plots.learning_curves([0.1], [0.1]), r"loss must be \[R, E\], got shape \(1,\)"),
-        (lambda: plots.learning_curves([[0.1]], [[0.1]], ["a", "b"]), "1 names are needed, got 2"),
+        (lambda: plots.fold_scores({"a": []}), r"a must be \[R\]"),
+        (lambda: plots.fold_scores({}), "scores must have at least one label"),
+        (lambda: plots.fold_scores({"a": [1], "b": [1, 2]}), r"b must be \[1\], got shape \(2,\)"),
+        (lambda: plots.learning_curves({"a": [1]}), r"a must be \[R, E\], got shape \(1,\)"),
+        (lambda: plots.learning_curves({"a": [[1]]}, ["a", "b"]), "1 names are needed, got 2"),
+        (lambda: plots.learning_curves({}), "curves must have at least one label"),
         (lambda: plots.confusion_matrix(np.ones((3, 2))), r"matrix must be \[K, 3\]"),
         (lambda: plots.confusion_matrix(np.eye(3), ["a"]), "3 names are needed, got 1"),
         (lambda: plots.digit_sheet(IMAGES, ["a"]), "200 names are needed, got 1"),
@@ -549,7 +603,7 @@ def test_bad_shapes_are_named(call: Callable[[], Figure], message: str) -> None:
 
 
 def test_save_writes_whole_files_of_the_size_asked_for(tmp_path: Path) -> None:
-    figure = plots.fold_scores(*FOLDS)
+    figure = plots.fold_scores(FOLDS)
     png, svg = plots.save(figure, tmp_path / "new/fold.1", ("png", "svg"), dpi=100)
     assert (png, svg) == (tmp_path / "new/fold.1.png", tmp_path / "new/fold.1.svg")
     with Image.open(png) as image:
@@ -567,7 +621,7 @@ def test_save_writes_whole_files_of_the_size_asked_for(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
     (old := tmp_path / "figure.png").write_text("old")
     with pytest.raises(ValueError, match="nonsense"):
-        plots.save(plots.fold_scores(*FOLDS), tmp_path / "figure", ("png", "nonsense"))
+        plots.save(plots.fold_scores(FOLDS), tmp_path / "figure", ("png", "nonsense"))
     assert old.read_text() == "old" and [*tmp_path.iterdir()] == [old]
 
 

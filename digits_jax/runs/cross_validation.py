@@ -32,7 +32,8 @@ from digits_jax.runs.checks import check_counts, check_data, check_runs
 from digits_jax.runs.identity import describe, digest_of, named_leaves, require_agreement
 from digits_jax.runs.preparation import equal_steps, prepare, refuse_unread, spread_params
 from digits_jax.runs.programs import compile_programs, train_in_round_robin, train_side_by_side
-from digits_jax.runs.results import CrossValidation, Interrupted, Progress
+from digits_jax.runs.progress import progress_bar
+from digits_jax.runs.results import CrossValidation, Interrupted, Progress, validation_scores
 from digits_jax.runs.saved import saved_like
 from digits_jax.runs.votes import vote
 from digits_jax.storage.errors import CheckpointError
@@ -58,6 +59,7 @@ def cross_validate(
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
+    progress: bool = False,
 ) -> CrossValidation:
     """Trains all runs at once and evaluates each on its own test rows.
 
@@ -100,6 +102,7 @@ def cross_validate(
             uninterrupted run gives on the same devices.
         on_epoch: called after each call of the program; True stops, after saving. Where it is
             True in one process, all stop.
+        progress: shows a bar, in a terminal or a notebook.
 
     Returns:
         Scores, outputs, history and states of all runs, and the seconds that each part took.
@@ -163,7 +166,7 @@ def cross_validate(
         require_agreement(described)
     elif checkpoints is not None and jax.process_count() > 1:
         raise ValueError("in a job of several processes, checkpoints need devices of all of them")
-    with _open(checkpoints, described) as saved:
+    with _open(checkpoints, described) as saved, progress_bar(progress, epochs) as show:
         resume = _resumes(saved, resume)  # or refuses, before anything is compiled
 
         started = time.perf_counter()
@@ -188,6 +191,7 @@ def cross_validate(
         compiled = time.perf_counter()
 
         names = train.history_names(recipe, runs.split)
+        first = 0 if states is None else np.asarray(states.epoch)  # epochs before the history
         epoch, history = 0, {name: np.zeros((count, 0), np.float32) for name in names}
         if resume:
             one = jax.tree.map(
@@ -220,7 +224,9 @@ def cross_validate(
         for now, new in advance:
             epoch += epochs_per_call
             history = {name: np.concatenate([history[name], new[name]], axis=1) for name in names}
-            stop = on_epoch is not None and bool(on_epoch(Progress(epoch, epochs, history)))
+            now_at = Progress(epoch, epochs, history)
+            show(now_at)
+            stop = on_epoch is not None and bool(on_epoch(now_at))
             if mesh.is_multi_process:
                 stop = bool(gather_values(np.asarray(stop)).any())
             if saved is not None and (stop or epoch % every == 0 or epoch == epochs):
@@ -242,6 +248,7 @@ def cross_validate(
         states=states if mesh.is_multi_process else to_host(states, mesh, count),
         history=history,
         scores=_means(sums, recipe.names),
+        validation=validation_scores(history, (best if keep == "best" else last) - 1 - first),
         outputs=outputs,
         test_rows=np.where(np.asarray(runs.split.test_weights) > 0, runs.split.test_rows, -1),
         targets=jax.tree.map(lambda leaf: leaf[np.asarray(runs.split.test_rows)], data.targets),

@@ -79,6 +79,8 @@ class CrossValidation:
             the same with "validation_" before; NaN after a stop.
         scores: float64 [R] by name, weighted means over the test rows: "loss", without
             regularisation, and the metrics; NaN for a run without test rows.
+        validation: float64 [R] by name, the same scores on the validation rows, of the weights that
+            are tested; {} without validation rows. They may choose, as test rows may not.
         outputs: of the test rows, [R, S, ...], for class logits float32 [R, S, K].
         test_rows: int32 [R, S], row numbers; -1 is padding.
         targets: of the test rows, [R, S, ...].
@@ -95,6 +97,7 @@ class CrossValidation:
     states: TrainState
     history: History
     scores: Mapping[str, npt.NDArray[np.float64]]
+    validation: Mapping[str, npt.NDArray[np.float64]]
     outputs: Any
     test_rows: npt.NDArray[np.int32]
     targets: Any
@@ -161,13 +164,17 @@ class CrossValidation:
         *,
         runs: Sequence[int] | slice | None = None,
         diverged: str = "include",
+        votes: bool = False,
     ) -> ScoreSummary:
         """Mean, spread and 95 % interval of a score over the tested runs.
+
+        The members of a run count once, by their mean: they were tested on the same rows.
 
         Args:
             name: of ``scores``.
             runs: which runs, by index. Default: all that have test rows (a refit has none).
             diverged: "include" counts all; "exclude" leaves those that diverged out.
+            votes: the score of the members' combined outputs instead.
 
         Raises:
             KeyError: there is no such score.
@@ -197,6 +204,10 @@ class CrossValidation:
         if not len(chosen):
             raise ValueError("there is no run to summarize")
         values = self.scores[name][chosen]
+        if self.runs.member is not None:
+            values, chosen = self._by_run(name, chosen, votes)
+        elif votes:
+            raise ValueError("there are no votes: the runs were made without members")
         failures = tuple(failed.tolist())
         if not np.isfinite(values).all():
             nan = float("nan")
@@ -212,6 +223,18 @@ class CrossValidation:
         return ScoreSummary(
             found.mean, found.std, found.ci95, found.size, failures, getattr(found, "note", "")
         )
+
+    def _by_run(
+        self, name: str, chosen: npt.NDArray[np.intp], votes: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+        """A value for each run that has members among the chosen, and the first of these."""
+        count = len(self.epochs) // (int(np.max(self.runs.member)) + 1)
+        base, first, which = np.unique(chosen % count, return_index=True, return_inverse=True)
+        if votes:
+            assert self.votes is not None
+            return self.votes[name][base], chosen[first]
+        sums = np.bincount(which, self.scores[name][chosen])
+        return sums / np.bincount(which), chosen[first]
 
     def table(self) -> Any:
         """A row for each run: its scores, epochs, divergence and hyperparameters.
@@ -265,6 +288,23 @@ def _as_table(rows: list[dict[str, Any]]) -> Any:
     except ImportError:
         return rows
     return pandas.DataFrame(rows)
+
+
+def validation_scores(history: History, place: npt.NDArray[np.integer]) -> dict[str, Any]:
+    """Scores on the validation rows [R] by name, from a history [R, E].
+
+    Args:
+        history: with names that begin with "validation_", or without.
+        place: int [R], which of the E epochs; NaN where it is before the first.
+    """
+    runs = np.arange(len(place))
+    return {
+        name.removeprefix("validation_"): np.where(
+            place >= 0, values[runs, np.maximum(place, 0)], np.nan
+        ).astype(np.float64)
+        for name, values in history.items()
+        if name.startswith("validation_")
+    }
 
 
 def diverged_since(

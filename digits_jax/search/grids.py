@@ -52,15 +52,17 @@ def run_picker(
 
 
 class Scores(NamedTuple):
-    """Scores of C configurations on F splits, on the test rows; means over seeds.
+    """Scores of C configurations on F splits; means over seeds.
 
     Attributes:
         scores: float64 [C, F] by name: "loss" and the recipe's metrics.
+        validation: the same on the validation rows, which may choose; {} without such rows.
         epochs: int64 [C, F], that they were trained for.
         diverged: bool [C, F], whether a run diverged; see ``CrossValidation.diverged``.
     """
 
     scores: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
     epochs: np.ndarray
     diverged: np.ndarray
 
@@ -97,12 +99,12 @@ def train_grid(
     result = train_in_waves(
         data, make_wave, count * seeds * folds, folder=folder, epochs=epochs, **options
     )
-    scores = {
-        name: values.reshape(count, seeds, folds).mean(axis=1)
-        for name, values in result.scores.items()
-    }
+    scores, validation = (
+        {name: values.reshape(count, seeds, folds).mean(axis=1) for name, values in each.items()}
+        for each in (result.scores, result.validation)
+    )
     diverged = np.asarray((result.diverged > 0).reshape(count, seeds, folds).any(axis=1))
-    return Scores(scores, np.full((count, folds), epochs), diverged)
+    return Scores(scores, validation, np.full((count, folds), epochs), diverged)
 
 
 def train_chosen(
@@ -140,14 +142,16 @@ def train_chosen(
         return pick(configurations[at[i]], repeat * folds + at[i])
 
     result = train_in_waves(data, make_wave, seeds * len(at), folder=folder, **options)
-    scores = {}
-    for name, values in result.scores.items():
-        scores[name] = np.full(folds, np.nan)
-        scores[name][at] = values.reshape(seeds, -1).mean(axis=0)
+    scores: dict[str, np.ndarray] = {}
+    validation: dict[str, np.ndarray] = {}
+    for into, each in ((scores, result.scores), (validation, result.validation)):
+        for name, values in each.items():
+            into[name] = np.full(folds, np.nan)
+            into[name][at] = values.reshape(seeds, -1).mean(axis=0)
     diverged, epochs = np.zeros(folds, bool), np.zeros(folds, np.int64)
     diverged[at] = (result.diverged > 0).reshape(seeds, -1).any(axis=0)
     epochs[at] = next(iter(result.history.values())).shape[1]
-    return Scores(scores, epochs, diverged)
+    return Scores(scores, validation, epochs, diverged)
 
 
 def repeated(seeds: int, splits: Split) -> Split:

@@ -45,12 +45,14 @@ class Halving(NamedTuple):
         winner: int64 [G].
         epochs: int64 [G, C], that each configuration was trained for.
         scores: float64 [G, C, F] by name, on the splits' test rows, when it was last scored.
+        validation: the same on their validation rows; {} without such rows.
         diverged: bool [G, C, F], whether a run had diverged by then.
     """
 
     winner: np.ndarray
     epochs: np.ndarray
     scores: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
     diverged: np.ndarray
 
 
@@ -92,8 +94,9 @@ def successive_halving(
 
     Args:
         data: see ``cross_validate``.
-        runs: [G * C * F], by group, configuration and split. The test rows decide: they must be
-            validation rows, not those on which a figure is reported.
+        runs: [G * C * F], by group, configuration and split. The splits' validation rows decide;
+            where they have none, their test rows, which must not be those of a figure that is
+            reported: the inner folds of nested cross-validation.
         groups: G.
         configurations: C.
         rungs: ascending numbers of epochs, as from ``halving_rungs``.
@@ -118,6 +121,7 @@ def successive_halving(
         raise ValueError(f"rungs must be ascending numbers of epochs, not {list(rungs)}")
     numbers = np.arange(runs.key.shape[0]).reshape(groups, configurations, splits)
     scores: dict[str, np.ndarray] = {}
+    validation: dict[str, np.ndarray] = {}
     diverged = np.zeros(numbers.shape, bool)
     monitor = monitor_of(recipe, monitor)
     epochs = np.zeros((groups, configurations), np.int64)
@@ -140,9 +144,12 @@ def successive_halving(
         )
         trained = rung
         shape = (*alive.shape, splits)
-        now = {name: values.reshape(shape) for name, values in result.scores.items()}
-        for name, values in now.items():
-            scores.setdefault(name, np.full(numbers.shape, np.nan))[group, alive] = values
+        chosen_by = result.validation or result.scores
+        now = {name: values.reshape(shape) for name, values in chosen_by.items()}
+        for into, each in ((scores, result.scores), (validation, result.validation)):
+            for name, values in each.items():
+                whole = into.setdefault(name, np.full(numbers.shape, np.nan))
+                whole[group, alive] = values.reshape(shape)
         epochs[group, alive] = rung
         failed = (result.diverged > 0).reshape(shape)
         diverged[group, alive] = failed
@@ -152,7 +159,7 @@ def successive_halving(
         survivors = np.arange(alive.size * splits).reshape(shape)[group, kept].ravel()
         states = take_runs(result.states, survivors)
         alive = np.take_along_axis(alive, kept, axis=1)
-    return Halving(alive[:, 0], epochs, scores, diverged)
+    return Halving(alive[:, 0], epochs, scores, validation, diverged)
 
 
 def _refuse_a_job(devices: Sequence[jax.Device] | None) -> None:
@@ -235,6 +242,7 @@ def halve_in_waves(
             on_epoch=on_epoch,
         )
         scores = {f"score.{name}": values for name, values in halved.scores.items()}
+        scores |= {f"validation.{name}": values for name, values in halved.validation.items()}
         others = {name: getattr(halved, name) for name in ("winner", "epochs", "diverged")}
         return {**others, **scores}
 
@@ -254,12 +262,15 @@ def halve_in_waves(
         unit="groups of runs",
     )
     arrays = load_waves(folder)
-    scores = {
-        name.removeprefix("score."): values
-        for name, values in arrays.items()
-        if name.startswith("score.")
-    }
-    return Halving(arrays["winner"], arrays["epochs"], scores, arrays["diverged"])
+    scores, validation = (
+        {
+            name.removeprefix(prefix): values
+            for name, values in arrays.items()
+            if name.startswith(prefix)
+        }
+        for prefix in ("score.", "validation.")
+    )
+    return Halving(arrays["winner"], arrays["epochs"], scores, validation, arrays["diverged"])
 
 
 def halve_grid(
@@ -279,7 +290,8 @@ def halve_grid(
     Args:
         data: see ``train_grid``.
         h: see ``train_grid``.
-        inner: splits [G * F], as from ``inner_splits`` of G outer splits: their test rows decide.
+        inner: splits [G * F]: those of ``inner_splits`` of G outer splits, whose test rows decide,
+            or splits with validation rows, which then do.
         groups: G.
         folder: see ``train_in_waves``.
         epochs: of those that are not dropped; see ``halving_rungs``.
@@ -298,10 +310,13 @@ def halve_grid(
 
     rungs = halving_rungs(epochs, count)
     halved = halve_in_waves(data, make_groups, groups, count, rungs, folder=folder, **options)
-    scores = {
-        name: values.reshape(shape).mean(axis=2).swapaxes(0, 1).reshape(count, -1)
-        for name, values in halved.scores.items()
-    }
+    scores, validation = (
+        {
+            name: values.reshape(shape).mean(axis=2).swapaxes(0, 1).reshape(count, -1)
+            for name, values in each.items()
+        }
+        for each in (halved.scores, halved.validation)
+    )
     diverged = np.asarray(halved.diverged.reshape(shape).any(axis=2))
     diverged = diverged.swapaxes(0, 1).reshape(count, -1)
-    return Scores(scores, np.repeat(halved.epochs.T, folds, axis=1), diverged)
+    return Scores(scores, validation, np.repeat(halved.epochs.T, folds, axis=1), diverged)

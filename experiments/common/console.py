@@ -17,6 +17,8 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.scores import ACCURACY, Score
+
 if TYPE_CHECKING:
     from digits_jax import Provenance
     from digits_jax.runs.results import Progress as Epochs
@@ -144,19 +146,29 @@ class Stop:
                 errors.print("stopping after this epoch; once more to end at once")
 
 
+def _latest(history: Any) -> Any:
+    """The last value of each run [R, E] that there is: a run that has stopped has NaN since."""
+    import numpy as np
+
+    known = np.isfinite(history)
+    last = history.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+    return history[np.arange(len(history)), last]
+
+
 class Watch:
     """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
 
     Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
     process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, ten plain
-    lines; verbose, a line an epoch. With several runs, the accuracy is their mean ± sd.
+    lines; verbose, a line an epoch. With several runs, the score is their mean ± sd.
 
     Args:
         epochs: in all.
         runs: trained at once.
-        rows: training rows of an epoch of all runs together; without it, no images a second.
+        rows: training rows of an epoch of all runs together; without it, no rows a second.
         verbose: a line an epoch.
         unit: what is counted, where that is not epochs but, in waves, runs.
+        score: of the history, to show; default: the accuracy.
     """
 
     def __init__(
@@ -167,11 +179,13 @@ class Watch:
         rows: float | None = None,
         verbose: bool = False,
         unit: str = "epoch",
+        score: Score | None = None,
     ) -> None:
         self._stop = Stop()
         self._rows = rows
         self._verbose = verbose
         self._unit = unit
+        self._score = score
         self._lines = self._next = max(1, epochs // 10)
         self._first: tuple[int, float] | None = None  # epoch and time
         self._bar = Progress(
@@ -210,21 +224,25 @@ class Watch:
             self._first = progress.epoch, now
         done, passed = progress.epoch - self._first[0], now - self._first[1]
         rate = done / passed if done else None  # epochs a second
-        losses, accuracies = (progress.history[name][:, -1] for name in ("loss", "accuracy"))
-        accuracy = f"{100 * accuracies.mean():.2f}"
-        accuracy += f" ± {100 * accuracies.std():.2f} %" if len(accuracies) > 1 else " %"
-        speed = f"{rate * self._rows:,.0f} images/s" if rate and self._rows else ""
-        self._bar.update(self._task, completed=progress.epoch, now=f"{accuracy}  {speed}")
+        score = self._score or ACCURACY
+        values = _latest(progress.history[score.name])
+        text = score.text(float(values.mean()))
+        text += f" ± {score.text(float(values.std()))}" if len(values) > 1 else ""
+        text += f" {score.unit}" * bool(score.unit)
+        speed = f"{rate * self._rows:,.0f} rows/s" if rate and self._rows else ""
+        self._bar.update(self._task, completed=progress.epoch, now=f"{text}  {speed}")
         if self._verbose:
+            means = " - ".join(
+                f"{name}: {each[:, -1].mean():.4f}" for name, each in progress.history.items()
+            )
+            seconds = f"{now - self._before_epoch:.2f}s"
             notes.print(
-                f"Epoch {progress.epoch}/{progress.epochs} - {now - self._before_epoch:.2f}s - "
-                f"loss: {losses.mean():.4f} - accuracy: {accuracies.mean():.4f}",
-                highlight=False,
+                f"Epoch {progress.epoch}/{progress.epochs} - {seconds} - {means}", highlight=False
             )
             self._before_epoch = now
         elif not notes.is_interactive and progress.epoch >= self._next:
             self._next = (progress.epoch // self._lines + 1) * self._lines
-            line = f"{self._unit} {progress.epoch}/{progress.epochs}: training accuracy {accuracy}"
+            line = f"{self._unit} {progress.epoch}/{progress.epochs}: training {score.name} {text}"
             if rate:
                 left = (progress.epochs - progress.epoch) / rate
                 line += f", {speed}" * bool(speed) + f", {left:.0f} s left" * (left > 0)

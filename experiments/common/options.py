@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,6 +17,107 @@ INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4028235e38  # JAX computes in 32 bits
 
 class UsageError(Exception):
     """A user's mistake; the message names the cause and the remedy, in one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Digits:
+    """The rows of a script that knows the digits alone; a base of its ``Config``."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
+    CSV in UCI's layout."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The rows of a script that takes any; a base of its ``Config``."""
+
+    data: str = "auto"
+    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, the path of a CSV in
+    UCI's layout, or an .npz with arrays inputs and targets (and, if you like, weights, groups that
+    stay together, and class_names)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Data):
+    """How runs are trained; a base of a script's ``Config``."""
+
+    recipe: str = "notebook"
+    """notebook (the notebook's network and protocol), strong (the most accurate one here), or
+    FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives (Recipe, hyperparameters,
+    epochs)."""
+    epochs: int | None = None
+    """Passes over the training rows. Default: the recipe's, of the notebook's 100."""
+    batch_size: int | None = None
+    """Rows of an optimizer step; the last of an epoch takes what is left. Default: the recipe's, of
+    the notebook's 128."""
+    learning_rate: float | None = None
+    """Of the optimizer, a step; where the recipe has a schedule, its peak. Default: the recipe's,
+    of the notebook's 0.001."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE of other hyperparameters of the recipe, such as dropout_rate=0.1, or of a field of
+    its network, such as network.width=0.5."""
+    validation: float = 0.0
+    """Fraction of the training rows that don't train, but draw the validation curve, and choose the
+    best epoch with --patience or --keep best."""
+    patience: int | None = None
+    """Stop a run after so many epochs without a better one on its validation rows."""
+    keep: Literal["last", "best"] = "last"
+    """Test the weights of the last epoch, or of the best one on the validation rows."""
+    seed: int = 0
+    """Of the splits, initial weights, shuffles and dropout."""
+    checkpoint_every: int | None = None
+    """Epochs between checkpoints. Default: a tenth of the run."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write what TensorBoard shows, to the folder tensorboard of the output."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """--set, and the learning rate with it."""
+        rate = self.learning_rate
+        return self.set if rate is None else (*self.set, f"learning_rate={rate!r}")
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        positive(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            patience=self.patience,
+            checkpoint_every=self.checkpoint_every,
+        )
+        seed(seed=self.seed)
+        for text in self.set:
+            require("=" in text, f"--set {text}: write it as NAME=VALUE")
+        inside = 0 <= self.validation < 1
+        require(inside, f"--validation must be at least 0 and below 1, not {self.validation}")
+        watched = self.patience is not None or self.keep == "best"
+        require(
+            not watched or self.validation > 0,
+            "--patience and --keep best need validation rows: add --validation 0.1",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Out:
+    """Where results go, and how; a base of a script's ``Config``."""
+
+    output_dir: Path | None = None
+    """Folder for all that is written. Default: runs/<script>/<date>-<time>."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figures as SVG."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but the result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResumableOut(Out):
+    """As ``Out``, of a script that can be stopped, and go on."""
+
+    resume: bool = False
+    """Go on with what is saved in --output-dir."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

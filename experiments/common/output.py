@@ -12,20 +12,26 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import console
 from common.options import Job, UsageError, require
 from common.startup import process_index, reports
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from digits_jax import Provenance
-    from digits_jax.statistics import Summary
     from digits_jax.storage.locks import FolderLock
+    from report import Report
 
 # Packages whose versions results.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+STARTED = time.perf_counter()  # of the script, which imports this first
+FRACTIONS = ("accuracy", "precision", "recall", "f1")  # scores between 0 and 1
 
 
 class Output:
@@ -143,6 +149,49 @@ class Output:
         text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
         self.text(name, text)
 
+    def finish(
+        self,
+        results: Mapping[str, Any],
+        figures: Mapping[str, Figure],
+        page: Report,
+        *,
+        svg: bool = False,
+        also: Sequence[str] = (),
+        says: str = "",
+        track: Callable[[], None] | None = None,
+        name: str = "results.json",
+    ) -> None:
+        """Writes the figures, the report and, last, ``results.json``; says where they are.
+
+        Args:
+            results: for ``results.json``; its "seconds" get a "total".
+            figures: by the names of their files.
+            page: the report, filled.
+            svg: whether figures are also written as SVG.
+            also: what else is in the folder.
+            says: a sentence before.
+            track: writes for TensorBoard, once the figures are there.
+            name: of the file of results.
+        """
+        from digits_jax import plots
+
+        for stem, figure in figures.items():
+            plots.save(figure, self.folder / stem, ("png", "svg") if svg else ("png",))
+        if track is not None:
+            track()
+        seconds = {**results.get("seconds", {}), "total": time.perf_counter() - STARTED}
+        results = {**results, "seconds": seconds}
+        self.text("report.html", page.html(results))
+        self.json(name, results)
+        parts = [f"{part} {seconds[part]:.1f}" for part in ("compile", "train") if part in seconds]
+        took = f"{seconds['total']:.1f} s" + (f" ({', '.join(parts)})" if parts else "")
+        files = ["report.html", name, *also, *(f"{stem}.png" for stem in figures)]
+        console.results.print(
+            f"{says + ' ' if says else ''}{took}. Written to {self.folder}/: {', '.join(files)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
 
 def describe(config: Any, provenance: Provenance) -> dict[str, Any]:
     """What every ``results.json`` begins with: data, configuration, devices, versions, command."""
@@ -172,12 +221,13 @@ def describe(config: Any, provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def summary_json(name: str, summary: Summary) -> dict[str, Any]:
+def summary_json(name: str, summary: Any) -> dict[str, Any]:
     """A summary for ``results.json``; the interval of a fraction is cut at 0 and 1."""
     low, high = summary.ci95
-    if name != "loss":
+    if name in FRACTIONS:
         low, high = max(low, 0.0), min(high, 1.0)
-    return {"mean": summary.mean, "std": summary.std, "ci95": (low, high)}
+    sd = getattr(summary, "sd", None)
+    return {"mean": summary.mean, "std": summary.std if sd is None else sd, "ci95": (low, high)}
 
 
 def plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.options import NOT_IN_IDENTITY
+from common.tasks import learning_rate_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,7 +30,7 @@ def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
     """The learning rate [R, E] of the last step of each epoch.
 
     The rate of an optimizer with a method ``rate_fraction``, such as ``OneCycleAdam``, follows it;
-    that of any other stays as it is.
+    that of any other stays as it is. NaN where the hyperparameters have no ``learning_rate``.
 
     Args:
         runs: with their steps, if the optimizer asks for them.
@@ -38,7 +39,10 @@ def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
     """
     import numpy as np
 
-    peaks = np.asarray(runs.hyperparameters.learning_rate)[:, np.newaxis]
+    peak = learning_rate_of(runs.hyperparameters)
+    if np.ndim(peak) != 1:  # none, or one that is no number
+        return np.full((len(runs.key), epochs), np.nan)
+    peaks = np.asarray(peak)[:, np.newaxis]
     fraction = getattr(recipe.optimizer, "rate_fraction", None)
     if fraction is None:
         return np.repeat(peaks, epochs, axis=1)
@@ -76,12 +80,17 @@ class Tracker:
 
     def write(self, history: History) -> None:
         """Writes the epochs of a history [R, E] that are new."""
+        import numpy as np
+
         epochs = history["loss"].shape[1]
         for r, writer in enumerate(self._writers):
             for epoch in range(self._written, epochs):
                 for name, values in history.items():
-                    writer.add_scalar(f"train/{name}", float(values[r, epoch]), epoch + 1)
-                writer.add_scalar("learning_rate", float(self._rates[r, epoch]), epoch + 1)
+                    part = "validation" if name.startswith("validation_") else "train"
+                    tag = f"{part}/{name.removeprefix('validation_')}"
+                    writer.add_scalar(tag, float(values[r, epoch]), epoch + 1)
+                if np.isfinite(self._rates[r, epoch]):
+                    writer.add_scalar("learning_rate", float(self._rates[r, epoch]), epoch + 1)
         self._written = epochs
 
 

@@ -8,31 +8,34 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
 from common import console, tracking
-from common.options import require
+from common.options import UsageError, require
 from common.output import Output
+from common.scores import Score, scores_of
 from common.startup import reports
+from common.tasks import NAMED, Plan
 
 if TYPE_CHECKING:
-    from digits_jax import CrossValidation, Dataset, Recipe, Run, TrainState
+    from digits_jax import CrossValidation, Run, TrainState
     from digits_jax.runs.results import Progress
 
 
 def train(
-    dataset: Dataset,
+    data: Any,
     runs: Run,
     names: list[str],
     output: Output,
+    plan: Plan,
     *,
-    recipe: Recipe,
-    epochs: int,
     seed: int,
-    checkpoint_every: int | None,
     resume: bool,
+    checkpoint_every: int | None = None,
+    patience: int | None = None,
+    keep: Literal["last", "best"] = "last",
     verbose: bool = False,
     part: str = "",
     tensorboard: bool = False,
@@ -46,14 +49,18 @@ def train(
     import digits_jax as dj
 
     rows = float(np.sum(runs.split.train_weights))
+    recipe, epochs = plan.recipe, plan.epochs
     with contextlib.ExitStack() as stack:
-        watch = stack.enter_context(console.Watch(epochs, len(names), rows=rows, verbose=verbose))
+        score = scores_of(recipe)[0]
+        watch = stack.enter_context(
+            console.Watch(epochs, len(names), rows=rows, verbose=verbose, score=score)
+        )
         tracker = None
         if tensorboard and reports():
             from digits_jax.runs.checks import check_data
             from digits_jax.runs.preparation import prepare
 
-            complete, _ = prepare(check_data(dataset.data), runs, recipe, epochs)
+            complete, _ = prepare(check_data(data), runs, recipe, epochs)
             rates = tracking.learning_rates(complete, recipe, epochs)
             tracker = stack.enter_context(tracking.Tracker(output.folder, names, rates))
 
@@ -65,10 +72,12 @@ def train(
 
         try:
             result = dj.cross_validate(
-                dataset.data,
+                data,
                 runs,
                 recipe=recipe,
                 epochs=epochs,
+                patience=patience,
+                keep=keep,
                 checkpoints=output.checkpoints / part,
                 checkpoint_every=checkpoint_every,
                 identity={"runs": names, "seed": seed},
@@ -77,6 +86,11 @@ def train(
             )
         except dj.Interrupted as stop:
             raise stopped(stop, watch, output) from stop
+        except (TypeError, ValueError) as error:
+            if plan.name in NAMED and "outputs" not in str(error):
+                raise
+            # What the library says of a recipe, its data or their fit is the user's to mend.
+            raise UsageError(f"--recipe {plan.name}: {error}") from error
         if tracker is not None:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
         return result
@@ -108,16 +122,32 @@ def name_diverged(result: CrossValidation, names: list[str]) -> dict[str, int]:
     return diverged
 
 
-def curves(result: CrossValidation) -> tuple[Any, Any]:
-    """Training loss and accuracy [R, E], NaN from where a run diverged on: for a figure."""
+def curves(result: CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
+    """Curves [R, E] for a figure, in the scores' units, by "training" and "validation" and title.
+
+    NaN from where a run diverged on.
+    """
     import numpy as np
 
     epochs = np.arange(1, result.history["loss"].shape[1] + 1)
     failed = (result.diverged[:, None] > 0) & (epochs[None] >= result.diverged[:, None])
-    loss, accuracy = (
-        np.where(failed, np.nan, result.history[name]) for name in ("loss", "accuracy")
-    )
-    return loss, accuracy
+    found: dict[str, dict[str, Any]] = {"training": {}, "validation": {}}
+    for kind, prefix in {"training": "", "validation": "validation_"}.items():
+        for score in reversed(scores):  # the loss first
+            values = result.history.get(f"{prefix}{score.name}")
+            if values is not None:
+                found[kind][score.title] = np.where(failed, np.nan, score.scale * values)
+    return found
+
+
+def named_outputs(outputs: Any, name: str) -> dict[str, Any]:
+    """Outputs [R, S, ...], an array or a pytree of arrays, as arrays by name."""
+    from digits_jax.runs.identity import named_leaves
+
+    leaves = named_leaves(outputs)
+    if len(leaves) == 1:
+        return {name: next(iter(leaves.values()))}
+    return {f"{name}.{key}": leaf for key, leaf in leaves.items()}
 
 
 def run_names(states: TrainState, identity: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,9 @@
-"""A report to look at: one HTML file that holds all it needs, to read, zoom, filter and print.
+"""A report to look at: one HTML file that holds all it needs, to read, filter and print.
 
 ``Report`` is the page itself: a script fills it part by part, and ``html`` gives the text. What
-each recipe shows is in ``pages.py``, the interactive figures in ``figures.py``. Plotly draws
-them in the browser from plain dictionaries, so that nothing is rendered here and its Python side is
-hardly imported (0.05 s; Bokeh: 0.7 s); its script is 4.8 MB of each file. A policy in the page's
-head forbids the browser to load anything from anywhere else.
+each script shows is in ``pages.py`` and its neighbours. Figures are those of ``digits_jax.plots``,
+as SVG elements whose colours are the page's. A policy in the page's head forbids the browser to
+load anything from anywhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,12 @@ from common.output import plain
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-SHEET = 500  # digits of a sheet at most: a browser scrolls and filters them at once
+SHEET = 500  # digits of a sheet at most: a browser filters them at once
+SHOWN = 40  # of them, before a click on "show all"
+Table = tuple[Sequence[str], Iterable[Sequence[Any]]]  # names of columns, and rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Digit:
     answers: list[str]  # wrong ones, the most frequent first
     wrong: int  # predictions that are wrong
     count: int  # predictions in all
+    methods: list[str]  # that are wrong, where there are several
     probabilities: list[
         tuple[str, float]
     ]  # [K], each class and its mean probability, or fraction of the answers
@@ -62,14 +66,64 @@ class Report:
         self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = ""
     ) -> None:
         """A table; the cells of its first column are the names of the rows."""
-        cells = [[str(cell) for cell in row] for row in rows]
-        part = {"kind": "table", "title": title, "columns": columns, "rows": cells, "note": note}
+        part = {"kind": "table", "title": title, "note": note}
+        self._parts.append(part | _cells((columns, rows)))
+
+    def figure(
+        self,
+        title: str,
+        figure: Figure,
+        alt: str,
+        note: str = "",
+        *,
+        values: Table | None = None,
+        points: tuple[npt.ArrayLike, Sequence[str]] | None = None,
+    ) -> None:
+        """A figure, as SVG.
+
+        Args:
+            title: above it.
+            figure: of matplotlib.
+            alt: what it shows, to who can't see it.
+            note: below it.
+            values: what is drawn, as a table to unfold.
+            points: of its first panel [N, 2], and what each is called when it is pointed at.
+        """
+        from markupsafe import Markup
+
+        from digits_jax import plots
+
+        part: dict[str, Any] = {"kind": "figure", "title": title, "alt": alt, "note": note}
+        part |= {"svg": Markup(plots.svg(figure)), "width": round(124 * figure.get_figwidth())}
+        part["values"] = None if values is None else _cells(values)
+        part["points"] = None
+        if points is not None:
+            fractions = plots.places(figure, points[0]).round(4).tolist()
+            part["points"] = {"places": fractions, "names": list(points[1])}
         self._parts.append(part)
 
-    def figure(self, title: str, figure: Mapping[str, Any], alt: str, note: str = "") -> None:
-        """A Plotly figure, ``data`` and ``layout``; ``alt`` says what it shows to who can't see."""
-        part = {"kind": "figure", "title": title, "figure": figure, "alt": alt, "note": note}
-        self._parts.append(part)
+    def confusion(
+        self, title: str, matrix: npt.NDArray[Any], classes: Sequence[str], note: str = ""
+    ) -> None:
+        """A confusion matrix, int [K, K], rows true; a click on a cell filters the sheet below."""
+        totals = matrix.sum(1).tolist()
+        rows = [
+            {
+                "true": classes[i],
+                "total": total,
+                "cells": [
+                    {
+                        "predicted": classes[j],
+                        "count": count,
+                        "root": math.sqrt(count / total) if total else 0.0,
+                    }
+                    for j, count in enumerate(line)
+                ],
+            }
+            for i, (line, total) in enumerate(zip(matrix.tolist(), totals, strict=True))
+        ]
+        part = {"kind": "confusion", "title": title, "rows": rows, "classes": classes}
+        self._parts.append(part | {"note": note})
 
     def image(self, title: str, path: Path, alt: str, note: str = "") -> None:
         """A PNG file, for what has nothing to zoom into but pixels."""
@@ -85,8 +139,9 @@ class Report:
         bars: str,
     ) -> None:
         """Digits to be filtered by true and by predicted class; ``bars`` are what they show."""
+        methods = list(dict.fromkeys(name for digit in digits for name in digit.methods))
         part = {"kind": "sheet", "title": title, "digits": digits, "classes": classes, "note": note}
-        self._parts.append(part | {"bars": bars.capitalize()})
+        self._parts.append(part | {"bars": bars.capitalize(), "methods": methods, "shown": SHOWN})
 
     def html(self, results: Mapping[str, Any]) -> str:
         """The whole page.
@@ -96,9 +151,7 @@ class Report:
         """
         import jinja2
         from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
 
-        figures = [part["figure"] for part in self._parts if part["kind"] == "figure"]
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE),
             autoescape=True,
@@ -111,14 +164,18 @@ class Report:
             lead=self._lead,
             headlines=self._headlines,
             parts=self._parts,
-            figures=plain(figures),
             tables=_about(plain(results)),
             command=results.get("command", ""),
             data=results.get("data", {}),
             style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
             script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
-            plotly=Markup(get_plotlyjs()) if figures else "",
         )
+
+
+def _cells(table: Table) -> dict[str, Any]:
+    """The columns and rows of a table, as text."""
+    columns, rows = table
+    return {"columns": list(columns), "rows": [[str(cell) for cell in row] for row in rows]}
 
 
 def _about(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -126,15 +183,23 @@ def _about(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     names = {name: name.capitalize() for name in ("data", "devices", "machine", "versions")}
     names = {"config": "Configuration", **names, "seconds": "Seconds"}
     return {
-        title: {key: _word(value) for key, value in results[name].items()}
+        title: {key: _word(value) for key, value in _flat(results[name]).items()}
         for name, title in names.items()
         if isinstance(results.get(name), Mapping)
     }
 
 
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options within options, such as those of a job, beside the others."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def _word(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(map(_word, value)) or "–"
     return "–" if value is None else str(value)
@@ -146,45 +211,52 @@ def misclassified(
     rows: npt.NDArray[Any],
     probabilities: npt.NDArray[Any],
     class_names: Sequence[str],
+    *,
+    methods: npt.NDArray[Any] | None = None,
 ) -> list[Digit]:
     """The rows that at least one prediction gets wrong, those that most get wrong first.
 
     Args:
-        images: ink counts 0..16 [N, H, W].
+        images: [N, H, W] or [N, H, W, 3], 0 the darkest of a photograph or the paper of a drawing.
         labels: the classes [N].
         rows: row numbers [M]; a row may occur several times, once for each prediction.
         probabilities: of the classes [M, K].
         class_names: [K].
+        methods: the name of the method of each prediction [M], where there are several.
     """
     import numpy as np
 
     predicted = probabilities.argmax(1)
+    white = float(np.max(images, initial=0)) or 1.0
     found = []
     for row in np.unique(rows[predicted != labels[rows]]).tolist():
         here = rows == row
         answers = predicted[here]
-        kinds, counts = np.unique(answers[answers != labels[row]], return_counts=True)
+        wrong = answers != labels[row]
+        kinds, counts = np.unique(answers[wrong], return_counts=True)
         digit = Digit(
-            image=_ink(images[row]),
+            image=_picture(images[row], white),
             row=row,
             true=class_names[labels[row]],
             answers=[class_names[k] for k in kinds[np.argsort(-counts, kind="stable")]],
             wrong=int(counts.sum()),
             count=len(answers),
+            methods=[] if methods is None else list(dict.fromkeys(methods[here][wrong].tolist())),
             probabilities=list(zip(class_names, probabilities[here].mean(0).tolist(), strict=True)),
         )
         found.append((-digit.wrong / digit.count, digit.probabilities[labels[row]][1], row, digit))
     return [digit for *_, digit in sorted(found, key=lambda each: each[:3])]
 
 
-def _ink(image: npt.NDArray[Any]) -> str:
-    """Ink counts 0..16 as a PNG, dark on light."""
+def _picture(image: npt.NDArray[Any], white: float) -> str:
+    """Ink as dark on light; three channels as they are."""
     import numpy as np
     from PIL import Image
 
     file = io.BytesIO()
-    grey = np.clip(255 - np.asarray(image, np.float64) * 255 / 16, 0, 255).astype(np.uint8)
-    Image.fromarray(grey).save(file, "PNG")
+    levels = np.asarray(image, np.float64) * 255 / white
+    levels = levels if levels.ndim == 3 else 255 - levels
+    Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(file, "PNG")
     return _data_uri(file.getvalue())
 
 

@@ -6,18 +6,19 @@ number of methods, R of runs, S of test rows, N of all rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from common.scores import ACCURACY
 from report import Report
-from report import comparison_figures as figures
 from report.pages import interval, mistakes, spread
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
+    from common.tasks import Task
     from digits_jax import Dataset
 
 Results = Mapping[str, Any]
@@ -25,9 +26,20 @@ NADEAU = "Intervals and p after Nadeau and Bengio (2003): folds share training r
 
 
 def compare(
-    results: Results, *, dataset: Dataset, answers: Mapping[str, npt.NDArray[np.integer]]
-) -> str:
-    """The report of ``compare.py``; ``answers`` are the classes predicted [repeats, N], by name."""
+    results: Results,
+    *,
+    task: Task,
+    answers: Mapping[str, npt.NDArray[np.integer]],
+    figures: Mapping[str, Figure],
+) -> Report:
+    """The report of ``compare.py``.
+
+    Args:
+        results: of ``results.json``.
+        task: the rows.
+        answers: the classes predicted [repeats, N], by name.
+        figures: "accuracy" and "common_errors".
+    """
     import numpy as np
 
     config, found, pairs = results["config"], results["methods"], results["pairs"]
@@ -41,27 +53,27 @@ def compare(
     first = next(iter(found))
     page.headline(
         f"Best: {titles[first]}, mean ± sd of {folds * repeats} test folds",
-        f"{spread(found[first]['accuracy'], 100, 2)} %",
-        f"95 % interval of the mean: {interval(found[first]['accuracy'], 100, 2)} %",
+        f"{spread(found[first]['accuracy'], ACCURACY)} %",
+        f"95 % interval of the mean: {interval(found[first]['accuracy'], ACCURACY)} %",
     )
     if pairs:
         test = pairs[0]
         page.headline(
             f"Its lead over the next, {titles[test['b']]}",
-            f"{100 * test['difference']:+.2f} points",
+            difference(test["difference"]),
             f"95 % interval {_points(test)}; p = {test['p']:.2g}, {test['p_holm']:.2g} after "
             f"Holm's correction for {len(pairs)} pair{'s' * (len(pairs) > 1)}",
         )
     missed = len(results["missed_by_all"])
-    page.headline("Rows that all miss in every repeat", str(missed), f"of {len(dataset.labels)}")
+    page.headline("Rows that all miss in every repeat", str(missed), f"of {task.rows}")
     page.table(
         "Accuracy",
         ("method", "mean ± sd (%)", "95 % interval", "errors a repeat", "seconds"),
         [
             (
                 each["title"],
-                spread(each["accuracy"], 100, 2),
-                interval(each["accuracy"], 100, 2),
+                spread(each["accuracy"], ACCURACY),
+                interval(each["accuracy"], ACCURACY),
                 f"{each['errors_a_repeat']:.1f}",
                 f"{each['seconds']:.0f}",
             )
@@ -70,15 +82,9 @@ def compare(
         f"± is the standard deviation between test folds (ddof 0). {NADEAU} Seconds are of "
         "training and predicting, all folds together.",
     )
-    label = "a test fold; mean and its 95 % interval"
     page.figure(
         "Each test fold",
-        figures.method_scores(
-            list(titles.values()),
-            {label: [each["accuracies"] for each in found.values()]},
-            {label: [each["accuracy"]["ci95"] for each in found.values()]},
-            {label: _folds(folds, repeats)},
-        ),
+        figures["accuracy"],
         "Accuracies of each method in each test fold, with mean and interval; means: "
         + ", ".join(f"{m['title']} {100 * m['accuracy']['mean']:.2f} %" for m in found.values()),
     )
@@ -100,14 +106,13 @@ def compare(
         )
         page.figure(
             "Errors in common",
-            figures.common_errors(
-                results["common_errors_a_repeat"]["counts"], list(titles.values())
-            ),
+            figures["common_errors"],
             "How many errors of each method each other one makes too, mean of the repeats.",
             "On the diagonal are a method's own errors in a repeat.",
         )
-    _pooled(page, dataset, np.arange(len(dataset.labels)), answers.values())
-    return page.html(results)
+    by_title = {titles[name]: each for name, each in answers.items()}
+    _pooled(page, task, np.arange(task.rows), by_title)
+    return page
 
 
 def writers(
@@ -116,9 +121,8 @@ def writers(
     dataset: Dataset,
     rows: npt.NDArray[np.integer],
     answers: Mapping[str, npt.NDArray[np.integer]],
-    accuracies: Mapping[str, Sequence[npt.NDArray[np.floating]]],
-    intervals: Mapping[str, Sequence[tuple[float, float]]],
-) -> str:
+    figure: Figure,
+) -> Report:
     """The report of ``writers.py``.
 
     Args:
@@ -126,9 +130,7 @@ def writers(
         dataset: the rows.
         rows: row numbers [S] of the new writers.
         answers: the classes predicted for them [seeds, S], by name.
-        accuracies: of each method on each kind of split [M, seeds], by what a dot and its interval
-            are.
-        intervals: of each of them [M, 2].
+        figure: the accuracies of each method on each kind of split.
     """
     found, seeds = results["methods"], results["config"]["seeds"]
     page = Report(
@@ -140,14 +142,14 @@ def writers(
     low, high = (100 * end for end in best["new_writers"]["wilson95"])
     page.headline(
         f"Best on new writers: {best['title']}",
-        f"{spread(best['new_writers'], 100, 2)} %",
+        f"{spread(best['new_writers'], ACCURACY)} %",
         f"mean ± sd of {seeds} trainings; chance in the test rows: {low:.2f} to {high:.2f} % "
         "(95 %, Wilson)",
     )
     page.headline(
         "Against random splits",
-        f"{100 * best['difference']:+.2f} points",
-        f"random: {spread(best['random'], 100, 2)} %",
+        difference(best["difference"]),
+        f"random: {spread(best['random'], ACCURACY)} %",
     )
     cells = []
     for each in found.values():
@@ -156,8 +158,8 @@ def writers(
         vote = f"{100 * sum(votes) / len(votes):.2f}" if votes else "–"
         points = f"{100 * each['difference']:+.2f}"
         ends = f"{low:.2f} to {high:.2f}"
-        random = spread(each["random"], 100, 2)
-        cells.append((each["title"], spread(new, 100, 2), ends, vote, random, points))
+        random = spread(each["random"], ACCURACY)
+        cells.append((each["title"], spread(new, ACCURACY), ends, vote, random, points))
     page.table(
         "Accuracy",
         ("method", "new writers (%)", "Wilson 95 %", "vote of five (%)", "random (%)", "points"),
@@ -165,24 +167,19 @@ def writers(
         "± is the standard deviation between trainings (ddof 0). The vote is the mean of five "
         "networks' probabilities.",
     )
-    runs = [f"seed {results['config']['seed'] + i}" for i in range(seeds)]
     page.figure(
         "Each training",
-        figures.method_scores(
-            [each["title"] for each in found.values()],
-            accuracies,
-            intervals,
-            dict.fromkeys(accuracies, runs),
-        ),
+        figure,
         "Accuracies of each training of each method on new writers and on random splits.",
     )
-    _pooled(page, dataset, rows, answers.values())
-    return page.html(results)
+    by_title = {found[name]["title"]: each for name, each in answers.items()}
+    _pooled(page, dataset, rows, by_title)
+    return page
 
 
 def leftovers(
-    results: Results, *, dataset: Dataset, answers: npt.NDArray[np.integer], folder: Path
-) -> str:
+    results: Results, *, dataset: Dataset, answers: npt.NDArray[np.integer], figure: Figure
+) -> Report:
     """The report of ``leftovers.py``; ``answers`` are the classes predicted [M, repeats, N]."""
     import numpy as np
 
@@ -211,34 +208,47 @@ def leftovers(
         ],
     )
     if left:
-        page.image(
+        page.figure(
             "Each beside the rows nearest to it",
-            folder / "leftovers.png",
+            figure,
             "Each row that is left (framed), and the four other rows nearest to it.",
             "Below each neighbour: its label, and its distance in ink counts.",
         )
         rows = np.array([each["row"] for each in left])
-        _pooled(page, dataset, rows, answers[..., rows])
-    return page.html(results)
+        _pooled(page, dataset, rows, dict(zip(names, answers[..., rows], strict=True)))
+    return page
 
 
 def _pooled(
     page: Report,
-    dataset: Dataset,
+    task: Task | Dataset,
     rows: npt.NDArray[np.integer],
-    answers: Iterable[npt.NDArray[np.integer]],
+    answers: Mapping[str, npt.NDArray[np.integer]],
 ) -> None:
-    """The confusion matrix and the sheet of rows [S], with all methods' answers [R, S] together."""
+    """The confusion matrix and the sheet of rows [S], with the answers [R, S] of all methods."""
     import numpy as np
 
-    together = np.concatenate([*answers])
-    votes = np.eye(len(dataset.class_names), dtype=np.int8)[together.ravel()]
-    mistakes(page, dataset, np.tile(rows, len(together)), votes, whose="all methods")
+    together = np.concatenate([*answers.values()])
+    assert task.class_names is not None and task.labels is not None
+    votes = np.eye(len(task.class_names), dtype=np.int8)[together.ravel()]
+    names = np.repeat([*answers], [each.size for each in answers.values()])
+    mistakes(
+        page,
+        task.images,
+        task.labels,
+        task.class_names,
+        np.tile(rows, len(together)),
+        votes,
+        whose="all methods",
+        methods=names,
+    )
+
+
+def difference(fraction: float) -> str:
+    """A difference of accuracies in points; one that rounds to nothing is a tie."""
+    text = f"{100 * fraction:+.2f}"
+    return "tied" if float(text) == 0 else f"{text} points"
 
 
 def _points(test: Results) -> str:
     return f"{100 * test['low']:+.2f} to {100 * test['high']:+.2f}"
-
-
-def _folds(folds: int, repeats: int) -> list[str]:
-    return [f"fold {i % folds + 1}, repeat {i // folds + 1}" for i in range(folds * repeats)]

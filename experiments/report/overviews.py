@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from report import Report, figures
+from report import Report
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
     from digits_jax import Dataset
 
@@ -21,9 +20,13 @@ Results = Mapping[str, Any]
 
 
 def explore(
-    results: Results, *, dataset: Dataset, points: npt.NDArray[Any], axis: str, folder: Path
-) -> str:
-    """The report of ``explore.py``; its other figures are in the folder already."""
+    results: Results,
+    *,
+    dataset: Dataset,
+    points: npt.NDArray[Any],
+    figures: Mapping[str, Figure],
+) -> Report:
+    """The report of ``explore.py``, with its figures; ``points`` [N, 2] are the embedding's."""
     pixels = results["pixels"]
     page = Report(
         "The data before any training",
@@ -32,27 +35,31 @@ def explore(
     )
     page.headline("Rows", f"{results['data']['rows']}", f"of {len(dataset.class_names)} classes")
     page.table("Rows of each class", ("class", "rows"), results["rows_per_class"].items())
-    page.image("A random row of each class", folder / "samples.png", "One image of each class.")
-    page.image(
+    page.figure("A random row of each class", figures["samples"], "One image of each class.")
+    page.figure(
         "Mean and spread of each class",
-        folder / "class_means.png",
+        figures["class_means"],
         "For each class, the mean of each pixel, and below it the standard deviation.",
     )
-    page.image(
+    page.figure(
         "Mean and variance of each pixel",
-        folder / "pixel_statistics.png",
+        figures["pixel_statistics"],
         "Mean and variance of each pixel over all rows.",
     )
     page.figure(
         "All rows in two dimensions",
-        figures.embedding(points, dataset.labels, axis),
+        figures["embedding"],
         "A point for each row, coloured by its class.",
         f"{results['embedding']['how']}. Point at one to see its row.",
+        points=(
+            points,
+            [f"row {row}, class {label}" for row, label in enumerate(dataset.labels.tolist())],
+        ),
     )
-    return page.html(results)
+    return page
 
 
-def architecture(results: Results) -> str:
+def architecture(results: Results) -> Report:
     """The report of ``architecture.py``."""
     page = Report("The network, layer by layer")
     parameters = results["parameters"]
@@ -77,11 +84,11 @@ def architecture(results: Results) -> str:
         ],
         "None in a shape is the batch, as in Keras.",
     )
-    return page.html(results)
+    return page
 
 
-def feature_maps(results: Results, *, names: Iterable[str], folder: Path) -> str:
-    """The report of ``feature_maps.py``; its figures, of these names, are in the folder already."""
+def feature_maps(results: Results, *, figures: Mapping[str, Figure]) -> Report:
+    """The report of ``feature_maps.py``, with its figures."""
     page = Report(f"Row {results['index']} inside the network", results["network"]["note"])
     page.headline("Class", str(results["class"]))
     page.headline("Predicted", str(results["predicted"]), f"with {results['probability']:.4f}")
@@ -92,18 +99,18 @@ def feature_maps(results: Results, *, names: Iterable[str], folder: Path) -> str
         "feature_maps_untrained": "Each map of each layer, of the untrained network.",
         "feature_maps_compared": "The first maps of each layer, trained above untrained.",
     }
-    for name in names:
-        page.image(name.replace("_", " ").capitalize(), folder / f"{name}.png", alts[name])
+    for name, figure in figures.items():
+        page.figure(name.replace("_", " ").capitalize(), figure, alts[name])
     page.table(
         "Probabilities",
         ("class", "probability"),
         [(k, f"{share:.6f}") for k, share in enumerate(results["probabilities"])],
     )
-    return page.html(results)
+    return page
 
 
-def ablation(results: Results, *, folder: Path) -> str:
-    """The report of ``ablate.py``; its figure is in the folder already."""
+def ablation(results: Results, *, figure: Figure) -> Report:
+    """The report of ``ablate.py``."""
     config = results["config"]
     page = Report(
         "One change at a time",
@@ -131,15 +138,15 @@ def ablation(results: Results, *, folder: Path) -> str:
     )
     note = "Intervals and p by the corrected resampled t-test (Nadeau and Bengio, 2003)."
     page.table("Recipes", columns, cells, note)
-    page.image(
+    page.figure(
         "Differences",
-        folder / "ablation.png",
+        figure,
         "The difference of each change in accuracy, with its 95 % interval.",
     )
-    return page.html(results)
+    return page
 
 
-def speedrun(results: Results, *, target: float) -> str:
+def speedrun(results: Results, *, target: float, figure: Figure) -> Report:
     """The report of ``speedrun.py``; ``target`` is the accuracy to reach, a fraction."""
     seconds, config = results["seconds"], results["config"]
     page = Report(
@@ -159,22 +166,16 @@ def speedrun(results: Results, *, target: float) -> str:
         f"{seconds['median_without_compilation']:.2f}",
         f"median; the first, with compiling: {seconds['with_compilation']:.2f}",
     )
-    names = [str(config["seed"] + i) for i in range(len(results["accuracies"]))]
-    each = {
-        "Accuracy (%)": [100 * accuracy for accuracy in results["accuracies"]],
-        # The first one compiles: it would hide the others.
-        "Seconds": [math.nan, *seconds["each"][1:]],
-    }
     page.figure(
         "Each repeat",
-        figures.scores(each, names, "Seed"),
+        figure,
         "Accuracy and seconds of each repeat, with mean and standard deviation.",
         "The seconds of the first repeat, which compiles, are left out.",
     )
-    return page.html(results)
+    return page
 
 
-def benchmark(results: Results, *, lines: Iterable[str]) -> str:
+def benchmark(results: Results, *, lines: Iterable[str], figure: Figure) -> Report:
     """The report of ``benchmark.py``; ``lines`` are its table's footnotes."""
     peers = sorted(results["peers"].values(), key=lambda peer: peer["epoch_seconds"][0])
     config, machine = results["config"], results["machine"]
@@ -192,11 +193,7 @@ def benchmark(results: Results, *, lines: Iterable[str]) -> str:
     )
     page.figure(
         "Beside its peers",
-        figures.bars(
-            {peer["title"]: peer["epoch_seconds"] for peer in peers},
-            "Seconds for an epoch of all folds (less is better)",
-            mark=("floor", floor),
-        ),
+        figure,
         "Seconds of each program: "
         + ", ".join(f"{peer['title']} {peer['epoch_seconds'][0]:.3f}" for peer in peers),
     )
@@ -217,4 +214,4 @@ def benchmark(results: Results, *, lines: Iterable[str]) -> str:
         ],
         " ".join(lines),
     )
-    return page.html(results)
+    return page

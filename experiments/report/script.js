@@ -1,77 +1,69 @@
 "use strict";
 {
   const root = document.documentElement;
-  const figures = JSON.parse(document.getElementById("figures").textContent);
-  const plots = [...document.querySelectorAll(".plot")];
-  const PRINTED = 680; // CSS pixels between the margins of a printed A4 page
-
-  // Plotly takes colours, not CSS variables: those of the page, as they are at this moment.
-  function draw(plot, width) {
-    const { color, borderColor } = getComputedStyle(plot);
-    const axis = { gridcolor: borderColor, zerolinecolor: borderColor, linecolor: color };
-    const template = {
-      layout: {
-        font: { color, family: "system-ui, sans-serif", size: 12 },
-        paper_bgcolor: "rgba(0,0,0,0)",
-        plot_bgcolor: "rgba(0,0,0,0)",
-        modebar: { bgcolor: "rgba(0,0,0,0)", color: borderColor, activecolor: color },
-        xaxis: axis,
-        yaxis: axis,
-      },
-    };
-    const { data, layout } = figures[plot.dataset.figure];
-    // Named one by one: the default ones can send the figure to a server.
-    const buttons = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"];
-    const config = { displaylogo: false, responsive: true, modeBarButtons: [buttons] };
-    return Plotly.react(plot, data, { ...layout, template, width }, config);
-  }
-  const drawAll = (width) => plots.map((plot) => draw(plot, width));
-  drawAll();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll());
   document.getElementById("theme").addEventListener("click", () => {
     const set = root.dataset.theme;
     const dark = set ? set === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
-    drawAll();
-  });
-
-  // Paper is white and narrow, whatever the screen is.
-  let before;
-  addEventListener("beforeprint", () => {
-    before = root.dataset.theme;
-    root.dataset.theme = "light";
-    drawAll(PRINTED);
-  });
-  addEventListener("afterprint", () => {
-    if (before === undefined) delete root.dataset.theme;
-    else root.dataset.theme = before;
-    drawAll();
   });
 
   for (const button of document.querySelectorAll(".zoom"))
     button.addEventListener("click", () => button.classList.toggle("large"));
 
+  // The point that is nearest to the pointer says which it is.
+  for (const layer of document.querySelectorAll(".points")) {
+    const { places, names } = JSON.parse(layer.textContent);
+    const plot = layer.closest(".plot");
+    const said = plot.querySelector("output");
+    const svg = plot.querySelector("svg");
+    svg.addEventListener("pointermove", (event) => {
+      const box = svg.getBoundingClientRect();
+      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      let best = -1;
+      let nearest = 12 ** 2; // pixels
+      places.forEach(([a, b], i) => {
+        const distance = (a * box.width - x) ** 2 + (b * box.height - y) ** 2;
+        if (distance < nearest) [best, nearest] = [i, distance];
+      });
+      said.textContent = best < 0 ? "" : names[best];
+    });
+  }
+
   for (const sheet of document.querySelectorAll(".sheet")) {
     const form = sheet.querySelector("form");
     const digits = [...sheet.querySelectorAll(".digits > li")];
+    const more = sheet.querySelector(".more");
+    let limit = Number(more.dataset.shown);
     const filter = () => {
       const wanted = new FormData(form);
       const [truth, answer] = [wanted.get("true"), wanted.get("predicted")];
-      for (const digit of digits)
-        digit.hidden =
-          (truth && digit.dataset.true !== truth) ||
-          (answer && !JSON.parse(digit.dataset.predicted).includes(answer));
-      const shown = digits.filter((digit) => !digit.hidden).length;
-      form.querySelector("output").textContent = `${shown} of ${digits.length} shown`;
+      const method = wanted.get("method");
+      let found = 0;
+      for (const digit of digits) {
+        const fits =
+          (!truth || digit.dataset.true === truth) &&
+          (!answer || JSON.parse(digit.dataset.predicted).includes(answer)) &&
+          (!method || JSON.parse(digit.dataset.methods).includes(method));
+        found += fits;
+        digit.hidden = !fits || found > limit;
+      }
+      const shown = Math.min(found, limit);
+      form.querySelector("output").textContent = `${shown} of ${found} shown`;
+      more.hidden = found <= limit;
     };
     form.addEventListener("change", filter);
+    more.addEventListener("click", () => {
+      limit = Infinity;
+      filter();
+    });
     filter(); // a browser that goes back keeps what was selected
 
     // A click on a cell of the confusion matrix shows its digits.
-    for (const plot of plots.filter((each) => figures[each.dataset.figure].data[0].meta === "confusion"))
-      plot.on("plotly_click", ({ points: [cell] }) => {
-        form.elements.true.value = cell.customdata[0];
-        form.elements.predicted.value = cell.customdata[0] === cell.customdata[1] ? "" : cell.customdata[1];
+    for (const cell of document.querySelectorAll(".confusion button"))
+      cell.addEventListener("click", () => {
+        const { truth, predicted } = cell.dataset;
+        form.elements.true.value = truth;
+        form.elements.predicted.value = truth === predicted ? "" : predicted;
         filter();
         sheet.scrollIntoView({ behavior: "smooth" });
       });

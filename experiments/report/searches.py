@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from report import Report
-from report import comparison_figures as figures
 from report.comparisons import NADEAU
 from report.pages import interval, spread
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from matplotlib.figure import Figure
+
+    from common.scores import Score
 
 Results = Mapping[str, Any]
 LINES = 100  # of a table that may be endless
@@ -28,39 +28,36 @@ def sweep(
     results: Results,
     *,
     columns: Mapping[str, Sequence[Any]],
-    scores: npt.NDArray[np.floating],
-    label: str,
-    log: Collection[str],
-) -> str:
+    scores: Sequence[Score],
+    score: Score,
+    figures: Mapping[str, Figure],
+) -> Report:
     """The report of ``sweep.py``.
 
     Args:
         results: of ``results.json``.
         columns: the values [C] of what was varied, by name.
-        scores: accuracies [C, R], fractions, NaN where a run diverged.
-        label: what the scores are.
-        log: names whose axis is logarithmic.
+        scores: of the recipes.
+        score: that chooses.
+        figures: "effects", and of pairs of names, "a_b"; fewer where too little was varied.
     """
-    import numpy as np
-
     config, table = results["config"], results["configurations"]
     nested = config["nested"]
+    who = f"{config['inner_folds']} inner folds" if nested else "validation rows"
     times = f", {config['repeats']} times" if config["repeats"] > 1 else ""
     page = Report(
         "Search for hyperparameters",
-        f"{len(table)} configurations, {config['epochs']} epochs, {config['folds']} "
-        f"{'outer ' if nested else ''}folds{times}"
-        + (f", each with {config['inner_folds']} inner folds that choose." if nested else "."),
+        f"{len(table)} configurations on {config['folds']} folds{times}; {who} of each training "
+        "set choose, and the test rows score the choice.",
     )
-    summary = results["accuracy"] if nested else results["best"]["accuracy"]
     page.headline(
-        "Tune, then train" if nested else "Best configuration, mean ± sd of its folds",
-        f"{spread(summary, 100, 2)} %",
-        f"95 % interval of the mean: {interval(summary, 100, 2)} %"
-        + ("; without bias: the outer test rows chose nothing" if nested else ""),
+        f"Test {score.name} of what is chosen, mean ± sd of the folds",
+        f"{spread(results[score.name], score)} {score.unit}".strip(),
+        f"95 % interval of the mean: {interval(results[score.name], score)} {score.unit}; without "
+        "bias: no test row chose",
     )
-    if results.get("warning"):
-        page.headline("Take care", "optimistic", results["warning"])
+    best = ", ".join(f"{_title(name)} {_cell(results['best'][name])}" for name in columns)
+    page.headline("Best of all", best or str(results["best"]["recipe"]), results["best_command"])
     if results.get("halving"):
         halving = results["halving"]
         same = halving["same_winner"]
@@ -70,63 +67,54 @@ def sweep(
             "of all the epochs of all runs were trained"
             + (f"; the same winner in {sum(same)} of {len(same)} splits" if same else ""),
         )
-    if nested:
-        page.table(
-            "Chosen in each outer split",
-            ("outer split", *map(_title, columns), "validation (%)", "test (%)"),
-            [
-                (
-                    row["outer_split"],
-                    *(_cell(row[name]) for name in columns),
-                    f"{100 * row['validation_accuracy']:.2f}",
-                    f"{100 * row['accuracy']:.2f}" + ", diverged" * row["diverged"],
-                )
-                for row in results["outer_splits"]
-            ],
-            NADEAU,
-        )
+    page.table(
+        "Chosen in each split",
+        ("split", *map(_title, columns), f"{who}: {score.title}", f"test: {score.title}"),
+        [
+            (
+                row["outer_split"],
+                *(_cell(row[name]) for name in columns),
+                score.text(row["chosen_by"]),
+                score.text(row[score.name]) + ", diverged" * row["diverged"],
+            )
+            for row in results["outer_splits"]
+        ],
+        NADEAU,
+    )
+    label = f"{score.title} of the {who}"
     page.table(
         "Configurations, the best first",
-        (
-            "rank",
-            *map(_title, columns),
-            "loss (nats)",
-            f"{label} (%)",
-            "epochs",
-            "diverged",
-        ),
+        ("rank", *map(_title, columns), *(each.title for each in scores), "epochs", "diverged"),
         [
             (
                 row["rank"],
                 *(_cell(row[name]) for name in columns),
-                f"{row['loss']:.4f}",
-                f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_sd']:.2f}",
+                *(each.spread(row[each.name], row[f"{each.name}_sd"]) for each in scores),
                 f"{row['epochs']:g}",
                 row["diverged"] or "",
             )
             for row in table[:LINES]
         ],
-        f"The other {len(table) - LINES} are in configurations.csv." if table[LINES:] else "",
+        f"Scores are of the {who}, mean ± sd."
+        + (f" The other {len(table) - LINES} are in configurations.csv." * bool(table[LINES:])),
     )
-    shown = {name: values for name, values in columns.items() if np.isfinite(scores).any()}
-    if shown:
+    if "effects" in figures:
         page.figure(
             "What each does",
-            figures.effects(shown, scores, label, log=log),
-            f"{label} by {', '.join(map(_title, shown))}, each configuration a dot.",
+            figures["effects"],
+            f"{label} by {', '.join(map(_title, columns))}, each configuration a dot.",
         )
-    means = np.array([each.mean() for each in scores])
-    numeric = [name for name, values in shown.items() if not isinstance(values[0], str)]
-    for x, y in itertools.combinations(numeric if np.isfinite(means).any() else [], 2):
-        page.figure(
-            f"{_title(x).capitalize()} and {_title(y)}",
-            figures.pair(columns[x], columns[y], means, (x, y), label, log=log),
-            f"{label} by {_title(x)} and {_title(y)}, as colours.",
-        )
-    return page.html(results)
+    for x, y in itertools.combinations(columns, 2):
+        if f"{x}_{y}" in figures:
+            page.figure(
+                f"{_title(x).capitalize()} and {_title(y)}",
+                figures[f"{x}_{y}"],
+                f"{label} by {_title(x)} and {_title(y)}, as colours.",
+            )
+    return page
 
 
-def scaling(results: Results) -> str:
+def scaling(results: Results, *, figure: Figure) -> Report:
     """The report of ``scaling.py``."""
     points, model, predictions = (results[key] for key in ("points", "model", "predictions"))
     page = Report(
@@ -148,26 +136,9 @@ def scaling(results: Results) -> str:
             f"{each['ratio']:.2f}",
             "predicted seconds by measured ones, of an epoch that the fit did not see",
         )
-    whole = [point for point in points if point["wave_size"] is None]
-    most, usual = max(p["rows"] for p in whole), [p for p in whole if p["width"] == 1]
-    waved = [point for point in points if point["wave_size"] is not None]
-    series = {
-        "runs": {"all at once": [p for p in usual if p["rows"] == most], "in waves": waved},
-        "rows of the data set": {"all at once": [p for p in usual if p["runs"] == 10]},
-        "width": {"all at once": [p for p in whole if p["rows"] == most and p["runs"] == 10]},
-    }
-    panels = [
-        (across, label, {name: _by(chosen, across, value) for name, chosen in groups.items()})
-        for across, groups in series.items()
-        if groups["all at once"]
-        for label, value in (
-            ("ms an epoch of one run", _milliseconds),
-            ("peak memory (MB)", _megabytes),
-        )
-    ]
     page.figure(
         "Time and memory",
-        figures.costs(panels),
+        figure,
         "Milliseconds an epoch of one run, and the most memory that training took, compiling "
         "included, by runs, rows and width.",
     )
@@ -204,15 +175,7 @@ def scaling(results: Results) -> str:
         f"{1e3 * model['call_seconds']:.1f} ms + {1e3 * model['step_seconds']:.3f} ms for each "
         "step of each run on a device.",
     )
-    return page.html(results)
-
-
-def _by(
-    points: Iterable[Results], across: str, value: Callable[[Results], list[float]]
-) -> dict[float, list[float]]:
-    """The values of points by their runs, rows or width, in that order."""
-    key = across.split()[0]
-    return {point[key]: value(point) for point in sorted(points, key=lambda point: point[key])}
+    return page
 
 
 def _milliseconds(point: Results) -> list[float]:

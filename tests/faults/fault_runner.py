@@ -224,7 +224,7 @@ SWEEP = Job(
     words=[
         "sweep.py",
         *("--data", "bundled", "--folds", "2", "--epochs", "2", "--wave-size", "2"),
-        *("--learning-rate", "3e-4", "1e-3", "3e-3", "1e-2"),
+        *("--vary", "learning_rate=3e-4,1e-3,3e-3,1e-2"),
     ],
     counts="run",
     total=8,
