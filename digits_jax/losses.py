@@ -1,4 +1,4 @@
-"""Losses and metrics for classes: one value a row.
+"""Losses and metrics: one value a row.
 
 Shapes: B rows of a batch, K classes.
 """
@@ -60,6 +60,31 @@ def accuracy(outputs: jax.Array, targets: ArrayLike) -> jax.Array:
     if labels.ndim == 2:
         labels = jnp.argmax(labels, axis=-1)
     return (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
+
+
+def squared_error(outputs: jax.Array, targets: ArrayLike, h: Any = None) -> jax.Array:
+    """The squared error of each row, the mean over its numbers where it has several.
+
+    Args:
+        outputs: float [B, ...].
+        targets: numbers [B, ...], of the outputs' shape.
+        h: hyperparameters; none is read.
+
+    Returns:
+        float [B].
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    del h
+    targets = jnp.asarray(targets)
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"squared_error needs outputs and targets of one shape, not {list(outputs.shape)} and "
+            f"{list(targets.shape)}"
+        )
+    errors: jax.Array = jnp.square(outputs - targets)
+    return jnp.mean(errors.reshape(len(errors), -1), axis=1)
 
 
 def check_class_targets(outputs: Any, targets: Any) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copyreg
 import dataclasses
 import inspect
 import operator
+import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -111,6 +114,10 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
         if self.average is not None and self.eval_params is not None:
             raise ValueError("average and eval_params exclude each other: each says what predicts")
+
+    def __deepcopy__(self, memo: Any) -> Recipe:
+        # Nothing in it changes; and a copy of its functions would be compiled anew.
+        return self
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -217,6 +224,24 @@ class Recipe:
         if self.loss is cross_entropy:
             return mean_log_probability(outputs)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), outputs)
+
+
+def _by_name(function: Any) -> Any:
+    """Pickles ``jax.nn.relu``, ``jax.nn.silu`` and the like by name, as other functions are.
+
+    JAX wraps them in objects, which pickle would take apart, and fail. One that can't be imported
+    by its name goes that way all the same.
+    """
+    found: Any = sys.modules.get(getattr(function, "__module__", ""))
+    name = getattr(function, "__qualname__", "")
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return name if found is function else function.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+# So that a recipe can be pickled whose network has one, say for its activation.
+for _kind in (jax.custom_jvp, type(jax.nn.sigmoid)):
+    copyreg.pickle(_kind, _by_name)
 
 
 @contextlib.contextmanager

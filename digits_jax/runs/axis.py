@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -171,6 +172,41 @@ def leaf_name(path: Any) -> str:
     """The name of a leaf of h, from its path in the tree: ``learning_rate``, ``layers.0.rate``."""
     names = (str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path)
     return ".".join(names) or "h"
+
+
+def with_leaf(h: Any, name: str, value: Any) -> Any:
+    """Hyperparameters with the one of a name replaced.
+
+    Args:
+        h: a dict, NamedTuple or dataclass, or nested ones; it stays as it is.
+        name: dotted, as of ``leaf_name``.
+        value: the new one.
+
+    Raises:
+        ValueError: there is none of this name.
+
+    Examples:
+        >>> with_leaf({"layer": {"rate": 0.1}}, "layer.rate", 0.2)
+        {'layer': {'rate': 0.2}}
+    """
+    head, _, rest = name.partition(".")
+    known: dict[str, Any] = {}
+    if isinstance(h, Mapping):
+        known = dict(h)
+    elif dataclasses.is_dataclass(h):
+        known = {field.name: getattr(h, field.name) for field in dataclasses.fields(h)}
+    elif hasattr(h, "_asdict"):
+        known = h._asdict()
+    if head not in known:
+        raise ValueError(
+            f"there is no hyperparameter {head!r}; there are {', '.join(known) or 'none'}"
+        )
+    new = with_leaf(known[head], rest, value) if rest else value
+    if isinstance(h, Mapping):
+        return {**known, head: new}
+    if hasattr(h, "_asdict"):
+        return h._replace(**{head: new})
+    return dataclasses.replace(h, **{head: new})
 
 
 def take_run(tree: Any, index: int) -> Any:
