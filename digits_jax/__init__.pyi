@@ -3,8 +3,9 @@
 from . import metrics, plots, statistics
 from .augment import Jitter, ShiftedViews
 from .data import DataError, Dataset, DataWarning, Provenance, load_digits
+from .estimators import Classifier, Regressor
 from .evaluation import eval_step, evaluate, predict
-from .losses import accuracy, cross_entropy
+from .losses import accuracy, cross_entropy, squared_error
 from .lowering.jaxprs import fast, lower
 from .model import DigitsCNN, layer_table
 from .networks import Dropout, Network, NetworkWithHyperparameters, as_network
@@ -48,6 +49,7 @@ __version__: str
 
 __all__ = [
     "Batch",
+    "Classifier",
     "CrossValidation",
     "Data",
     "DataError",
@@ -67,6 +69,7 @@ __all__ = [
     "Provenance",
     "RECIPES",
     "Recipe",
+    "Regressor",
     "Run",
     "Saved",
     "ScoreSummary",
@@ -112,6 +115,7 @@ __all__ = [
     "refit_split",
     "runs_mesh",
     "shared",
+    "squared_error",
     "stack_splits",
     "statistics",
     "summarize",
