@@ -27,7 +27,7 @@ from digits_jax.fitting import fit, outputs_of
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
 from digits_jax.recipes.tabular import for_classes, for_numbers
-from digits_jax.runs.axis import take_run, with_leaf
+from digits_jax.runs.axis import take_run, with_leaves
 from digits_jax.runs.checks import check_data
 from digits_jax.runs.identity import named_leaves
 
@@ -79,20 +79,18 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no an
         Raises:
             ValueError: there is no parameter or hyperparameter of a name.
         """
-        nested = {name: params.pop(name) for name in list(params) if name.startswith(_NESTED)}
+        names = [name for name in params if name.startswith(_NESTED)]
+        new = {name.removeprefix(_NESTED).replace("__", "."): params.pop(name) for name in names}
         super().set_params(**params)
-        if nested:
-            h = self._hyperparameters()
-            for name, value in nested.items():
-                h = with_leaf(h, name.removeprefix(_NESTED).replace("__", "."), value)
-            self.hyperparameters = h
+        if new:
+            self.hyperparameters = with_leaves(self._hyperparameters(), new)
         return self
 
     def _hyperparameters(self) -> Any:
-        h = self.hyperparameters
-        if h is None:
-            return Hyperparameters()
-        return Hyperparameters(**h) if self.recipe is None and isinstance(h, Mapping) else h
+        given = {} if self.hyperparameters is None else self.hyperparameters
+        if self.hyperparameters is None or (self.recipe is None and isinstance(given, Mapping)):
+            return with_leaves(Hyperparameters(), given)
+        return given
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> tuple[Any, ...]:
         """Host arrays X [N, ...], y [N, ...] and weights [N] or None, without rows of weight 0."""

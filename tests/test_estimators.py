@@ -250,6 +250,15 @@ def test_several_targets() -> None:
     assert model.score(inputs[:, :2], inputs[:, 2:]) > 0.5
 
 
+def test_squared_error_is_the_mean_of_a_rows_numbers() -> None:
+    outputs, targets = np.arange(12.0).reshape(2, 3, 2), np.ones((2, 3, 2), int)
+    expected = ((outputs - targets) ** 2).mean(axis=(1, 2))
+    np.testing.assert_allclose(dj.squared_error(jnp.asarray(outputs), targets), expected)
+    np.testing.assert_allclose(dj.squared_error(jnp.array([3.0, 1.0]), [1, 1]), [4.0, 0.0])
+    with pytest.raises(ValueError, match=r"of one shape, not \[2, 1\] and \[2\]"):
+        dj.squared_error(jnp.ones((2, 1)), [1, 1])
+
+
 def test_data_frames_keep_their_names() -> None:
     pandas = pytest.importorskip("pandas")
     inputs, labels = _iris(names=True)
@@ -371,6 +380,8 @@ def test_wrong_calls_say_so() -> None:
         dj.Classifier(dj.Recipe(network=nn.Dense(2))).fit(inputs, labels)
     with pytest.raises(ValueError, match="sample_weight must be"):
         dj.Classifier().fit(inputs, labels, sample_weight=np.ones(149))
+    with pytest.raises(ValueError, match="no hyperparameter 'rate'; there are learning_rate"):
+        dj.Classifier(hyperparameters={"rate": 0.1}).fit(inputs, labels)
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         dj.Classifier(epochs=0).fit(inputs, labels)
     with pytest.raises(ValueError, match="one shape"):

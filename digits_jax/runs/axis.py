@@ -174,21 +174,26 @@ def leaf_name(path: Any) -> str:
     return ".".join(names) or "h"
 
 
-def with_leaf(h: Any, name: str, value: Any) -> Any:
-    """Hyperparameters with the one of a name replaced.
+def with_leaves(h: Any, values: Mapping[str, Any]) -> Any:
+    """Hyperparameters with some of them replaced.
 
     Args:
         h: a dict, NamedTuple or dataclass, or nested ones; it stays as it is.
-        name: dotted, as of ``leaf_name``.
-        value: the new one.
+        values: the new ones by their names, dotted as of ``leaf_name``.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is none of a name.
 
     Examples:
-        >>> with_leaf({"layer": {"rate": 0.1}}, "layer.rate", 0.2)
-        {'layer': {'rate': 0.2}}
+        >>> with_leaves({"layer": {"rate": 0.1, "width": 3.0}}, {"layer.rate": 0.2})
+        {'layer': {'rate': 0.2, 'width': 3.0}}
     """
+    for name, value in values.items():
+        h = _with_leaf(h, name, value)
+    return h
+
+
+def _with_leaf(h: Any, name: str, value: Any) -> Any:
     head, _, rest = name.partition(".")
     known: dict[str, Any] = {}
     if isinstance(h, Mapping):
@@ -201,7 +206,7 @@ def with_leaf(h: Any, name: str, value: Any) -> Any:
         raise ValueError(
             f"there is no hyperparameter {head!r}; there are {', '.join(known) or 'none'}"
         )
-    new = with_leaf(known[head], rest, value) if rest else value
+    new = _with_leaf(known[head], rest, value) if rest else value
     if isinstance(h, Mapping):
         return {**known, head: new}
     if hasattr(h, "_asdict"):
