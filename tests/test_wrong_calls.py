@@ -340,6 +340,13 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
             "targets [B] must be integers 0 to 2, not float32",
         ),
     ],
+    "squared_error": [
+        (
+            lambda: dj.squared_error(jnp.zeros((2, 1)), jnp.zeros(2)),
+            ValueError,
+            "needs outputs and targets of one shape, not [2, 1] and [2]",
+        ),
+    ],
     "accuracy": [
         (lambda: dj.accuracy(jnp.zeros((2, 1)), jnp.zeros(2, int)), ValueError, "gives one logit"),
         (lambda: dj.accuracy(jnp.zeros(2), jnp.zeros(2, int)), ValueError, "need logits [B, K]"),
