@@ -8,7 +8,6 @@ import copyreg
 import dataclasses
 import inspect
 import operator
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
@@ -236,9 +235,10 @@ def _by_name(function: Any) -> Any:
     name = getattr(function, "__qualname__", "")
     for part in name.split("."):
         found = getattr(found, part, None)
-    return name if found is function else function.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    return name if found is function else function.__reduce_ex__(_PROTOCOL)
 
 
+_PROTOCOL = 4  # of pickle, which every Python of today reads
 # So that a recipe can be pickled whose network has one, say for its activation.
 for _kind in (jax.custom_jvp, type(jax.nn.sigmoid)):
     copyreg.pickle(_kind, _by_name)
