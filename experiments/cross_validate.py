@@ -129,6 +129,7 @@ def main(config: Config) -> None:
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
         tensorboard=config.tensorboard,
+        about=options.identifying(config),
     )
     if startup.reports():
         report(config, dataset, splits, result, tested, output)

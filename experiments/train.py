@@ -112,6 +112,7 @@ def main(config: Config) -> None:
         resume=config.resume,
         verbose=config.verbose,
         tensorboard=config.tensorboard,
+        about=options.identifying(config),
     )
     if startup.reports():
         report(config, dataset, result, output)

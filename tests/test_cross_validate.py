@@ -149,7 +149,7 @@ def test_a_folder_that_holds_a_run_is_refused(finished: Path) -> None:
 def test_a_checkpoint_of_another_configuration_is_refused_by_name(finished: Path) -> None:
     done = _run(finished.parent, *COMMON, "--output-dir", "out", "--resume", "--batch-size", "64")
     assert done.returncode == 2
-    assert "recipe.batch_size is 128 there and 64 here" in done.stderr
+    assert "started with --batch-size 128, now 64" in done.stderr
     assert (finished / "results.json").exists(), "the finished run is as it was"
 
 

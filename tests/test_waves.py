@@ -271,19 +271,19 @@ def test_other_waves_are_refused_by_name(data: Arrays, runs: Run, tmp_path: Path
     other = runs._replace(key=make_runs(runs.split, seed=4).key)
     smaller = Recipe(network=RECIPE.network, batch_size=16)
     for name, change in {
-        "epochs is 2 there and 3 here": {"epochs": 3},
-        "wave_size is 4 there and 5 here": {"wave_size": 5},
-        "recipe.batch_size is 32 there and 16 here": {"recipe": smaller},
+        "started with epochs 2, now 3": {"epochs": 3},
+        "started with wave_size 4, now 5": {"wave_size": 5},
+        "started with recipe.batch_size 32, now 16": {"recipe": smaller},
         "hyperparameters.learning_rate": {"make_wave": functools.partial(_wave, faster)},
         "keys.sha256": {"make_wave": functools.partial(_wave, other)},
         "data.sha256": {"data": (data[0] + 1, data[1])},
-        "seed is 3 there and 4 here": {"identity": {"seed": 4}},
+        "started with seed 3, now 4": {"identity": {"seed": 4}},
     }.items():
         arguments = {"data": data, "identity": {"seed": 3}, "resume": True, **change}
         with pytest.raises(CheckpointError, match=name):
             _train(runs=runs, folder=tmp_path, **arguments)
     (tmp_path / "wave-00000004.npz").rename(tmp_path / "wave-00000003.npz")
-    with pytest.raises(CheckpointError, match="start is 4 there and 3 here"):
+    with pytest.raises(CheckpointError, match="started with start 4, now 3"):
         _train(data, runs, tmp_path, resume=True, identity={"seed": 3})
 
 
