@@ -167,7 +167,7 @@ def test_a_resumed_run_takes_what_is_there_and_adds_a_method(finished: Path, run
     ("arguments", "message"),
     [
         (["--seed", "1", "--methods", "knn1"], "started with seed 0, now 1"),
-        (["--repeats", "1", "--methods", "knn1"], "splits.sha256 is "),
+        (["--repeats", "1", "--methods", "knn1"], "started with other splits"),
         (["--epochs-notebook", "2", "--methods", "notebook"], "started with epochs 1, now 2"),
     ],
 )

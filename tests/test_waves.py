@@ -274,9 +274,11 @@ def test_other_waves_are_refused_by_name(data: Arrays, runs: Run, tmp_path: Path
         "started with epochs 2, now 3": {"epochs": 3},
         "started with wave_size 4, now 5": {"wave_size": 5},
         "started with recipe.batch_size 32, now 16": {"recipe": smaller},
-        "hyperparameters.learning_rate": {"make_wave": functools.partial(_wave, faster)},
-        "keys.sha256": {"make_wave": functools.partial(_wave, other)},
-        "data.sha256": {"data": (data[0] + 1, data[1])},
+        "started with hyperparameters.learning_rate .* of run 1, now 1.0": {
+            "make_wave": functools.partial(_wave, faster)
+        },
+        "started with other random keys": {"make_wave": functools.partial(_wave, other)},
+        "started with other data": {"data": (data[0] + 1, data[1])},
         "started with seed 3, now 4": {"identity": {"seed": 4}},
     }.items():
         arguments = {"data": data, "identity": {"seed": 3}, "resume": True, **change}
