@@ -119,7 +119,8 @@ def train_in_waves(
             function sees for itself; see ``cross_validate``.
         about: see ``cross_validate``.
         resume: keep the waves that the folder holds, and go on with the others. The results are
-            bitwise those of an uninterrupted job on the same devices.
+            bitwise those of an uninterrupted job on the same devices. There may be more runs than
+            before: then the last wave is computed again, if it was not full.
         keep_outputs: also save the outputs of the test rows, 4 * S * K bytes a run if class logits.
         on_epoch: see ``cross_validate``; ``Progress`` is of one wave. True gives up that wave.
         on_wave: called with the number of finished runs at the start and after each wave; True
@@ -310,18 +311,16 @@ def _finished(
         except DamagedFile as damage:
             logger.warning("%s; it is computed again", damage)
             continue
-        wanted: dict[str, Any] = {**shape, "start": start}
-        stop = min(start + shape["wave_size"], shape["count"])
-        grown = saved.get("count", 0) < shape["count"]
-        if grown and saved.get("wave_size") == shape["wave_size"] and "start" in saved:
-            if min(start + shape["wave_size"], saved["count"]) < stop:
-                continue  # the last of fewer runs: it is computed again, with those that came
-            saved["count"] = shape["count"]
+        count = min(saved.get("count", shape["count"]), shape["count"])  # there may be more now
+        wanted: dict[str, Any] = {**shape, "count": count, "start": start}
+        stop = min(start + shape["wave_size"], count)
         if wanted.items() <= saved.items():
             wanted |= _short(identity_of(start, stop))
         else:  # cut otherwise: that is difference enough
             wanted = {**saved, **wanted}
         refuse_other_training(path, saved, wanted)
+        if stop < min(start + shape["wave_size"], shape["count"]):
+            continue  # the last of fewer runs is computed again, with those that came
         finished.append(start)
     return finished
 

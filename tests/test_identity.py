@@ -145,7 +145,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 sys.path.insert(0, {tests!r})
 import test_identity as t
 t.apply.__qualname__ = t.apply.__name__ = "renamed"
-t.train(pathlib.Path({folder!r}), resume=True, epochs=2, recipe=t.recipe(loss=lambda *a: t.loss(*a)))
+again = t.recipe(loss=lambda *a: t.loss(*a))
+t.train(pathlib.Path({folder!r}), resume=True, epochs=2, recipe=again)
 """
 
 
@@ -349,10 +350,8 @@ def test_a_recipe_that_calls_python_says_so_and_is_not_resumed(
 
     with caplog.at_level(logging.WARNING, "digits_jax"):
         train(tmp_path, recipe=recipe(loss=printed), resume=True)  # there is nothing to resume
-    assert (
-        "the loss calls Python while it runs (debug_callback): this training can't be resumed"
-        in (caplog.text)
-    )
+    why = "the loss calls Python while it runs (debug_callback)"
+    assert f"{why}: this training can't be resumed" in caplog.text
     said = refused(tmp_path, recipe=recipe(loss=printed))
     assert why in said
     assert dj.load_states(tmp_path, recipe=recipe()).states.step.tolist() == [2, 2]

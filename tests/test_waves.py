@@ -70,7 +70,8 @@ def _train(data: Arrays, runs: Run, folder: Path, **options: Any) -> WaveResults
         **options,
     }
     make_wave = options.pop("make_wave", functools.partial(_wave, runs))
-    return train_in_waves(data, make_wave, COUNT, folder=folder, **options)
+    count = options.pop("count", COUNT)
+    return train_in_waves(data, make_wave, count, folder=folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,22 @@ def test_other_waves_are_refused_by_name(data: Arrays, runs: Run, tmp_path: Path
     (tmp_path / "wave-00000004.npz").rename(tmp_path / "wave-00000003.npz")
     with pytest.raises(CheckpointError, match="started with start 4, now 3"):
         _train(data, runs, tmp_path, resume=True, identity={"seed": 3})
+
+
+def test_more_runs_go_on_and_fewer_are_refused(
+    data: Arrays, runs: Run, uninterrupted: WaveResults, tmp_path: Path
+) -> None:
+    _train(data, runs, tmp_path, count=6)  # the second wave is not full
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("wave-*")}
+    with pytest.raises(CheckpointError, match="started with other data"):
+        _train((data[0] + 1, data[1]), runs, tmp_path, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("wave-*")} == before
+    told: list[int] = []
+    again = _train(data, runs, tmp_path, resume=True, on_wave=told.append)
+    assert told == [4, 8, 10]
+    _assert_equal(again, uninterrupted)
+    with pytest.raises(CheckpointError, match="started with count 10, now 6"):
+        _train(data, runs, tmp_path, resume=True, count=6)
 
 
 def test_a_folder_in_use_is_refused_by_name(data: Arrays, runs: Run, tmp_path: Path) -> None:
