@@ -160,7 +160,8 @@ def train_in_waves(
     together = spans_job(devices)
     first = make_wave(0, 1 if wave_size is None else min(wave_size, count))
     shared = {**(identity or {}), "epochs": epochs, "keep_outputs": keep_outputs}
-    prepared, state = prepare(data, first, recipe, epochs)
+    with jax.transfer_guard("allow"):  # the trial moves a few rows
+        prepared, state = prepare(data, first, recipe, epochs)
     program = describe_program(
         data, prepared, recipe, state, device=own_device(devices), about=about
     )

@@ -20,7 +20,7 @@ import optax
 
 from digits_jax.parallel.processes import ProcessesDiffer, gather_values
 from digits_jax.recipe import Recipe
-from digits_jax.runs.axis import leaf_name, take_run
+from digits_jax.runs.axis import leaf_name
 from digits_jax.runs.parts import program_digests
 from digits_jax.structures import Data, Run, TrainState
 from digits_jax.train import Watch
@@ -75,7 +75,9 @@ def describe_program(
         monitor = [recipe.monitor] if isinstance(recipe.monitor, str) else list(recipe.monitor)
         keep = "best" if watch.keep_best else "last"
         watched = {"keep": keep, "patience": watch.patience, "monitor": monitor}
-    run = take_run(runs, 0)
+    steps = None if runs.steps is None else max(int(np.asarray(runs.steps)[0]), 1)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), runs)
+    digests = program_digests(recipe, first, data, state, device=device, steps=steps, watch=watch)
     return {
         **watched,
         "versions": {
@@ -83,7 +85,7 @@ def describe_program(
             for name, module in {"JAX": jax, "jaxlib": jaxlib, "Flax": flax, "optax": optax}.items()
         },
         "platform": device.platform,
-        PROGRAM: program_digests(recipe, run, data, state, device=device, watch=watch),
+        PROGRAM: digests,
         ABOUT: {
             "options": dict(about or {}),
             "recipe": _configuration(recipe, "recipe"),

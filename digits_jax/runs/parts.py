@@ -35,23 +35,24 @@ def program_digests(
     state: TrainState,
     *,
     device: jax.Device,
+    steps: int | None = None,
     watch: train.Watch | None = None,
 ) -> dict[str, Any]:
     """The digests of all parts and of an epoch, and the callbacks to Python in them.
 
     Args:
         recipe: the static part.
-        run: one run; its shapes and, where the optimizer asks for them, its steps count.
+        run: one run; its shapes count.
         data: its shapes count.
         state: of the run; its shapes count.
         device: of the platform that trains.
+        steps: of the whole training, where the optimizer asks for them.
         watch: see ``train.train_epochs``.
 
     Returns:
         ``jaxpr`` and ``stablehlo``, each the SHA-256 by the name of the part; ``callbacks``, the
         names of operations by the name of the part.
     """
-    steps = None if run.steps is None else max(int(run.steps), 1)
     run, data, state = _abstract_run(run), _abstract(data), _abstract(state._replace(best=()))
     digests = _Digests(device, recipe.lowering != "none")
 
