@@ -152,10 +152,14 @@ class _Digests:
 def _tracing(device: jax.Device | None) -> Iterator[None]:
     """Programs are traced for a device, also while JAX is asked to run operation by operation."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.disable_jit(False))
         stack.enter_context(jax.transfer_guard("allow"))  # constants are looked at on the host
+        # Each setting only where it changes something: JAX keeps what it traces by its settings,
+        # and training traces much of it again.
+        if jax.config.jax_disable_jit:
+            stack.enter_context(jax.disable_jit(False))
         if device is not None:
-            stack.enter_context(jax.default_device(device))
+            if device.platform != jax.default_backend():
+                stack.enter_context(jax.default_device(device))
             stack.enter_context(on_platform(device.platform))
         yield
 
