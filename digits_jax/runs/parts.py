@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from digits_jax import train
 from digits_jax.networks import Variables, as_network, with_mask
+from digits_jax.parallel.mesh import debugging
 from digits_jax.recipe import Recipe, on_platform
 from digits_jax.runs.checks import TRIAL_ROWS
 from digits_jax.runs.digests import callbacks_in, digest_of_jaxpr, digest_of_stablehlo
@@ -155,7 +156,7 @@ def _tracing(device: jax.Device | None) -> Iterator[None]:
         stack.enter_context(jax.transfer_guard("allow"))  # constants are looked at on the host
         # Each setting only where it changes something: JAX keeps what it traces by its settings,
         # and training traces much of it again.
-        if jax.config.jax_disable_jit:
+        if debugging():
             stack.enter_context(jax.disable_jit(False))
         if device is not None:
             if device.platform != jax.default_backend():
