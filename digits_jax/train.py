@@ -10,6 +10,7 @@ targets and outputs are arrays or pytrees of arrays with these as their leading 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -193,15 +194,8 @@ def train_step(
     with recipe.in_precision():
         gradient = jax.value_and_grad(mean_loss, has_aux=True)
         (loss, (outputs, collections)), grads = gradient(state.params)
-        extra = {
-            "value": loss,
-            "grad": grads,
-            "value_fn": value_fn,
-            "grad_fn": lambda params, *_: jax.grad(value_fn)(params),
-        }
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, **_extra_arguments(optimizer, extra)
-        )
+        extra = extra_arguments(optimizer, loss, grads, value_fn)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     totals = {"loss": (loss * divisor).astype(jnp.float32)}
     totals |= metric_totals(recipe, outputs, targets, batch.weights)
@@ -221,12 +215,21 @@ def train_step(
     return stepped, Sums(totals, weight)
 
 
-def _extra_arguments(
-    optimizer: optax.GradientTransformation, extra: dict[str, Any]
+def extra_arguments(
+    optimizer: optax.GradientTransformation,
+    value: jax.Array,
+    grads: Any,
+    value_fn: Callable[[Params], jax.Array],
 ) -> dict[str, Any]:
-    """Those extra arguments that the transformation's update takes."""
+    """Those extra arguments that a transformation's update takes; see ``Recipe.optimizer``."""
     if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
         return {}
+    extra: dict[str, Any] = {
+        "value": value,
+        "grad": grads,
+        "value_fn": value_fn,
+        "grad_fn": lambda params, *_: jax.grad(value_fn)(params),
+    }
     named = named_arguments(optimizer.update, **extra)
     parameters = inspect.signature(optimizer.update).parameters.values()
     if any(each.kind is each.VAR_KEYWORD for each in parameters):

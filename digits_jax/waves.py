@@ -21,15 +21,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax.parallel.processes import from_first, gather_values, spans_job
+from digits_jax.parallel.processes import from_first, gather_values, own_device, spans_job
 from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import pad_runs
 from digits_jax.runs.checks import check_data
 from digits_jax.runs.cross_validation import cross_validate
-from digits_jax.runs.identity import describe, named_leaves, require_agreement
+from digits_jax.runs.identity import (
+    PROGRAM,
+    describe,
+    describe_program,
+    digest_of_values,
+    named_leaves,
+    require_agreement,
+)
 from digits_jax.runs.memory import fitting_wave_size
+from digits_jax.runs.preparation import prepare
+from digits_jax.runs.programs import identified
+from digits_jax.runs.refusals import refuse_other_training, warn_of_callbacks
 from digits_jax.runs.results import Interrupted, Progress
-from digits_jax.storage.errors import CheckpointError, refuse_difference
+from digits_jax.storage.errors import CheckpointError
 from digits_jax.storage.files import DamagedFile, read_arrays, remove_partial_files, write_arrays
 from digits_jax.storage.locks import FolderLock
 from digits_jax.structures import Run
@@ -79,6 +89,7 @@ def train_in_waves(
     devices: Sequence[jax.Device] | None = None,
     vmap_size: int | None = None,
     identity: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     resume: bool = False,
     keep_outputs: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
@@ -107,9 +118,11 @@ def train_in_waves(
         devices: see ``cross_validate``.
         vmap_size: see ``cross_validate``.
         identity: names and JSON values that waves must share to be resumed, beside what this
-            function sees for itself.
+            function sees for itself; see ``cross_validate``.
+        about: see ``cross_validate``.
         resume: keep the waves that the folder holds, and go on with the others. The results are
-            bitwise those of an uninterrupted job on the same devices.
+            bitwise those of an uninterrupted job on the same devices. There may be more runs than
+            before: then the last wave is computed again, if it was not full.
         keep_outputs: also save the outputs of the test rows, 4 * S * K bytes a run if class logits.
         on_epoch: see ``cross_validate``; ``Progress`` is of one wave. True gives up that wave.
         on_wave: called with the number of finished runs at the start and after each wave; True
@@ -148,10 +161,16 @@ def train_in_waves(
         raise ValueError("count, epochs and wave_size must be at least 1")
     together = spans_job(devices)
     first = make_wave(0, 1 if wave_size is None else min(wave_size, count))
-    shared = {"epochs": epochs, "keep_outputs": keep_outputs, **(identity or {})}
+    shared = {**(identity or {}), "epochs": epochs, "keep_outputs": keep_outputs}
+    with jax.transfer_guard("allow"):  # the trial moves a few rows
+        prepared, state = prepare(data, first, recipe, epochs)
+    program = describe_program(
+        data, prepared, recipe, state, device=own_device(devices), about=about
+    )
+    warn_of_callbacks(program)
     if together:
         asked = {"count": count, "wave_size": wave_size, "resume": resume}
-        require_agreement({**describe(data, first, recipe), **shared, **asked})
+        require_agreement({**shared, **describe(data, first, recipe), **program, **asked})
     if wave_size is None and resume:
         saved = _by_first(lambda: {"size": np.array(saved_wave_size(folder) or 0)}, together)
         wave_size = int(saved["size"]) or None
@@ -171,7 +190,7 @@ def train_in_waves(
         return runs
 
     def identity_of(start: int, stop: int) -> dict[str, Any]:
-        return {**describe(data, wave_of(start, stop), recipe), **shared}
+        return {**shared, **describe(data, wave_of(start, stop), recipe), **program}
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         real = stop - start
@@ -200,16 +219,17 @@ def train_in_waves(
             arrays |= {"test_rows": result.test_rows, **outputs}
         return {name: np.asarray(array)[:real] for name, array in arrays.items()}
 
-    in_waves(
-        compute,
-        count,
-        wave_size,
-        folder=folder,
-        identity_of=identity_of,
-        resume=resume,
-        on_wave=on_wave,
-        together=together,
-    )
+    with identified(digest_of_values(program[PROGRAM])):
+        in_waves(
+            compute,
+            count,
+            wave_size,
+            folder=folder,
+            identity_of=identity_of,
+            resume=resume,
+            on_wave=on_wave,
+            together=together,
+        )
     return _results(_by_first(lambda: load_waves(folder, _without_outputs), together))
 
 
@@ -295,14 +315,16 @@ def _finished(
         except DamagedFile as damage:
             logger.warning("%s; it is computed again", damage)
             continue
-        wanted: dict[str, Any] = {**shape, "start": start}
+        count = min(saved.get("count", shape["count"]), shape["count"])  # there may be more now
+        wanted: dict[str, Any] = {**shape, "count": count, "start": start}
+        stop = min(start + shape["wave_size"], count)
         if wanted.items() <= saved.items():
-            stop = min(start + shape["wave_size"], shape["count"])
             wanted |= _short(identity_of(start, stop))
         else:  # cut otherwise: that is difference enough
             wanted = {**saved, **wanted}
-        if saved != wanted:
-            refuse_difference(path, "configuration", saved, wanted)
+        refuse_other_training(path, saved, wanted)
+        if stop < min(start + shape["wave_size"], shape["count"]):
+            continue  # the last of fewer runs is computed again, with those that came
         finished.append(start)
     return finished
 

@@ -87,6 +87,7 @@ def main(config: Config) -> None:
         "seed": config.seed,
         "resume": config.resume,
         "checkpoint_every": config.checkpoint_every,
+        "about": options.identifying(config),
     }
     result = training.train(
         task.data,

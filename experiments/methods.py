@@ -184,6 +184,22 @@ class _Network:
         self.plan = tasks.load_plan(name, task, epochs=config.epochs)
         self.runs = dj.make_runs(splits, self.plan.hyperparameters, seed=config.seed)
 
+    def identity(self, task: Task) -> dict[str, Any]:
+        """Of what trains on these data, and by which program."""
+        import jax
+
+        from digits_jax.runs.checks import check_data
+        from digits_jax.runs.identity import describe, describe_program
+        from digits_jax.runs.preparation import prepare
+
+        data, recipe = check_data(task.data), self.plan.recipe
+        runs, state = prepare(data, self.runs, recipe, self.plan.epochs)
+        return {
+            "epochs": self.plan.epochs,
+            **describe(data, self.runs, recipe),
+            **describe_program(data, runs, recipe, state, device=jax.devices()[0]),
+        }
+
     def predict(self, task: Task, names: list[str], output: Output) -> Predictions:
         import numpy as np
 
@@ -269,13 +285,10 @@ def _identity(
     """What predictions must share to be reused."""
     import sklearn
 
-    from digits_jax.runs.checks import check_data
-    from digits_jax.runs.identity import describe, digest_of
+    from digits_jax.runs.identity import digest_of
 
     if network is not None:
-        data = check_data(task.data)
-        described = describe(data, network.runs, network.plan.recipe)
-        return {**described, "epochs": network.plan.epochs}
+        return network.identity(task)
     return {
         "method": repr(estimator(name, config.seed)),
         "scikit-learn": sklearn.__version__,
@@ -313,13 +326,14 @@ def load(path: Path) -> tuple[Predictions, dict[str, Any]]:
 
 
 def _refuse_difference(path: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
-    wanted = json.loads(json.dumps(wanted))
-    for name in [*wanted, *(name for name in known if name not in wanted)]:
-        if known.get(name) != wanted.get(name):
-            raise options.UsageError(
-                f"{path} is of another run: {name} is {known.get(name, 'missing')} there and "
-                f"{wanted.get(name, 'missing')} here; delete it, or choose another --output-dir"
-            )
+    from digits_jax.runs.refusals import refuse_other_training
+    from digits_jax.storage.errors import CheckpointError
+
+    try:
+        remedy = "delete it, or choose another --output-dir"
+        refuse_other_training(path, known, wanted, remedy=remedy)
+    except CheckpointError as error:
+        raise options.UsageError(str(error)) from error
 
 
 def by_row(done: Predictions, repeats: int, rows: int) -> np.ndarray:

@@ -108,8 +108,7 @@ def main(config: Config) -> None:
     names = training.run_names(states, identity)
     chosen = choose(names, config.run)
     inputs = read(config)
-    recipe = dj.trained_recipe(identity)
-    by_model, chosen = probabilities(states, inputs.images, names, chosen, recipe)
+    by_model, chosen = probabilities(states, inputs.images, names, chosen, saved.recipe)
     models = [names[i] for i in chosen]
     answers = [
         answer(inputs, i, by_model[:, i], models, details=config.format == "json")

@@ -377,6 +377,7 @@ class Sweep:
                     wave_size=config.wave_size,
                     recipe=structure.recipe,
                     identity={"seed": config.seed, "stage": stage},
+                    about=options.identifying(config),
                     resume=config.resume,
                     on_epoch=on_epoch,
                     on_wave=on_wave,

@@ -89,6 +89,7 @@ def main(config: Config) -> None:
         resume=config.resume,
         verbose=config.verbose,
         tensorboard=config.tensorboard,
+        about=options.identifying(config),
     )
     if startup.reports():
         config = dataclasses.replace(config, epochs=plan.epochs, batch_size=plan.recipe.batch_size)

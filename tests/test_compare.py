@@ -166,16 +166,16 @@ def test_a_resumed_run_takes_what_is_there_and_adds_a_method(finished: Path, run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seed", "1", "--methods", "knn1"], "seed is 0 there and 1 here"),
-        (["--repeats", "1", "--methods", "knn1"], "splits.sha256 is "),
-        (["--epochs", "2", "--methods", "notebook"], "epochs is 1 there and 2 here"),
+        (["--seed", "1", "--methods", "knn1"], "started with seed 0, now 1"),
+        (["--repeats", "1", "--methods", "knn1"], "started with other splits"),
+        (["--epochs", "2", "--methods", "notebook"], "started with epochs 1, now 2"),
     ],
 )
 def test_predictions_of_another_run_are_refused(
     finished: Path, run: Run, arguments: list[str], message: str
 ) -> None:
     code, _, errors = run(*COMMON, "--output-dir", finished, "--resume", *arguments)
-    assert code == 2 and "is of another run: " in errors and message in errors
+    assert code == 2 and "is of another training: " in errors and message in errors
 
 
 def test_predictions_are_neither_overwritten_nor_trusted_blindly(tmp_path: Path, run: Run) -> None:

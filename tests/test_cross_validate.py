@@ -146,11 +146,23 @@ def test_a_folder_that_holds_a_run_is_refused(finished: Path) -> None:
     assert (finished / "results.json").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_configuration_is_refused_by_name(finished: Path) -> None:
-    done = _run(finished.parent, *COMMON, "--output-dir", "out", "--resume", "--batch-size", "64")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--batch-size", "64"], "started with --batch-size 128, now 64"),
+        (["--epochs", "5"], "was trained for 6 epochs already, more than the 5 asked for"),
+        (["--repeats", "2"], "started with --repeats 1, now 2"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused_by_name(
+    finished: Path, change: list[str], message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    done = _run(finished.parent, *COMMON, "--output-dir", "out", "--resume", *change)
     assert done.returncode == 2
-    assert "recipe.batch_size is 128 there and 64 here" in done.stderr
-    assert (finished / "results.json").exists(), "the finished run is as it was"
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before, "the finished run is as it was"
 
 
 def test_a_run_that_goes_on_is_not_complete_until_it_ends(finished: Path, tmp_path: Path) -> None:

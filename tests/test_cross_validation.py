@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 import pytest
 
 from digits_jax import evaluation, load_digits, train
@@ -26,7 +24,6 @@ from digits_jax.runs import axis, programs
 from digits_jax.runs.axis import make_runs, take_run, take_runs
 from digits_jax.runs.checks import check_data
 from digits_jax.runs.cross_validation import cross_validate
-from digits_jax.runs.identity import describe
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress
 from digits_jax.runs.saved import load_states
 from digits_jax.splits import index_runs, kfold_splits, refit_split, stack_splits
@@ -359,63 +356,26 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(
     _cross_validate(data, runs, **options, identity={"seed": 3})
     refused = functools.partial(_cross_validate, **options)
     for name, change in {
-        "recipe.batch_size is 128 there and 64 here": {
+        "started with recipe.batch_size 128, now 64": {
             "recipe": Recipe(network=RECIPE.network, batch_size=64)
         },
-        "recipe.network.dropout_rate is 0.25 there and 0.5 here": {
+        r"another network in training \(recipe.network.dropout_rate 0.25, now 0.5\)": {
             "recipe": Recipe(network=RECIPE.network.clone(dropout_rate=0.5))
         },
-        "hyperparameters.learning_rate": {
+        "hyperparameters.learning_rate 0.00.* of run 1, now 0.1": {
             "runs": runs._replace(
                 hyperparameters=runs.hyperparameters._replace(
                     learning_rate=np.full(6, 0.1, np.float32)
                 )
             )
         },
-        "data.sha256": {"data": (data[0] + 1, data[1])},
-        "keys.sha256": {"runs": make_runs(runs.split, seed=4)},
-        "seed is 3 there and 4 here": {"identity": {"seed": 4}},
+        "started with other data": {"data": (data[0] + 1, data[1])},
+        "started with other random keys": {"runs": make_runs(runs.split, seed=4)},
+        "started with seed 3, now 4": {"identity": {"seed": 4}},
     }.items():
         arguments = {"data": data, "runs": runs, "identity": {"seed": 3}, **change}
         with pytest.raises(CheckpointError, match=name):
             refused(**arguments)
-
-
-def test_an_equal_training_of_another_process_has_the_same_identity(
-    data: Arrays, runs: Run
-) -> None:
-    """What a program builds anew at each start is described by its content, not by its address."""
-
-    class Loss:
-        def __init__(self, power: int) -> None:
-            self.power = power
-
-        def __call__(self, *_: Any) -> Any:
-            raise NotImplementedError
-
-    def sgd(h: Hyperparameters, *, schedule: Any) -> optax.GradientTransformation:
-        return optax.chain(optax.scale_by_schedule(schedule), optax.sgd(h.learning_rate))
-
-    def text(steps: int, power: int, shifts: Any, block: Any = nn.relu) -> str:
-        def shifted(key: jax.Array, images: jax.Array, labels: jax.Array, h: Any) -> Any:
-            return (images + shifts, labels) if len(images) else shifted(key, images, labels, h)
-
-        schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, steps)
-        recipe = Recipe(
-            network=DigitsCNN(conv_activation=block),
-            optimizer=functools.partial(sgd, schedule=schedule),
-            loss=Loss(power),
-            augment=shifted,
-        )
-        described = describe(check_data(data), runs, recipe)
-        assert described["inputs"] == {"": ["uint8", [8, 8]]}
-        return json.dumps(described)
-
-    one = text(40, 2, np.zeros(8))
-    assert one == text(40, 2, np.zeros(8)) and " at 0x" not in one
-    others = [text(41, 2, np.zeros(8)), text(40, 3, np.zeros(8)), text(40, 2, np.ones(8))]
-    others.append(text(40, 2, np.zeros(8), block=DigitsCNN))  # a class of modules, no instance
-    assert len({one, *others}) == 5
 
 
 def test_states_of_a_network_that_needs_its_inputs_dtype_load(tmp_path: Path) -> None:
@@ -443,7 +403,7 @@ def test_saved_states_load_to_predict_with(tmp_path: Path, data: Arrays, runs: R
     state, h = saved.run(2)
     logits = evaluation.predict(state, data[0][result.test_rows[2]], h, recipe=RECIPE)
     np.testing.assert_allclose(logits, result.outputs[2], rtol=1e-4, atol=1e-5)
-    with pytest.raises(CheckpointError, match="array states/params"):
+    with pytest.raises(CheckpointError, match="of no recipe by name .*: give .* recipe="):
         load_states(tmp_path)
     with pytest.raises(CheckpointError, match="no folder of checkpoints at .*nowhere"):
         load_states(tmp_path / "nowhere")

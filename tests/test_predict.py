@@ -302,7 +302,7 @@ def test_a_model_that_diverged_has_no_vote(
 
         states = trained[1].states
         states = states._replace(params=jax.tree.map(spoil, states.params))
-        return lambda folder: dj.Saved(states, dj.Hyperparameters(), {"runs": NAMES})
+        return lambda folder: dj.Saved(states, dj.Hyperparameters(), {"runs": NAMES}, dj.Recipe())
 
     monkeypatch.setattr(dj, "load_states", broken(slice(1, 2)))
     code, out, errors = run("--rows", "bundled", "--index", *ROWS, "--format", "json")
@@ -319,9 +319,8 @@ def test_a_model_that_diverged_has_no_vote(
 def test_runs_without_names_all_vote(
     run: Run, trained: tuple[Path, CrossValidation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        dj, "load_states", lambda folder: dj.Saved(trained[1].states, dj.Hyperparameters(), {})
-    )
+    unnamed = dj.Saved(trained[1].states, dj.Hyperparameters(), {}, dj.Recipe())
+    monkeypatch.setattr(dj, "load_states", lambda folder: unnamed)
     out = run("--rows", "bundled", "--index", 0, "--format", "json")[1]
     assert json.loads(out)["models"] == ["run 1", "run 2", "run 3", "run 4"]
 

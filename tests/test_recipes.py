@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from digits_jax.recipe import Recipe
 from digits_jax.recipes.by_name import RECIPES, recipe_by_name
 from digits_jax.runs.axis import make_runs, take_runs
 from digits_jax.runs.cross_validation import cross_validate
-from digits_jax.runs.identity import describe
+from digits_jax.runs.identity import describe_program
+from digits_jax.runs.preparation import prepare
 from digits_jax.runs.results import Interrupted
 from digits_jax.runs.saved import load_states, trained_recipe
 from digits_jax.splits import holdout_split, kfold_splits, refit_split, stack_splits
@@ -112,10 +114,12 @@ def test_recipes_are_hashable_equal_and_described_by_plain_values(data: Any) -> 
         one, two = (recipe_by_name(name).recipe for _ in range(2))
         assert one == two and hash(one) == hash(two)
     runs, recipe = _strong(data, epochs=2)
-    described = describe(Data(*data), runs, recipe)
-    assert described["recipe.augment.rotation"] == recipe.augment.rotation
-    assert described["recipe.optimizer.warmup"] == recipe.optimizer.warmup
-    assert not [value for value in described.values() if " at 0x" in str(value)]
+    runs, state = prepare(Data(*data), runs, recipe, 2)
+    described = describe_program(Data(*data), runs, recipe, state, device=jax.devices()[0])
+    configuration = described["about"]["recipe"]
+    assert configuration["recipe.augment.rotation"] == recipe.augment.rotation
+    assert configuration["recipe.optimizer.warmup"] == recipe.optimizer.warmup
+    assert " at 0x" not in json.dumps(described)
 
 
 def test_what_there_is_not_is_refused() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-
 SCRIPT = Path(__file__).parents[1] / "experiments" / "sweep.py"
 COMMON = ["--data", "bundled", "--folds", "2"]
 PLAIN = [*COMMON, "--epochs", "30", "--wave-size", "2", "--output-dir", "out"]

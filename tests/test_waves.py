@@ -70,7 +70,8 @@ def _train(data: Arrays, runs: Run, folder: Path, **options: Any) -> WaveResults
         **options,
     }
     make_wave = options.pop("make_wave", functools.partial(_wave, runs))
-    return train_in_waves(data, make_wave, COUNT, folder=folder, **options)
+    count = options.pop("count", COUNT)
+    return train_in_waves(data, make_wave, count, folder=folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -271,20 +272,38 @@ def test_other_waves_are_refused_by_name(data: Arrays, runs: Run, tmp_path: Path
     other = runs._replace(key=make_runs(runs.split, seed=4).key)
     smaller = Recipe(network=RECIPE.network, batch_size=16)
     for name, change in {
-        "epochs is 2 there and 3 here": {"epochs": 3},
-        "wave_size is 4 there and 5 here": {"wave_size": 5},
-        "recipe.batch_size is 32 there and 16 here": {"recipe": smaller},
-        "hyperparameters.learning_rate": {"make_wave": functools.partial(_wave, faster)},
-        "keys.sha256": {"make_wave": functools.partial(_wave, other)},
-        "data.sha256": {"data": (data[0] + 1, data[1])},
-        "seed is 3 there and 4 here": {"identity": {"seed": 4}},
+        "started with epochs 2, now 3": {"epochs": 3},
+        "started with wave_size 4, now 5": {"wave_size": 5},
+        "started with recipe.batch_size 32, now 16": {"recipe": smaller},
+        "started with hyperparameters.learning_rate .* of run 1, now 1.0": {
+            "make_wave": functools.partial(_wave, faster)
+        },
+        "started with other random keys": {"make_wave": functools.partial(_wave, other)},
+        "started with other data": {"data": (data[0] + 1, data[1])},
+        "started with seed 3, now 4": {"identity": {"seed": 4}},
     }.items():
         arguments = {"data": data, "identity": {"seed": 3}, "resume": True, **change}
         with pytest.raises(CheckpointError, match=name):
             _train(runs=runs, folder=tmp_path, **arguments)
     (tmp_path / "wave-00000004.npz").rename(tmp_path / "wave-00000003.npz")
-    with pytest.raises(CheckpointError, match="start is 4 there and 3 here"):
+    with pytest.raises(CheckpointError, match="started with start 4, now 3"):
         _train(data, runs, tmp_path, resume=True, identity={"seed": 3})
+
+
+def test_more_runs_go_on_and_fewer_are_refused(
+    data: Arrays, runs: Run, uninterrupted: WaveResults, tmp_path: Path
+) -> None:
+    _train(data, runs, tmp_path, count=6)  # the second wave is not full
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("wave-*")}
+    with pytest.raises(CheckpointError, match="started with other data"):
+        _train((data[0] + 1, data[1]), runs, tmp_path, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("wave-*")} == before
+    told: list[int] = []
+    again = _train(data, runs, tmp_path, resume=True, on_wave=told.append)
+    assert told == [4, 8, 10]
+    _assert_equal(again, uninterrupted)
+    with pytest.raises(CheckpointError, match="started with count 10, now 6"):
+        _train(data, runs, tmp_path, resume=True, count=6)
 
 
 def test_a_folder_in_use_is_refused_by_name(data: Arrays, runs: Run, tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def spans_job(devices: Sequence[jax.Device]) -> bool:
     return True
 
 
+def own_device(devices: Sequence[jax.Device]) -> jax.Device:
+    """The first of the devices that this process can use."""
+    return next(each for each in devices if each.process_index == jax.process_index())
+
+
 def _identity(tree: Any) -> Any:
     return tree
 

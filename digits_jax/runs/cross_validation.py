@@ -29,14 +29,28 @@ from digits_jax.parallel.processes import gather_values
 from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import pad_runs, to_host
 from digits_jax.runs.checks import check_counts, check_data, check_runs
-from digits_jax.runs.identity import describe, digest_of, named_leaves, require_agreement
+from digits_jax.runs.identity import (
+    PROGRAM,
+    describe,
+    describe_program,
+    digest_of,
+    digest_of_values,
+    named_leaves,
+    require_agreement,
+)
 from digits_jax.runs.preparation import equal_steps, prepare, refuse_unread, spread_params
-from digits_jax.runs.programs import compile_programs, train_in_round_robin, train_side_by_side
+from digits_jax.runs.programs import (
+    compile_programs,
+    identified,
+    train_in_round_robin,
+    train_side_by_side,
+)
 from digits_jax.runs.progress import progress_bar
+from digits_jax.runs.refusals import refuse_other_training, warn_of_callbacks
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress, validation_scores
 from digits_jax.runs.saved import saved_like
 from digits_jax.runs.votes import vote
-from digits_jax.storage.errors import CheckpointError
+from digits_jax.storage.errors import CheckpointError, shortened_path
 from digits_jax.structures import Best, Run, TrainState
 
 
@@ -57,6 +71,7 @@ def cross_validate(
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     identity: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
     progress: bool = False,
@@ -97,9 +112,14 @@ def cross_validate(
         checkpoint_every: epochs between two checkpoints; default: a tenth of ``epochs``. The last
             epoch is always saved.
         identity: names and JSON values that a checkpoint must share to be resumed, beside what
-            this function sees for itself (data, splits, hyperparameters, keys, recipe).
+            this function sees for itself: data, splits, hyperparameters, keys, versions of the
+            libraries, and what each part of the recipe computes, whatever its name or source.
+        about: names and JSON values, say options of a command line, for the message where a
+            checkpoint is refused; they refuse nothing by themselves.
         resume: go on from the newest checkpoint, if there is one, to the very numbers that an
-            uninterrupted run gives on the same devices.
+            uninterrupted run gives on the same devices. More epochs may be asked for than at the
+            start, if the optimizer doesn't ask for the number of steps. A recipe that calls Python
+            while it runs (``jax.pure_callback``, ``jax.debug.print``) can't be resumed.
         on_epoch: called after each call of the program; True stops, after saving. Where it is
             True in one process, all stop.
         progress: shows a bar, in a terminal or a notebook.
@@ -155,19 +175,29 @@ def cross_validate(
     if in_round_robin:
         mesh = runs_mesh(len(devices), devices)
 
-    described = {**describe(data, runs, recipe), **(identity or {})}
-    if recipe.takes_steps:
-        described["steps"] = np.asarray(runs.steps).tolist()
-    if watch is not None:
-        described |= {"keep": keep, "patience": patience}
-    if params is not None:
-        described["params.sha256"] = digest_of(params)
+    described: dict[str, Any] = {}
+    if checkpoints is not None or mesh.is_multi_process:
+        described = {**(identity or {}), **describe(data, runs, recipe)}
+        if recipe.takes_steps:
+            described["steps"] = np.asarray(runs.steps).tolist()
+        if params is not None:
+            described["params.sha256"] = digest_of(params)
+        described |= describe_program(
+            data, runs, recipe, shapes, device=mesh.local_devices[0], watch=watch, about=about
+        )
     if mesh.is_multi_process:
         require_agreement(described)
     elif checkpoints is not None and jax.process_count() > 1:
         raise ValueError("in a job of several processes, checkpoints need devices of all of them")
-    with _open(checkpoints, described) as saved, progress_bar(progress, epochs) as show:
-        resume = _resumes(saved, resume)  # or refuses, before anything is compiled
+    if checkpoints is not None:
+        warn_of_callbacks(described)
+    with contextlib.ExitStack() as stack:
+        if described:
+            stack.enter_context(identified(digest_of_values(described[PROGRAM])))
+        show = stack.enter_context(progress_bar(progress, epochs))
+        saved = stack.enter_context(_open(checkpoints, described))
+        # What can't be resumed is refused before anything is compiled.
+        resume = _resumes(saved, resume, epochs, epochs_per_call)
 
         started = time.perf_counter()
         shard, replicate = runs_sharding(mesh), replicated(mesh)
@@ -338,13 +368,13 @@ def _check_states(states: TrainState | None, count: int) -> None:
 def _check_resumed(epoch: int, epochs: int, epochs_per_call: int, folder: Any) -> None:
     if epoch > epochs:
         raise CheckpointError(
-            f"{folder} was trained for {epoch} epochs already, more than the {epochs} asked for; "
-            f"give at least {epoch}, or another folder"
+            f"{shortened_path(folder)} was trained for {epoch} epochs already, more than the "
+            f"{epochs} asked for; give at least {epoch}, or another folder"
         )
     if (epochs - epoch) % epochs_per_call:
         raise ValueError(
             f"epochs_per_call={epochs_per_call} must divide the {epochs - epoch} epochs that are "
-            "left"
+            f"left after the {epoch} of {shortened_path(folder)}"
         )
 
 
@@ -356,22 +386,25 @@ def _open(folder: str | os.PathLike[str] | None, described: dict[str, Any]) -> I
         return
     from digits_jax.storage.checkpoints import Checkpoints
 
-    with Checkpoints(folder, described) as checkpoints:
+    with Checkpoints(folder, described, refuse=refuse_other_training) as checkpoints:
         yield checkpoints
 
 
-def _resumes(saved: Any, resume: bool) -> bool:
+def _resumes(saved: Any, resume: bool, epochs: int, epochs_per_call: int) -> bool:
     """Whether there is a checkpoint to go on from; one that is in the way is refused."""
     if saved is None or saved.latest is None:
         return False
     if not resume:
-        from digits_jax.storage.errors import CheckpointError
-
         raise CheckpointError(
-            f"{saved.folder} holds checkpoints of epoch {saved.latest} already; resume, or choose "
-            "another folder"
+            f"{shortened_path(saved.folder)} holds checkpoints of epoch {saved.latest} already; "
+            "resume, or choose another folder"
         )
-    saved.check_identity()
+
+    def check(epoch: int) -> None:
+        saved.check_identity(epoch)
+        _check_resumed(epoch, epochs, epochs_per_call, saved.folder)
+
+    saved.newest(check)
     return True
 
 

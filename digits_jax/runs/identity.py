@@ -1,43 +1,110 @@
-"""What identifies a training: configuration, data, splits and keys, as names and JSON values."""
+"""What identifies a training: program, data, splits and keys, as names and JSON values.
+
+Functions are identified by what they compute, see ``parts.py``, and not by their names or source.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import jax
+import jaxlib
 import numpy as np
+import optax
 
 from digits_jax.parallel.processes import ProcessesDiffer, gather_values
 from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import leaf_name
-from digits_jax.structures import Data, Run
+from digits_jax.runs.parts import program_digests
+from digits_jax.structures import Data, Run, TrainState
+from digits_jax.train import Watch
 
 
 def describe(data: Data, runs: Run, recipe: Recipe) -> dict[str, Any]:
-    """What is trained on what, as flat names and JSON values: the identity of its checkpoints.
+    """What is trained on what, as flat names and JSON values; all but the recipe's program.
 
     Args:
         data: host arrays, as of ``check_data``.
         runs: stacked.
         recipe: the static part.
     """
-    described = {f"recipe.{name}": value for name, value in flatten_configuration(recipe).items()}
+    described: dict[str, Any] = {"number of runs": len(runs.key)}
+    described |= {f"recipe.{name}": getattr(recipe, name) for name in ("batch_size", "remainder")}
     for path, leaf in jax.tree_util.tree_leaves_with_path(runs.hyperparameters):
         described[f"hyperparameters.{leaf_name(path)}"] = np.asarray(leaf).tolist()
     described["inputs"] = _row_shapes(data.inputs)
     described["targets"] = _row_shapes(data.targets)
+    described["h"] = _row_shapes(runs.hyperparameters)
     keys = np.asarray(jax.random.key_data(runs.key))
     splits = runs.split._replace(kind=None)
     for name, tree in {"data": data, "splits": splits, "keys": keys}.items():
         described[f"{name}.sha256"] = digest_of(tree)
     return described
+
+
+def describe_program(
+    data: Data,
+    runs: Run,
+    recipe: Recipe,
+    state: TrainState,
+    *,
+    device: jax.Device,
+    watch: Watch | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """By which program it is trained, as names and JSON values; see ``program_digests``.
+
+    Args:
+        data: host arrays, as of ``check_data``.
+        runs: stacked, as of ``prepare``.
+        recipe: the static part.
+        state: shapes and dtypes of one run's.
+        device: one of those that train.
+        watch: see ``train_epochs``.
+        about: what a refusal may name, and what refuses nothing by itself, by the words that people
+            know it by: options of a command line.
+    """
+    watched: dict[str, Any] = {}
+    if watch is not None:
+        monitor = [recipe.monitor] if isinstance(recipe.monitor, str) else list(recipe.monitor)
+        keep = "best" if watch.keep_best else "last"
+        watched = {"keep": keep, "patience": watch.patience, "monitor": monitor}
+    steps = None if runs.steps is None else max(int(np.asarray(runs.steps)[0]), 1)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), runs)
+    digests = program_digests(recipe, first, data, state, device=device, steps=steps, watch=watch)
+    return {
+        **watched,
+        "versions": {
+            name: module.__version__
+            for name, module in {"JAX": jax, "jaxlib": jaxlib, "Flax": flax, "optax": optax}.items()
+        },
+        "platform": device.platform,
+        PROGRAM: digests,
+        ABOUT: {
+            "options": dict(about or {}),
+            "recipe": _configuration(recipe, "recipe"),
+            "settings": {name: getattr(jax.config, name, None) for name in _SETTINGS},
+        },
+    }
+
+
+PROGRAM, ABOUT = "program", "about"  # the latter explains a difference, and is none
+
+# Of JAX, which change what a program computes.
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_threefry_partitionable",
+    "jax_default_prng_impl",
+    "jax_numpy_dtype_promotion",
+    "jax_disable_jit",
+)
 
 
 def digest_of(tree: Any) -> str:
@@ -46,6 +113,11 @@ def digest_of(tree: Any) -> str:
     for array in map(np.ascontiguousarray, jax.tree.leaves(tree)):
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
+
+
+def digest_of_values(described: Any) -> str:
+    """The SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -86,50 +158,28 @@ def unflattened(leaves: Mapping[str, Any]) -> Any:
     return tree
 
 
-def flatten_configuration(value: Any, name: str = "") -> dict[str, Any]:
-    """Fields of dataclasses, by dotted name; functions by where they are defined."""
+def _configuration(value: Any, name: str) -> dict[str, Any]:
+    """Fields of dataclasses, by dotted name; functions by their names. For people to read."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        described = {name or "type": type(value).__qualname__}
+        described = {name: type(value).__qualname__}
         for field in dataclasses.fields(value):
             if field.name not in ("parent", "name"):  # a Flax module's place, not its configuration
-                inner = f"{name}.{field.name}" if name else field.name
-                described |= flatten_configuration(getattr(value, field.name), inner)
+                described |= _configuration(getattr(value, field.name), f"{name}.{field.name}")
         return described
     if isinstance(value, str | int | float | bool | None):
         return {name: value}
     if isinstance(value, Mapping):
         described = {}
         for key, each in value.items():
-            described |= flatten_configuration(each, f"{name}.{key}")
+            described |= _configuration(each, f"{name}.{key}")
         return described
-    return {name: _text(value)}
-
-
-def _text(value: Any, within: tuple[int, ...] = ()) -> str:
-    """A value in words that are the same in every process: no address in memory.
-
-    A function is identified by where it is defined, its closure and its bound arguments.
-    """
-    if id(value) in within:  # a function that calls itself
-        return "..."
-    text = functools.partial(_text, within=(*within, id(value)))
-
-    def named(values: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name}={text(each)}" for name, each in values.items())
-
-    if isinstance(value, functools.partial):
-        bound = ", ".join([*map(text, value.args), named(value.keywords)])
-        return f"{text(value.func)}({bound})"
     if isinstance(value, list | tuple):
-        return f"({', '.join(map(text, value))})"
-    if isinstance(value, np.ndarray | jax.Array) and isinstance(value.dtype, np.dtype):
-        return f"{value.dtype}{list(value.shape)} {hashlib.sha256(bytes(value)).hexdigest()}"
-    if callable(value) and hasattr(value, "__qualname__"):
-        inner = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
-        return f"{value.__module__}.{value.__qualname__}" + (f"[{named(inner)}]" if inner else "")
-    if callable(value):
-        return f"{type(value).__qualname__}({named(getattr(value, '__dict__', {}))})"
-    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+        return {name: _without_addresses(repr(value))}
+    return {name: getattr(value, "__qualname__", type(value).__qualname__)}
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(" at 0x[0-9a-f]+", "", text)
 
 
 def require_agreement(described: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
@@ -73,7 +75,12 @@ def compile_programs(
     leaves, structure = jax.tree.flatten((runs, data, params))
     arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     make = _compile_for.__wrapped__ if debugging() else _compile_for
-    settings = tuple(sorted((name, repr(value)) for name, value in jax.config.values.items()))
+    settings = tuple(  # the attributes also know what holds in a ``with`` block alone
+        sorted(
+            (name, repr(getattr(jax.config, name, value)))
+            for name, value in jax.config.values.items()
+        )
+    )
     return make(
         arrays,
         structure,
@@ -85,7 +92,26 @@ def compile_programs(
         watch,
         round_robin,
         settings,
+        _IDENTITY.get(),
     )
+
+
+@contextlib.contextmanager
+def identified(program: Any) -> Iterator[None]:
+    """In this block recipes compute what ``program``, any hashable value, identifies.
+
+    Programs are traced once for each recipe, as JAX does it. So a function is not traced again
+    after a global constant that it reads has changed, unless its digest shows that it computes
+    something else.
+    """
+    token = _IDENTITY.set(program)
+    try:
+        yield
+    finally:
+        _IDENTITY.reset(token)
+
+
+_IDENTITY: contextvars.ContextVar[Any] = contextvars.ContextVar("identity", default=None)
 
 
 @functools.lru_cache(maxsize=16)
@@ -100,8 +126,9 @@ def _compile_for(
     watch: train.Watch | None,
     round_robin: bool,
     settings: Any,  # of JAX, which a program may depend on
+    identity: Any,
 ) -> Programs:
-    del settings
+    del settings, identity
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
     runs, data, params = jax.tree.unflatten(structure, leaves)
     init, train_, evaluate = lifted_programs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,13 +17,10 @@ from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
 from digits_jax.recipes.by_name import RECIPES, recipe_by_name
 from digits_jax.runs.axis import take_run
-from digits_jax.runs.identity import (
-    flatten_configuration,
-    named_leaves,
-    row_structs,
-    unflattened,
-)
-from digits_jax.storage.errors import CheckpointError
+from digits_jax.runs.identity import PROGRAM, named_leaves, row_structs, unflattened
+from digits_jax.runs.parts import PREDICTING, reading_digests
+from digits_jax.runs.refusals import refuse_old
+from digits_jax.storage.errors import CheckpointError, shortened_path
 from digits_jax.structures import Data, Run, TrainState
 
 
@@ -34,11 +32,13 @@ class Saved(NamedTuple):
         hyperparameters: h, every leaf [R, ...]: ``Hyperparameters`` where they have its names, else
             nested dicts, or what ``h`` of ``load_states`` gave the structure of.
         identity: of what was trained, names and JSON values.
+        recipe: that predicts as the one that was trained.
     """
 
     states: TrainState
     hyperparameters: Any
     identity: dict[str, Any]
+    recipe: Recipe
 
     def run(self, index: int) -> tuple[TrainState, Any]:
         """State and hyperparameters of one run, for ``predict(state, inputs, h, recipe=...)``."""
@@ -56,13 +56,15 @@ def load_states(
 
     Args:
         folder: its ``checkpoints``.
-        recipe: that was trained. Default: see ``trained_recipe``.
+        recipe: that was trained, on whatever platform: its network, views and ``eval_params`` must
+            compute the same. Default: see ``trained_recipe``.
         h: hyperparameters of any values, for their structure, where the recipe needs another one
             than ``Hyperparameters`` or nested dicts.
         inputs: some inputs, for their structure, where they are neither an array nor nested dicts.
 
     Raises:
         CheckpointError: there is none, it can't be read, or it is of another network.
+        ValueError: the recipe can't be applied to such inputs or hyperparameters.
     """
     from digits_jax.storage.checkpoints import Checkpoints
 
@@ -72,25 +74,36 @@ def load_states(
     def read(epoch: int) -> Saved:
         identity, shapes = saved.saved_identity(epoch), saved.shapes(epoch)
         if "history/loss" not in shapes or "inputs" not in identity:
-            raise CheckpointError(f"the checkpoints in {saved.folder} are not cross_validate's")
+            raise CheckpointError(
+                f"the checkpoints in {shortened_path(saved.folder)} are not cross_validate's"
+            )
+        refuse_old(saved.folder, identity)
         count, epochs = json.loads(shapes["history/loss"].removeprefix("float32"))
         names = tuple(
             name.removeprefix("history/") for name in shapes if name.startswith("history/")
         )
         numbers = _hyperparameters(shapes, h)
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), numbers)
-        trained = trained_recipe(identity) if recipe is None else recipe
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        no_split: Any = ()
         rows = row_structs(identity["inputs"])
         if inputs is not None:
             rows = jax.tree.unflatten(jax.tree.structure(inputs), jax.tree.leaves(rows))
-        one = train.state_shapes(Run(no_split, first, key), Data(rows, ()), recipe=trained)
+        if recipe is None:
+            trained = trained_recipe(identity)
+        else:
+            trained = recipe
+            differs = _other_part(trained, _run_of(first), rows, identity)
+            if differs is not None:
+                raise CheckpointError(
+                    f"checkpoint {shortened_path(saved.folder / str(epoch))} is of another recipe: "
+                    f"the {differs} of the one given computes something else; give the one that "
+                    "was trained, recipe="
+                )
+        one = train.state_shapes(_run_of(first), Data(rows, ()), recipe=trained)
         restored = saved.restore(saved_like(one, numbers, names, count, epochs), epoch)
         leaves = restored["hyperparameters"]
         structure = jax.tree.structure(numbers)
         values = jax.tree.unflatten(structure, [leaves[name] for name in named_leaves(numbers)])
-        return Saved(restored["states"], values, identity)
+        return Saved(restored["states"], values, identity, trained)
 
     with Checkpoints(folder, {}, read_only=True) as saved:
         return saved.newest(read)
@@ -111,30 +124,69 @@ def _hyperparameters(shapes: Mapping[str, str], h: Any) -> Any:
                 f"h has the leaves {', '.join(names)}, the checkpoint {', '.join(leaves)}"
             )
         return jax.tree.unflatten(jax.tree.structure(h), [leaves[name] for name in names])
+    return _with_names(leaves)
+
+
+def _with_names(leaves: dict[str, Any]) -> Any:
+    """``Hyperparameters`` where they have its names, else nested dicts."""
     if leaves and set(leaves) <= set(Hyperparameters._fields):
         fields: dict[str, Any] = {name: leaves.get(name) for name in Hyperparameters._fields}
         return Hyperparameters(**fields)
-    return (
-        unflattened({name.removeprefix("h"): leaf for name, leaf in leaves.items()})
-        if (list(leaves) == ["h"])
-        else unflattened(leaves)
-    )
+    if list(leaves) == ["h"]:  # a single leaf has no name of its own
+        return leaves["h"]
+    return unflattened(leaves)
 
 
 def trained_recipe(identity: Mapping[str, Any]) -> Recipe:
-    """The named recipe whose network and optimizer an identity describes.
+    """The recipe by name that predicts as the one that an identity describes.
 
-    ``predict`` needs it. It is the notebook's where no recipe fits.
+    ``predict`` needs it. Its network, views and what combines them compute the same; how it trains
+    may differ.
+
+    Args:
+        identity: of a checkpoint; see ``load_states``.
+
+    Raises:
+        CheckpointError: no recipe by name does.
     """
-    for name in RECIPES:
+    refuse_old("the checkpoint", identity)
+    h = _with_names(_rows_of(identity["h"]))
+    rows = row_structs(identity["inputs"])
+    for name in RECIPES if isinstance(h, Hyperparameters) else ():
         recipe = recipe_by_name(name).recipe
-        described = {
-            **flatten_configuration(recipe.network, "network"),
-            **flatten_configuration(recipe.optimizer, "optimizer"),
-        }
-        if all(identity.get(f"recipe.{key}") == value for key, value in described.items()):
-            return recipe
-    return Recipe()
+        with contextlib.suppress(Exception):  # whatever a network raises at inputs of another form
+            if _other_part(recipe, _run_of(h), rows, identity) is None:
+                return recipe
+    raise CheckpointError(
+        f"the checkpoint is of no recipe by name ({', '.join(RECIPES)}): give the one that was "
+        "trained, recipe="
+    )
+
+
+def _other_part(recipe: Recipe, run: Run, rows: Any, identity: Mapping[str, Any]) -> str | None:
+    """The first part that predicts and computes something else than the one that was trained."""
+    saved = identity[PROGRAM]["jaxpr"]
+    found = reading_digests(recipe, run, rows)
+    predicting = [*found, *(part for part in PREDICTING if part in saved and part not in found)]
+    for part in predicting:
+        if found.get(part) != saved.get(part):
+            return part
+    return None
+
+
+def _run_of(h: Any) -> Run:
+    """A run of those hyperparameters' shapes, without rows."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    no_split: Any = ()
+    return Run(no_split, h, key)
+
+
+def _rows_of(shapes: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of one run's hyperparameters, by name."""
+    return {
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        for name, (dtype, shape) in shapes.items()
+    }
 
 
 def saved_like(

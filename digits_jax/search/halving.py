@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from digits_jax.parallel.processes import spans_job
+from digits_jax.parallel.processes import own_device, spans_job
 from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import take_runs
 from digits_jax.runs.checks import check_data
 from digits_jax.runs.cross_validation import cross_validate
-from digits_jax.runs.identity import describe
+from digits_jax.runs.identity import PROGRAM, describe, describe_program, digest_of_values
 from digits_jax.runs.memory import fitting_wave_size
+from digits_jax.runs.preparation import prepare
+from digits_jax.runs.programs import identified
+from digits_jax.runs.refusals import warn_of_callbacks
 from digits_jax.runs.results import Progress
 from digits_jax.search.grids import (
     Monitor,
@@ -117,8 +120,7 @@ def successive_halving(
         raise ValueError(
             f"{runs.key.shape[0]} runs are not {groups} groups of {configurations} configurations"
         )
-    if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
-        raise ValueError(f"rungs must be ascending numbers of epochs, not {list(rungs)}")
+    _check_rungs(rungs)
     numbers = np.arange(runs.key.shape[0]).reshape(groups, configurations, splits)
     scores: dict[str, np.ndarray] = {}
     validation: dict[str, np.ndarray] = {}
@@ -162,6 +164,11 @@ def successive_halving(
     return Halving(alive[:, 0], epochs, scores, validation, diverged)
 
 
+def _check_rungs(rungs: Sequence[int]) -> None:
+    if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
+        raise ValueError(f"rungs must be ascending numbers of epochs, not {list(rungs)}")
+
+
 def _refuse_a_job(devices: Sequence[jax.Device] | None) -> None:
     if spans_job(jax.devices() if devices is None else devices):
         raise ValueError(
@@ -183,6 +190,7 @@ def halve_in_waves(
     vmap_size: int | None = None,
     monitor: Monitor | None = None,
     identity: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_epoch: Callable[[Progress], bool | None] | None = None,
     on_wave: Callable[[int], bool | None] | None = None,
@@ -204,6 +212,7 @@ def halve_in_waves(
         vmap_size: see ``train_in_waves``.
         monitor: see ``successive_halving``.
         identity: see ``train_in_waves``.
+        about: see ``train_in_waves``.
         resume: see ``train_in_waves``.
         on_epoch: see ``train_in_waves``.
         on_wave: see ``train_in_waves``; it counts groups.
@@ -215,6 +224,7 @@ def halve_in_waves(
         WavesInterrupted: see ``train_in_waves``.
     """
     _refuse_a_job(devices)
+    _check_rungs(rungs)
     recipe = Recipe() if recipe is None else recipe
     devices = jax.devices() if devices is None else devices
     data = check_data(data)
@@ -246,21 +256,29 @@ def halve_in_waves(
         others = {name: getattr(halved, name) for name in ("winner", "epochs", "diverged")}
         return {**others, **scores}
 
+    with jax.transfer_guard("allow"):  # the trial moves a few rows
+        prepared, state = prepare(data, first, recipe, rungs[-1])
+    program = describe_program(
+        data, prepared, recipe, state, device=own_device(devices), about=about
+    )
+    warn_of_callbacks(program)
+
     def identity_of(start: int, stop: int) -> dict[str, Any]:
         described = describe(data, groups_of(start, stop), recipe)
         ranked_by = {"rungs": list(rungs), "monitor": list(monitor_of(recipe, monitor))}
-        return {**described, **ranked_by, **(identity or {})}
+        return {**(identity or {}), **ranked_by, **described, **program}
 
-    in_waves(
-        compute,
-        groups,
-        size,
-        folder=folder,
-        identity_of=identity_of,
-        resume=resume,
-        on_wave=on_wave,
-        unit="groups of runs",
-    )
+    with identified(digest_of_values(program[PROGRAM])):
+        in_waves(
+            compute,
+            groups,
+            size,
+            folder=folder,
+            identity_of=identity_of,
+            resume=resume,
+            on_wave=on_wave,
+            unit="groups of runs",
+        )
     arrays = load_waves(folder)
     scores, validation = (
         {

@@ -52,6 +52,8 @@ class Checkpoints:
         identity: what is trained (configuration, data), as a flat mapping of JSON values; ``{}``
             restores anything whose shapes fit.
         read_only: change nothing, so that a folder can be read while another process writes it.
+        refuse: ``refuse(where, saved, wanted)`` raises CheckpointError where two identities differ.
+            Default: at any difference.
 
     Raises:
         FolderInUse: another process writes to the folder.
@@ -64,7 +66,9 @@ class Checkpoints:
         identity: Mapping[str, Any],
         *,
         read_only: bool = False,
+        refuse: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None] | None = None,
     ) -> None:
+        self._refuse = refuse or _refuse_any
         self.folder: Path = Path(folder).absolute()
         self.identity: dict[str, Any] = dict(identity)
         self._damaged: dict[int, str] = {}  # epoch: why
@@ -227,7 +231,7 @@ class Checkpoints:
             return self.newest(self.check_identity)
         if self.identity:
             saved = self.saved_identity(epoch)
-            refuse_difference(self.folder / str(epoch), "configuration", saved, self.identity)
+            self._refuse(self.folder / str(epoch), saved, self.identity)
 
     def shapes(self, epoch: int | None = None) -> dict[str, str]:
         """The arrays of a saved epoch (default: the newest): path to ``float32[6, 10]``."""
@@ -304,6 +308,10 @@ class Checkpoints:
         if sharding is None:
             arrays = jax.tree.map(lambda leaf: leaf[:runs], arrays)
         return jax.tree.map(_with_key, wanted, arrays)
+
+
+def _refuse_any(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    refuse_difference(where, "configuration", saved, wanted)
 
 
 def _is_key(leaf: Any) -> bool:

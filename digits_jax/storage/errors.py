@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 
@@ -20,13 +20,26 @@ class SaveError(CheckpointError):
 
 
 def refuse_difference(
-    where: Path, kind: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]
+    where: str | os.PathLike[str], kind: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
     """Raises CheckpointError that names the first difference between two mappings."""
     for name in [*wanted, *(name for name in saved if name not in wanted)]:
         if saved.get(name) != wanted.get(name):
+            there, here = (str(each.get(name, "missing")) for each in (saved, wanted))
             raise CheckpointError(
-                f"checkpoint {where} is of another training: {kind} {name} is "
-                f"{saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here; "
-                "resume with the same configuration and data, or choose another folder"
+                f"checkpoint {shortened_path(where)} is of another training: {kind} "
+                f"{shortened(name, 60)} is {shortened(there, 40)} there and {shortened(here, 40)} "
+                "here"
             )
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and an ellipsis: at most so many characters, in one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def shortened_path(path: str | os.PathLike[str], most: int = 80) -> str:
+    """A path, or an ellipsis and its end: at most so many characters."""
+    text = os.fspath(path)
+    return text if len(text) <= most else f"…{text[1 - most :]}"

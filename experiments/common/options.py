@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -134,6 +134,24 @@ class Job:
     """Of the job."""
     process_id: int | None = None
     """Of this process, from 0."""
+
+
+def identifying(config: Any) -> dict[str, Any]:
+    """The options of a script that change what is trained, by their names on the command line.
+
+    Without those that say for how long or on what: more epochs may go on, and data are compared.
+    """
+    fields = (each.name for each in dataclasses.fields(config))
+    named = (name for name in fields if name not in (*NOT_IN_IDENTITY, "epochs", "data"))
+    values = {f"--{name.replace('_', '-')}": getattr(config, name) for name in named}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value of an option as JSON has it."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def require(condition: bool, message: str) -> None:

@@ -39,10 +39,12 @@ def train(
     verbose: bool = False,
     part: str = "",
     tensorboard: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
-    ``part`` is the checkpoints' own folder, where a script trains more than once.
+    ``part`` is the checkpoints' own folder, where a script trains more than once; ``about`` are the
+    options that a refusal names, see ``options.identifying``.
     """
     import numpy as np
 
@@ -81,6 +83,7 @@ def train(
                 checkpoints=output.checkpoints / part,
                 checkpoint_every=checkpoint_every,
                 identity={"runs": names, "seed": seed},
+                about=about,
                 resume=resume,
                 on_epoch=on_epoch,
             )

@@ -291,7 +291,7 @@ def predict_again(folder: Path, data: str) -> tuple[np.ndarray, np.ndarray]:
         data: its ``--data``.
     """
     saved_states = dj.load_states(folder / "checkpoints")
-    predict = functools.partial(dj.predict, recipe=dj.trained_recipe(saved_states.identity))
+    predict = functools.partial(dj.predict, recipe=saved_states.recipe)
     first, h = saved_states.run(0)
     with np.load(folder / "predictions.npz") as saved:
         rows, logits = saved["rows"][0], saved["logits"][0]
