@@ -195,7 +195,7 @@ def test_predictions_are_neither_overwritten_nor_trusted_blindly(tmp_path: Path,
         (["--repeats", "0"], "--repeats must be a positive number, not 0"),
         (["--epochs", "0"], "--epochs must be a positive number, not 0"),
         (["--methods", "svm", "svm"], "--methods must name each method once"),
-        (["--methods"], "--methods must name each method once"),
+        (["--methods", "nobody"], "--methods nobody: there are strong, notebook, svm"),
         (["--data", "bundled", "--folds", "500"], "500 that stratifying needs"),
     ],
 )
