@@ -28,7 +28,7 @@ SCRIPTS = sorted(
     path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config" in path.read_text()
 )
 EXAMPLES = [f"examples/{path.stem}" for path in sorted(EXPERIMENTS.glob("examples/*.py"))]
-ZERO_IS_FINE = {"seed", "split_seed", "index", "label_smoothing"}
+ZERO_IS_FINE = {"validation", "seed", "split_seed", "index", "label_smoothing"}
 REQUIRED = {"predict": ["--checkpoint"], "leftovers": ["--run"]}
 HUGE = "99999999999999999999"
 
@@ -260,7 +260,7 @@ def test_help_is_wrapped_where_the_line_is_full() -> None:
     lines = [line.strip(" │") for line in done.stdout.splitlines()]
     assert {"python experiments/train.py", "python experiments/train.py --seeds 10"} <= set(lines)
     assert any("(last, and whole), ``history.npz``" in line for line in lines)
-    assert "uci, bundled, or the path of a CSV in UCI's layout." in lines
+    assert "bundled), uci, bundled, the path of a CSV in UCI's" in lines
     assert any("and an --output-dir" in line for line in lines)  # of the nested Job
 
 
@@ -275,4 +275,4 @@ def test_help_says_no_default_that_is_nothing_and_joins_inherited_options() -> N
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     options = " ".join(text.replace("│", " ").split())
     assert "default: None" not in options and "(default: 10)" in options
-    assert "the path of a CSV in UCI's │" in text  # in the source, the line ends before CSV
+    assert "uci, bundled, the path of a CSV in UCI's layout, or an .npz" in options  # inherited

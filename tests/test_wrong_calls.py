@@ -429,7 +429,7 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: plots.embedding(HALVES, [0.5] * 3), TypeError, "labels must be integers, got"),
         (lambda: plots.embedding(HALVES[0], [0]), ValueError, "points must be [N, 2]"),
         (lambda: plots.digit_sheet(IMAGES[:1], ["a"], columns=0), ValueError, "at least 1, got 0"),
-        (lambda: plots.fold_scores(SCORES, SCORES[:2]), ValueError, "accuracy must be [3]"),
+        (lambda: plots.fold_scores({"a": SCORES, "b": SCORES[:2]}), ValueError, "b must be [3]"),
         (lambda: plots.save(plots.filters(np.ones((3, 3, 1, 2))), "x", "png"), TypeError, "('png'"),
     ],
     "statistics": [(lambda: statistics.summarize([[1.0]]), ValueError, "must be 1-D")],
