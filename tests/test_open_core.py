@@ -24,6 +24,7 @@ import pytest
 from flax import nnx
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import r2_score
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, TimeSeriesSplit
 
 import digits_jax as dj
 from digits_jax.splits import index_runs
@@ -389,6 +390,38 @@ def test_a_linen_module_called_with_deterministic(data: Any) -> None:
     same(result.state(1).params, params)
     logits = Noisy().apply({"params": params}, take(data[0], result.test_rows[1]), True)
     same(result.outputs[1], logits, 1e-5)
+
+
+def _pairs(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows, as scikit-learn's splitters give them."""
+    rows, groups = np.zeros(ROWS), np.arange(ROWS) // 7
+    if name == "GroupKFold":
+        return list(GroupKFold(3).split(rows, groups=groups))
+    if name == "TimeSeriesSplit":
+        return list(TimeSeriesSplit(3).split(rows))
+    if name == "LeaveOneGroupOut":
+        return list(LeaveOneGroupOut().split(rows, groups=groups // 3))
+    draw = np.random.default_rng(0)
+    drawn = [draw.integers(0, ROWS, ROWS) for _ in range(3)]
+    return [(rows, np.setdiff1d(np.arange(ROWS), rows)) for rows in drawn]
+
+
+@pytest.mark.parametrize("name", ["GroupKFold", "TimeSeriesSplit", "LeaveOneGroupOut", "bootstrap"])
+def test_the_splits_of_any_splitter_train_as_in_a_loop(data: Any, name: str) -> None:
+    pairs = _pairs(name)
+    runs = dj.make_runs(dj.index_splits(pairs), Numbers(), seed=5)
+    result = train(data, runs=runs)
+    for i, (train_rows, test_rows) in enumerate(pairs):
+        run = dj.take_run(runs, i)
+        assert sorted(run.split.train_rows[run.split.train_weights > 0]) == sorted(train_rows)
+        params, history = loop(data, run, start(run, data, RECIPE), of_mlp)
+        same(result.state(i).params, params)
+        same(result.history["loss"][i], history, 1e-5)
+        tested = result.test_rows[i][result.test_rows[i] >= 0]
+        assert sorted(tested) == sorted(test_rows)
+        logits = jitted(MLP().apply)({"params": params}, take(data[0], test_rows))
+        right = np.asarray(logits).argmax(1) == data[1][test_rows]
+        assert result.scores["accuracy"][i] == pytest.approx(right.mean())
 
 
 class Sampled(nn.Module):

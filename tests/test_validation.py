@@ -220,3 +220,23 @@ def test_validation_rows_neither_train_nor_test(data: Any, runs: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, plain.states.params, changed.states.params)
     np.testing.assert_array_equal(plain.scores["loss"], changed.scores["loss"])
     assert not np.allclose(plain.history["validation_loss"], changed.history["validation_loss"])
+
+
+def test_on_random_labels_validation_rows_choose_by_chance_and_test_rows_flatter() -> None:
+    """The best of 12 networks by validation rows tests as any other; by test rows, better."""
+    draw = np.random.default_rng(0)
+    rows, splits_count, networks = 80, 20, 12
+    data = draw.normal(size=(rows, 8)).astype(np.float32), draw.permutation(rows) % 2
+    splits = with_validation(kfold_splits(data[1], 4, repeats=splits_count // 4), 0.4)
+    runs = make_runs(splits, Hyperparameters(learning_rate=0.05), members=networks)
+    # Networks that differ in what they draw alone, so that none is better than another.
+    recipe = Recipe(network=nn.Dense(2), batch_size=16)
+    result = cross_validate(data, runs, recipe=recipe, epochs=2, devices=jax.devices()[:2])
+    tested, validated = (
+        each["accuracy"].reshape(networks, splits_count)
+        for each in (result.scores, result.validation)
+    )
+    chosen = tested[validated.argmax(0), np.arange(splits_count)]
+    error = 0.5 / np.sqrt(rows)  # each row is tested five times: no more than these are apart
+    assert abs(chosen.mean() - 0.5) < 2 * error
+    assert tested.max(0).mean() > max(0.5, chosen.mean()) + 1.5 * error
