@@ -293,39 +293,47 @@ def page(
         [(name, *("–" if v is None else v for v in values)) for name, values in differences.items()]
         or [("nothing that matters", *[""] * len(runs))],
     )
-    figure, ends = learning_curves(runs)
-    if figure is not None:
-        report.figure("Learning curves, means over the runs of each", figure, ends)
+    learning_curves(report, runs)
     return report
 
 
-def learning_curves(runs: Sequence[Finished]) -> tuple[Any, str]:
-    """A figure of the mean curves of those that were trained, or None, and what it shows."""
+def learning_curves(report: Report, runs: Sequence[Finished]) -> None:
+    """The mean curves of those runs that were trained, with their values."""
     import numpy as np
 
     from digits_jax import plots
 
     found = [(run.name, run.history) for run in runs if run.history is not None]
     if not found:
-        return None, ""
+        return
     longest = max(history["loss"].shape[1] for _, history in found)
 
     def curve(history: Mapping[str, Any], name: str) -> Any:
         mean = history[name].mean(axis=0) if name in history else np.zeros(0)
         return np.pad(mean, (0, longest - len(mean)), constant_values=np.nan)
 
-    panels = {
-        score.title: np.stack([score.scale * curve(history, score.name) for _, history in found])
+    scores = [
+        score
         for score in (CROSS_ENTROPY, ACCURACY)
         if any(score.name in history for _, history in found)
+    ]
+    panels = {
+        score.title: np.stack([score.scale * curve(history, score.name) for _, history in found])
+        for score in scores
     }
     names = [name for name, _ in found]
     ends = ", ".join(
         f"{name} ends at {history['loss'].mean(axis=0)[-1]:.4g}" for name, history in found
     )
-    return plots.learning_curves(
-        panels, names
-    ), f"Mean training curves by epoch; the loss of {ends}."
+    columns = ["epoch", *(f"{name}: {title}" for title in panels for name in names)]
+    lines = [line for each in panels.values() for line in each]
+    values = [(e + 1, *(f"{line[e]:.4f}" for line in lines)) for e in range(longest)]
+    report.figure(
+        "Learning curves, means over the runs of each",
+        plots.learning_curves(panels, names),
+        f"Mean training curves by epoch; the loss of {ends}.",
+        values=(columns, values),
+    )
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def main(config: Config) -> None:
         batch_size=config.batch_size,
         set_=config.settings,
     )
+    config = dataclasses.replace(config, **tasks.numbers_of(plan))
     splits = tasks.fold_splits(
         task, config.folds, repeats=config.repeats, seed=config.seed, stratified=config.stratified
     )
@@ -114,17 +115,7 @@ def main(config: Config) -> None:
             **options_of_training,
         )
     if startup.reports():
-        config = dataclasses.replace(
-            config,
-            epochs=plan.epochs,
-            batch_size=plan.recipe.batch_size,
-            learning_rate=_number(tasks.learning_rate_of(plan.hyperparameters)),
-        )
         report(config, task, plan, result, names, output)
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) else None
 
 
 def run_names(config: Config, *, refit: bool) -> list[str]:

@@ -70,6 +70,7 @@ def main(config: Config) -> None:
         batch_size=config.batch_size,
         set_=config.settings,
     )
+    config = dataclasses.replace(config, **tasks.numbers_of(plan))
     split = tasks.one_split(task, config.test_size, seed=config.split_seed)
     split = tasks.with_validation(task, split, config.validation, seed=config.split_seed)
     output.claim()
@@ -92,7 +93,6 @@ def main(config: Config) -> None:
         about=options.identifying(config),
     )
     if startup.reports():
-        config = dataclasses.replace(config, epochs=plan.epochs, batch_size=plan.recipe.batch_size)
         report(config, task, plan, result, output)
 
 

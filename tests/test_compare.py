@@ -214,20 +214,21 @@ def test_no_method_sees_the_test_labels_and_all_learn(methods: ModuleType, name:
     train, test = np.arange(300), np.arange(300, 450)
     hidden = labels.copy()
     hidden[test] = (labels[test] + 1) % 10
+    more = (train, test, 7, methods.GAMMAS, False)
     with threadpool_limits(1):  # matrix products this small wait for threads more than they gain
-        predicted, tuned = methods._fit(name, pixels, labels, train, test, 7)
-        again, tuned_again = methods._fit(name, pixels, hidden, train, test, 7)
+        predicted, tuned = methods._fit(name, pixels, labels, *more)
+        again, tuned_again = methods._fit(name, pixels, hidden, *more)
     np.testing.assert_array_equal(predicted, again)
     assert tuned == tuned_again and set(tuned) == ({"C", "gamma"} if name == "svm" else set())
     assert (predicted == labels[test]).mean() > 0.85
 
 
 def test_a_methods_runs_draw_differently_and_again_equally(methods: ModuleType) -> None:
-    digits = dj.load_digits("bundled")
-    split = dj.holdout_split(digits.labels, test_size=0.9)
+    task = methods.tasks.load_task("bundled")
+    split = dj.holdout_split(task.targets, test_size=0.9)
     splits = dj.stack_splits(split, split)
     with joblib.parallel_config("sequential"):
-        one, same, other = (methods._predict("forest", digits, splits, s) for s in (3, 3, 4))
+        one, same, other = (methods._predict("forest", task, splits, s) for s in (3, 3, 4))
     np.testing.assert_array_equal(one.predicted, same.predicted)
     assert (one.predicted[0] != one.predicted[1]).any()
     assert (one.predicted != other.predicted).any()

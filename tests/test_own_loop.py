@@ -149,7 +149,7 @@ def test_full_batches_alone_are_said_and_too_few_rows_refused(
     assert "trained on full batches only" in caplog.text
     few = dj.Recipe(network=Linear(), batch_size=64, remainder="dropped")
     short = dj.stack_splits(splits, dj.refit_split(np.arange(60) % 3))
-    with pytest.raises(ValueError, match="run 0 trains on 40 rows, fewer than a batch of 60"):
+    with pytest.raises(ValueError, match="run 0 trains on 40 rows, fewer than a batch of 64"):
         dj.cross_validate(data[:2], dj.make_runs(short), recipe=few, epochs=1)
 
 

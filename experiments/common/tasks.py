@@ -327,6 +327,16 @@ def learning_rate_of(h: Any) -> Any:
     return h.get("learning_rate") if isinstance(h, Mapping) else getattr(h, "learning_rate", None)
 
 
+def numbers_of(plan: Plan) -> dict[str, Any]:
+    """The options of ``Training`` that the plan has decided: epochs, batch size, learning rate."""
+    rate = learning_rate_of(plan.hyperparameters)
+    return {
+        "epochs": plan.epochs,
+        "batch_size": plan.recipe.batch_size,
+        "learning_rate": rate if isinstance(rate, int | float) else None,
+    }
+
+
 def fold_splits(
     task: Task, folds: int, *, repeats: int, seed: int, stratified: bool = True
 ) -> Split:
