@@ -33,6 +33,7 @@ _COLUMN, _PAGE = 3.5, 7.0  # inches
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#737373"  # the colours: of Okabe and Ito (2008)
 # Black and white but for a bit, so that a page can tell them in an SVG, and give its own instead.
 _INK_COLOR, _PAPER, _RULE = "#000001", "#fffffe", "#e5e5e6"
+_DARK = "#010101"  # on a light cell, whatever the page is
 # Ten that stay apart under colour-vision deficiency: Petroff (2021), arXiv:2107.02270.
 _TEN = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 _ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
@@ -44,11 +45,13 @@ _PITCH = 1.14  # from tile to tile, in widths of a tile
 _STYLE: Any = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7}
 _STYLE |= {"lines.linewidth": 1, "lines.markersize": 4, "axes.linewidth": 0.6}
 _STYLE |= {"text.color": _INK_COLOR, "axes.labelcolor": _INK_COLOR, "axes.edgecolor": _INK_COLOR}
+_STYLE |= {"xtick.color": _INK_COLOR, "ytick.color": _INK_COLOR}
 _STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-_styled = matplotlib.rc_context(_STYLE)  # a decorator: callers keep their own settings
+# A decorator for functions that make a figure: their callers keep their own settings.
+styled = matplotlib.rc_context(_STYLE)
 
 
-@_styled
+@styled
 def fold_scores(scores: Mapping[str, npt.ArrayLike], *, name: str = "Fold") -> Figure:
     """Scores [R] of each run over its test rows, by label: a panel for each.
 
@@ -81,7 +84,7 @@ def fold_scores(scores: Mapping[str, npt.ArrayLike], *, name: str = "Fold") -> F
     return figure
 
 
-@_styled
+@styled
 def learning_curves(
     curves: Mapping[str, npt.ArrayLike],
     names: Sequence[str] | None = None,
@@ -192,7 +195,7 @@ def _labelled(
     return found
 
 
-@_styled
+@styled
 def method_scores(
     names: Sequence[str],
     scores: Mapping[str, npt.ArrayLike],
@@ -230,7 +233,7 @@ def method_scores(
     return figure
 
 
-@_styled
+@styled
 def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     """Errors that two methods share: counts [M, M], on the diagonal each method's own errors.
 
@@ -243,7 +246,7 @@ def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     figure, (panel,) = _figure(_PAGE, max(0.35 * len(names) + 0.9, 2.4))
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (line, column), count in np.ndenumerate(shared):
-        ink = "white" if shares[line, column] > 55 else "black"
+        ink = "white" if shares[line, column] > 55 else _DARK
         text = f"{count:.{int(count < 100)}f}\n{shares[line, column]:.0f} %"
         panel.text(column, line, text, ha="center", va="center", size=6, color=ink)
     panel.set_xticks(range(len(names)), [textwrap.fill(name, 12) for name in names])
@@ -253,7 +256,7 @@ def common_errors(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confusion_matrix(matrix: npt.ArrayLike, class_names: Sequence[str] | None = None) -> Figure:
     """Counts [K, K], rows true and columns predicted, as from `metrics.confusion`.
 
@@ -267,7 +270,7 @@ def confusion_matrix(matrix: npt.ArrayLike, class_names: Sequence[str] | None = 
     size = min(7.0, 220 / len(counts) / len(f"{counts.max():.0f}"))  # points, to fit a cell
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            style = {"size": size, "color": "white" if shares[row, column] > 40 else "black"}
+            style = {"size": size, "color": "white" if shares[row, column] > 40 else _DARK}
             panel.text(column, row, f"{count:.0f}", ha="center", va="center", **style)
     panel.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
     panel.set_yticks(range(len(names)), names)
@@ -276,7 +279,7 @@ def confusion_matrix(matrix: npt.ArrayLike, class_names: Sequence[str] | None = 
     return figure
 
 
-@_styled
+@styled
 def roc_curves(curves: Sequence[RocCurve], class_names: Sequence[str] | None = None) -> Figure:
     """ROC curves [K] of one class against the rest, as from `metrics.roc_curves`.
 
@@ -299,7 +302,7 @@ def roc_curves(curves: Sequence[RocCurve], class_names: Sequence[str] | None = N
     return figure
 
 
-@_styled
+@styled
 def reliability_diagram(reliability: Reliability) -> Figure:
     """Accuracy by confidence, as from `metrics.reliability`, with 95 % Wilson intervals.
 
@@ -323,7 +326,7 @@ def reliability_diagram(reliability: Reliability) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def digit_sheet(
     images: npt.ArrayLike,
     titles: Sequence[str],
@@ -358,7 +361,7 @@ def digit_sheet(
     return figure
 
 
-@_styled
+@styled
 def class_means(images: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
     """Mean and standard deviation of each pixel of images [N, H, W], by class: labels int [N]."""
     pixels = _array("images", images, "N", "H", "W")
@@ -373,7 +376,7 @@ def class_means(images: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def pixel_statistics(images: npt.ArrayLike) -> Figure:
     """Mean and variance of each pixel of images [N, H, W] over all rows."""
     pixels = _array("images", images, "N", "H", "W")
@@ -387,7 +390,7 @@ def pixel_statistics(images: npt.ArrayLike) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def embedding(points: npt.ArrayLike, labels: npt.ArrayLike, *, name: str = "Dimension") -> Figure:
     """Points [N, 2] by class: labels int [N]; `name` is the axes', as "Principal component"."""
     places = _array("points", points, "N", 2)
@@ -404,7 +407,7 @@ def embedding(points: npt.ArrayLike, labels: npt.ArrayLike, *, name: str = "Dime
     return figure
 
 
-@_styled
+@styled
 def feature_maps(image: npt.ArrayLike, layers: Mapping[str, npt.ArrayLike]) -> Figure:
     """What the layers, activations [H', W', maps] by name, make of an image [H, W].
 
@@ -425,7 +428,7 @@ def feature_maps(image: npt.ArrayLike, layers: Mapping[str, npt.ArrayLike]) -> F
     return figure
 
 
-@_styled
+@styled
 def filters(kernel: npt.ArrayLike) -> Figure:
     """A first layer's filters [h, w, 1, F], on one colour scale that is white at 0."""
     maps = np.moveaxis(_array("kernel", kernel, "h", "w", 1, "F")[:, :, 0], -1, 0)
@@ -436,7 +439,7 @@ def filters(kernel: npt.ArrayLike) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def saliency(image: npt.ArrayLike, gradient: npt.ArrayLike, *, name: str = "logit") -> Figure:
     """An image [H, W], and the gradient [H, W] of an output, called `name`, by its pixels."""
     pixels = _array("image", image, "H", "W")
@@ -450,7 +453,7 @@ def saliency(image: npt.ArrayLike, gradient: npt.ArrayLike, *, name: str = "logi
     return figure
 
 
-@_styled
+@styled
 def differences(
     panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
     *,
@@ -477,7 +480,7 @@ def differences(
     return figure
 
 
-@_styled
+@styled
 def effects(
     values: Mapping[str, npt.ArrayLike],
     scores: npt.ArrayLike,
@@ -536,7 +539,7 @@ def effects(
     return figure
 
 
-@_styled
+@styled
 def pair(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
@@ -577,7 +580,7 @@ def pair(
         form = ".2f" if label.endswith("(%)") else ".4g"
         _colorbar(panel, label, format=f"{{x:{form}}}")
         for (i, j), cell in np.ndenumerate(cells):
-            color = "white" if cell < (low + scale["vmax"]) / 2 else "black"
+            color = "white" if cell < (low + scale["vmax"]) / 2 else _DARK
             if not np.isnan(cell):
                 panel.text(j, i, f"{cell:{form}}", ha="center", va="center", color=color, size=6)
         i, j = np.unravel_index(np.nanargmax(cells), cells.shape)

@@ -419,6 +419,14 @@ def _busy(report: dict[str, Any]) -> str:
 
 def make_figure(report: dict[str, Any]) -> Figure:
     """Seconds of an epoch as bars, the fastest on top, with the floor as a line."""
+    from digits_jax import plots
+
+    with_style = plots.styled(_figure)
+    figure: Figure = with_style(report)
+    return figure
+
+
+def _figure(report: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     peers = _by_speed(report)
@@ -432,7 +440,7 @@ def make_figure(report: dict[str, Any]) -> Figure:
         axes.barh(i, median, height=0.7, color="#0072B2" if own else "#B0B0B0")
         if report["config"]["rounds"] > 1:
             error = [[median - least], [greatest - median]]
-            axes.errorbar(median, i, xerr=error, color="black", capsize=3, linewidth=1)
+            axes.errorbar(median, i, xerr=error, color="0.35", capsize=3, linewidth=1)
         axes.annotate(
             f"{median:.2f} s   {peer['ratio'][0]:.1f}×",
             (greatest, i),

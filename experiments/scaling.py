@@ -426,6 +426,15 @@ def make_figure(
     points: Sequence[dict[str, Any]], model: dict[str, float], config: Config, most: int
 ) -> Figure:
     """Seconds of a run's epoch, and memory, by runs, rows and width."""
+    from digits_jax import plots
+
+    figure: Figure = plots.styled(_figure)(points, model, config, most)
+    return figure
+
+
+def _figure(
+    points: Sequence[dict[str, Any]], model: dict[str, float], config: Config, most: int
+) -> Figure:
     from matplotlib.figure import Figure
 
     waved = [point for point in points if point["wave_size"]]

@@ -109,7 +109,7 @@ def main(config: Config) -> None:
         optimizer=functools.partial(one_cycle, schedule=schedule),
         batch_size=config.batch_size,
     )
-    accuracies: list[float] = []
+    each: list[float] = []
     seconds: list[float] = []
     diverged: dict[str, int] = {}  # epochs by name
     for seed in range(config.seed, config.seed + config.repeats):
@@ -130,8 +130,8 @@ def main(config: Config) -> None:
         names = [f"fold {fold} of seed {seed}" for fold in range(1, folds + 1)]
         if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean
-        else:
-            accuracies.append(float(result.scores["accuracy"].mean()))
+        each.append(np.nan if lost else float(result.scores["accuracy"].mean()))
+    accuracies = [accuracy for accuracy in each if not np.isnan(accuracy)]
     options.require(
         len(accuracies) >= 2,
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",
@@ -163,7 +163,7 @@ def main(config: Config) -> None:
         },
     }
     panels: dict[str, Any] = {
-        "Accuracy (%)": 100 * np.asarray(accuracies),
+        "Accuracy (%)": 100 * np.asarray(each),
         # The first one compiles: it would hide the others.
         "Seconds": [np.nan, *seconds[1:]],
     }

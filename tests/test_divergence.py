@@ -41,10 +41,11 @@ def script(
         return named._replace(recipe=dataclasses.replace(named.recipe, network=SMALL))
 
     def call(name: str, wild: dict[int, list[int]], *words: str) -> Any:
-        def some_diverge(splits: Any, hyperparameters: Any, *, seed: int) -> dj.Run:
+        def some_diverge(splits: Any, hyperparameters: Any, *, seed: int, **more: Any) -> dj.Run:
             rates = np.full(len(splits.train_rows), hyperparameters.learning_rate)
             rates[wild.get(seed, [])] = 1e3
-            return make_runs(splits, hyperparameters._replace(learning_rate=rates), seed=seed)
+            changed = hyperparameters._replace(learning_rate=rates)
+            return make_runs(splits, changed, seed=seed, **more)
 
         module = importlib.import_module(name)
         monkeypatch.setattr(dj, "make_runs", some_diverge)

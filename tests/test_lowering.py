@@ -585,8 +585,15 @@ def test_gradient_to_a_kernel_of_many_images(batch: int) -> None:
 def test_other_platforms_keep_the_function() -> None:
     assert lower(convolve, platform="gpu") is convolve
     assert lower(convolve, platform="tpu") is convolve
-    with pytest.raises(ValueError, match="'cpu', 'gpu' or 'tpu'"):
-        lower(convolve, platform="abacus")
+    assert lower(convolve, platform="abacus") is convolve  # a plug-in's own name
+
+
+def test_shapes_that_are_symbols_are_left_as_they_are() -> None:
+    shapes = jax.export.symbolic_shape("rows, 8, 8, 3")
+    x, kernel = jax.ShapeDtypeStruct(shapes, jnp.float32), normal(1, 3, 3, 3, 4)
+    exported = jax.export.export(jax.jit(lambda x: on_cpu(convolve)(x, kernel)))(x)
+    images = normal(0, 5, 8, 8, 3)
+    assert_close(exported.call(images), convolve(images, kernel))
 
 
 def test_fast_lowers_for_the_default_backend() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -107,14 +106,13 @@ def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) ->
         "held_out": [scaling.check(model, _point(20)), scaling.check(model, waved)],
         "predictions": [scaling.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
     }
-    page = importlib.import_module("report.searches").scaling(results)
-    (text,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page)
-    runs, waves, memory, in_waves, rows, _, width, wide = json.loads(text)[0]["data"]
-    assert runs["x"] == [1, 2, 10] and runs["y"][2] == pytest.approx(8)  # 80 ms by ten runs
-    assert runs["error_y"]["array"][2] == pytest.approx(4)
-    assert waves["x"] == [10] and waves["y"] == pytest.approx([16])  # 80 ms by a wave's five
-    assert memory["y"] == [101, 102, 110] and in_waves["y"] == [120]
-    assert rows["x"] == [300, 1000] and width["x"] == wide["x"] == [1, 2]
+    figure = scaling.make_figure(results["points"], model, scaling.Config(), 1000)
+    page = importlib.import_module("report.searches").scaling(results, figure=figure).html(results)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in page.split("<tr>")]
+    of_ten = [line for line in cells if line[:4] == ["10", "1000", "1", "–"]]
+    assert of_ten == [["10", "1000", "1", "–", "8.0", "110"]]  # 80 ms by ten runs
+    waved_line = [line for line in cells if line[3:4] == ["5"]]
+    assert waved_line == [["10", "1000", "1", "5", "16.0", "120"]]  # 80 ms by a wave's five
     assert "Check: 10 runs in waves of 5" in page
     assert (
         "Check: 20 runs" in page and f"{results['predictions'][0]['seconds'] / 86400:.1f}" in page

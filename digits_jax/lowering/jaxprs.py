@@ -25,7 +25,8 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
 
     On a CPU, convolutions and pools are re-expressed, also inside of ``jit``, ``scan``,
     ``while_loop``, ``cond`` and ``checkpoint``. Functions with a gradient rule of their own
-    (``custom_jvp``, ``custom_vjp``) keep it, and run as they are. On a GPU or TPU nothing changes.
+    (``custom_jvp``, ``custom_vjp``) keep it, and run as they are, and so do those whose shapes are
+    symbols (of ``jax.export``). On any other platform nothing changes.
 
     The result can be jitted, mapped and differentiated, forward and backward, as often as the
     function itself. Apply ``lower`` first, and ``vmap`` or ``grad`` to what it returns: under
@@ -35,13 +36,10 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
         function: takes and returns pytrees. Arrays among the arguments are traced. Other leaves
             (numbers, strings, functions) are passed on as they are, so that flags such as
             ``train=True`` work; inside of ``jit`` they too are traced, unless closed over.
-        platform: "cpu", "gpu" or "tpu"; None: JAX's default backend.
+        platform: as JAX names it, such as "cpu", "gpu" or "tpu"; None: JAX's default backend.
 
     Returns:
         A function of the same arguments and results.
-
-    Raises:
-        ValueError: there is no such platform.
 
     Examples:
         >>> import flax.linen as nn
@@ -53,8 +51,6 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
         True
     """
     platform = jax.default_backend() if platform is None else platform
-    if platform not in ("cpu", "gpu", "cuda", "rocm", "tpu"):
-        raise ValueError(f"platform must be 'cpu', 'gpu' or 'tpu', not {platform!r}")
     if platform != "cpu":
         return function
 
@@ -129,7 +125,7 @@ def _evaluate(
     for equation in jaxpr.eqns:
         inputs, primitive = [read(atom) for atom in equation.invars], equation.primitive
         outputs = None
-        if primitive.name in _RULES:
+        if primitive.name in _RULES and all(map(_has_known_shape, inputs)):
             output = _RULES[primitive.name](*inputs, **equation.params)
             outputs = None if output is None else [output]
         elif primitive.name in _DESCENTS and _has_rules(equation):
@@ -139,6 +135,11 @@ def _evaluate(
             outputs = outputs if primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _has_known_shape(value: Any) -> bool:
+    """Whether a rule can count its pixels; a shape that is to be exported may have symbols."""
+    return all(isinstance(n, int) for n in jnp.shape(value))
 
 
 def _has_rules(equation: core.JaxprEqn) -> bool:

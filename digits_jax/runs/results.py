@@ -191,6 +191,11 @@ class CrossValidation:
             chosen = np.atleast_1d(np.arange(len(tested))[runs])
             if not tested[chosen].all():
                 raise ValueError("some of the runs have no test rows (a refit has none)")
+        failed = chosen[self.diverged[chosen] > 0]
+        if diverged == "exclude":
+            chosen = np.setdiff1d(chosen, failed)
+        if not len(chosen):
+            raise ValueError("there is no run to summarize")
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.runs.hyperparameters):
             different: Any = np.asarray(leaf)[chosen] != np.asarray(leaf)[chosen[:1]]
             if np.any(different):
@@ -198,11 +203,6 @@ class CrossValidation:
                     f"the runs differ in the hyperparameter {leaf_name(path)}, and their mean says "
                     "nothing of either; pick one configuration's with runs="
                 )
-        failed = chosen[self.diverged[chosen] > 0]
-        if diverged == "exclude":
-            chosen = np.setdiff1d(chosen, failed)
-        if not len(chosen):
-            raise ValueError("there is no run to summarize")
         values = self.scores[name][chosen]
         if self.runs.member is not None:
             values, chosen = self._by_run(name, chosen, votes)
