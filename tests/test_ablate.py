@@ -38,6 +38,7 @@ def test_variants_of_one_static_part_share_a_program() -> None:
     assert ["strong", *(ablate.variant_name("strong", name) for name in hyperparameters)] in groups
 
 
+@pytest.mark.slow
 def test_it_reports_each_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

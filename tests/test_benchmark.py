@@ -14,6 +14,8 @@ import pytest
 
 from digits_jax import DigitsCNN, layer_table, load_digits
 
+pytestmark = pytest.mark.slow  # programs that are timed
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 ROWS = 300  # of 5 folds, 240 train in each: one full batch and one of 112
 PEERS = (

@@ -165,6 +165,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(
     assert after == before, "the finished run is as it was"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_not_complete_until_it_ends(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "out")
     options = [*COMMON, "--epochs", "600", "--output-dir", "out", "--resume"]

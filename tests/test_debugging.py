@@ -28,6 +28,8 @@ from digits_jax import (
 )
 from digits_jax.runs import programs
 
+pytestmark = pytest.mark.slow  # all of JAX's debugging modes
+
 LINEAR = Recipe(network=DigitsCNN(conv_features=(), dense_features=()), batch_size=32)
 Arrays = tuple[np.ndarray, np.ndarray]  # images [N, 8, 8] and labels [N]
 

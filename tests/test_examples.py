@@ -28,6 +28,7 @@ def _assert_is_whole(result: CrossValidation, *, folds: int, epochs: int, rows: 
     assert sorted(tested[tested >= 0]) == list(range(rows))
 
 
+@pytest.mark.slow
 def test_own_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import own_network
 
@@ -48,6 +49,7 @@ def test_own_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "95 % interval of the mean: " in printed and "row 0 is a 0; the refit reads " in printed
 
 
+@pytest.mark.slow
 def test_own_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import own_optimizer
 
@@ -62,6 +64,7 @@ def test_own_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "adam: " in printed and "difference: " in printed and "p = " in printed
 
 
+@pytest.mark.slow
 def test_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import own_data
 
@@ -74,6 +77,7 @@ def test_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "blue column" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_population(capsys: pytest.CaptureFixture[str]) -> None:
     import population
 

@@ -134,6 +134,7 @@ def test_figures_are_written_and_not_blank(refit: tuple[Path, str]) -> None:
         assert matplotlib.image.imread(refit[0] / f"{name}.png").std() > 0.02, name
 
 
+@pytest.mark.slow
 def test_the_untrained_network_is_the_run_as_it_began(
     checkpoint: tuple[Path, dj.TrainState], tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_the_untrained_network_is_the_run_as_it_began(
         assert matplotlib.image.imread(tmp_path / "out" / f"{name}.png").std() > 0.02, name
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_it_trains_one_and_says_so(tmp_path: Path) -> None:
     done = _run(tmp_path, "--epochs", "1", "--index", "0", "--output-dir", "out", "--untrained")
     assert (done.returncode, done.stderr) == (0, "")

@@ -177,6 +177,7 @@ def test_the_recipes_monitor_or_the_one_given_ranks(data: Arrays, groups: Any) -
         assert sorted(np.flatnonzero(result.epochs[0] == 2)) == sorted(stay), (name, monitor)
 
 
+@pytest.mark.slow
 def test_a_schedule_spans_the_whole_training_not_a_rung(data: Arrays, groups: Any) -> None:
     recipe = Recipe(network=RECIPE.network, batch_size=32, optimizer=OneCycleAdam())
     runs, devices = groups(0, 1), jax.devices()[:2]

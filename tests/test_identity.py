@@ -150,6 +150,7 @@ t.train(pathlib.Path({folder!r}), resume=True, epochs=2, recipe=again)
 """
 
 
+@pytest.mark.slow
 def test_another_process_goes_on(going_on: Path) -> None:
     """Of another seed of hashes, without assertions, with other names of functions."""
     script = SCRIPT.format(tests=os.fspath(Path(__file__).parent), folder=os.fspath(going_on))

@@ -158,6 +158,7 @@ def test_files_and_extras_that_it_names_exist() -> None:
     assert named and named <= set(extras)
 
 
+@pytest.mark.slow
 def test_its_two_processes_run(tmp_path: Path) -> None:
     (block,) = [block for block in _blocks(README, "sh") if "--num-processes" in block]
     with socket.socket() as probe:

@@ -131,6 +131,7 @@ def test_what_there_is_not_is_refused() -> None:
         recipe_by_name("strong", epochs=0)
 
 
+@pytest.mark.slow
 def test_the_strong_recipe_learns_and_resumes_bitwise(data: Any, tmp_path: Path) -> None:
     runs, recipe = _strong(data, epochs=15)
     options = {"recipe": recipe, "epochs": 15}

@@ -22,7 +22,10 @@ from digits_jax import kfold_splits, load_digits
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 NETWORK = 102_794  # the notebook's parameters
-pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+pytestmark = [
+    pytest.mark.slow,  # two revisions in processes of their own
+    pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def test_a_million_runs_are_their_waves(scaling: ModuleType) -> None:
     assert one["results_bytes"] == pytest.approx(1_000_000 * (500 + 8 * 96))
 
 
+@pytest.mark.slow
 def test_a_point_is_measured_in_a_process_of_its_own(scaling: ModuleType) -> None:
     config = scaling.Config(data="bundled", epochs=2)
     point = scaling.measure_alone(scaling.Point(runs=2, rows=200, width=0.5), config)

@@ -13,6 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "experiments" / "speedrun.py"
 
 
+@pytest.mark.slow
 def test_it_reports_each_repeat(tmp_path: Path) -> None:
     options = ["--data", "bundled", "--repeats", "2", "--epochs", "3", "--output-dir", "out"]
     options += ["--quiet"]

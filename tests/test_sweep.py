@@ -89,6 +89,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert all(wave["resident_bytes"] > 1e7 for wave in results["waves"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_stopped_sweep_resumes_to_the_same_bits(
     finished: Path, tmp_path: Path, number: signal.Signals, code: int

@@ -74,7 +74,7 @@ def test_it_writes_history_figures_and_a_checkpoint(finished: tuple[Path, str]) 
         assert (out / f"{name}.png").stat().st_size > 5000
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["7", "8"]
     page = (out / "report.html").read_text()
-    assert page.count('class="plot"') == 4 and "Scores by class, run 1" in page
+    assert page.count('class="plot"') == 3 and "Scores by class, run 1" in page
     assert "Confusion matrix, sum of 2 runs" in page
     tracked = {path.name for path in (out / "tensorboard").iterdir()}
     assert tracked == {"run 1", "run 2", "figures"}

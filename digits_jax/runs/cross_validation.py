@@ -232,7 +232,8 @@ def cross_validate(
                 lambda epoch: (epoch, saved.restore(like(epoch), epoch, shard))
             )
             _check_resumed(epoch, epochs, epochs_per_call, saved.folder)
-            states, history = restored["states"], to_host(restored["history"], mesh, count)
+            states, saved_history = restored["states"], to_host(restored["history"], mesh, count)
+            history = {name: saved_history[name] for name in names}  # in the order of a new run
         elif states is not None:
             states = place(pad_runs(_going_on(states, watch), mesh.size), shard)
         else:

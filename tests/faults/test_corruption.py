@@ -20,6 +20,8 @@ from digits_jax.runs.results import CrossValidation
 from digits_jax.storage.checkpoints import Checkpoints, run_checksums
 from digits_jax.storage.errors import CheckpointError, DamagedError
 
+pytestmark = pytest.mark.slow  # damage to files
+
 IDENTITY = {"data": "abc", "runs": ["fold 1", "fold 2", "refit"], "rate": 1e-3}
 
 

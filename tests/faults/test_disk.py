@@ -28,7 +28,10 @@ from digits_jax.plots import save
 from digits_jax.storage.checkpoints import Checkpoints
 from digits_jax.storage.errors import SaveError
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,  # full disks
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SMALL = {"weights": np.ones((2, 100), np.float32)}
 LARGE = {"weights": np.random.default_rng(0).normal(size=(2, 300_000)).astype(np.float32)}

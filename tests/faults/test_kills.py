@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+import pytest
 from fault_runner import (
     CROSS_VALIDATE,
     SWEEP,
@@ -16,6 +17,8 @@ from fault_runner import (
     kill_at,
     uninterrupted,
 )
+
+pytestmark = pytest.mark.slow  # kills at random moments
 
 PHASES = ("start-up", "compile", "training", "saving", "results")
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from fault_runner import CROSS_VALIDATE, EXPERIMENTS, NoOptions, Script, Tally, newest_epoch
 
+pytestmark = pytest.mark.slow  # signals to scripts
+
 
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[None]:

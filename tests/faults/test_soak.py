@@ -16,7 +16,10 @@ import digits_jax as dj
 from digits_jax.storage.checkpoints import Checkpoints
 
 PROC = Path("/proc/self")
-pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="what a process uses is read from /proc")
+pytestmark = [
+    pytest.mark.slow,  # many saves
+    pytest.mark.skipif(not PROC.is_dir(), reason="what a process uses is read from /proc"),
+]
 
 
 class Use(NamedTuple):
