@@ -7,14 +7,6 @@ The notebook's recipe with one of the strong recipe's choices each, and the stro
 one each, all on the same folds. Variants that share a network, an optimizer and an augmentation
 train in one program; the others one program after another. All train for the same number of epochs.
 It writes ``report.html``, ``results.json`` (last, and whole) and ``ablation.png``.
-
-All 5620 rows, defaults (one repeat of five folds, 40 epochs), 43 minutes on 2 cores of a shared
-AVX-512 x86-64 machine that did other work most of that time: the notebook's 98.79 %, strong 99.68.
-What earns the gain is augmentation: without it, strong has 99.25 (-0.43 points, p = 0.051, the
-corrected t-test of five folds). Without any other one choice it is within -0.09 and +0.02 points,
-no p below 0.3. Augmentation needs the rest: the notebook's recipe loses 0.50 points by it (p =
-0.07) in as many epochs; it gains most by two convolutions a stage (+0.36, p = 0.11) and by the
-one-cycle learning rate (+0.28, p = 0.22). One repeat is too few to tell the others apart.
 """
 
 from __future__ import annotations

@@ -18,13 +18,6 @@ With ``--against REV`` it compares the working tree with another git revision in
 trained numbers bitwise the same, and is it slower? See ``revisions.py``; writes ``against.json``.
 
     python experiments/benchmark.py --against HEAD --data optdigits.csv
-
-Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--rounds 3 --epochs 6``, all 5620 rows, in
-10 minutes; seconds for an epoch of all folds, median (range over the rounds): digits_jax 0.173
-(0.173-0.181), on one device 0.310 (0.306-0.317); PyTorch in two processes 0.578 (0.577-0.623),
-eager 0.766 (0.756-1.004), torch.func 0.872 (0.851-0.973), torch.compile 1.449 (1.447-1.466); Keras
-on TensorFlow 1.208 (1.187-1.339); Flax nn.Conv by fold 3.265 (3.135-3.346); the floor 0.155 (205
-GFLOP/s).
 """
 
 from __future__ import annotations

@@ -9,16 +9,6 @@ core. These get images from 0 to 1, and other inputs scaled to the mean 0 and sd
 rows. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``,
 figures, and the predictions of each method as soon as they are whole: ``--resume`` takes these and
 adds the others.
-
-All 5620 rows, ``--repeats 20 --seed 1``, 30 minutes on 2 cores of a shared AVX-512 x86-64 machine
-(strong 19, a third of that beside other work, the notebook's 6, MLP 2, SVM 2, forest 1); mean and
-sd of the 100 test folds, in percent: strong 99.63 ± 0.17, SVM 99.27 ± 0.24, the notebook's 99.10 ±
-0.26, 3 and 1 nearest neighbours 98.74 and 98.66, forest 98.29, MLP 98.23, logistic regression
-96.96. Strong is better than the SVM by 0.36 points (p = 0.0055) and than the notebook's by 0.53
-(p = 0.0002), each p uncorrected for the number of pairs; it leaves 21 rows wrong. The seed and the
-number of repeats were set before this run. It is the second: with seed 0, ten repeats, and the
-strong recipe as it was then, with batches of 128, they were 99.62 ± 0.18, 99.30 ± 0.24 and 99.13 ±
-0.32, with p = 0.012 beside the SVM and 0.0014 beside the notebook's.
 """
 
 from __future__ import annotations

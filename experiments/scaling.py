@@ -12,14 +12,6 @@ the notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 de
 
 Runs a device are those of the device that has the most, or the mean where runs go round robin over
 the devices (see ``digits_jax/parallel/round_robin.py``).
-
-Measured on 2 cores of a shared AMD EPYC with AVX-512, ``--runs 1 2 5 10 50 --rows 500 2000 --widths
-0.5 2 --waves 2``, all 5620 rows, in 3 minutes: an epoch takes 6 ms and 1.8 ms for each step of each
-run on a device, and a run adds 5.6 MB of memory; of points that the fit did not see (20 runs, 100,
-and 256 in waves of 128) it foretold 1.04, 1.03 and 0.91 of the time. So a million runs of the
-notebook's protocol would take 77 days on one such core, 10 on 8, and 7 hours on 256. What breaks
-first is memory (5.6 TB at once), then a checkpoint of all states (1.1 TB) and all logits (45 GB);
-hence waves, whose states are not kept, and one results file a wave, 0.9 GB in all.
 """
 
 from __future__ import annotations

@@ -11,18 +11,6 @@ split anew for each. The networks vote besides: the mean of five seeds' probabil
 of each method as soon as they are whole: ``--resume`` takes these and adds the others.
 
 No choice may be made on these test rows: a recipe that was tuned on them has no figure here.
-
-All 5620 rows, seed 0, ten seeds, 5 minutes on 2 cores of a shared AVX-512 x86-64 machine (strong 3,
-the notebook's 1). Mean and sd in percent, new writers and then random splits: strong 99.73 ± 0.10
-and 99.59 ± 0.17, votes of five 99.83 and 99.83; the notebook's 98.39 ± 0.16 and 99.07 ± 0.18, votes
-98.83 and 98.66; SVM 98.22 ± 0.12 and 99.17 ± 0.22; 1 nearest neighbour 98.00 and 98.68; forest
-97.37 and 98.27; MLP 96.38 and 98.08; logistic regression 94.77 and 96.88. So to share writers
-flatters every method but the strong network, by 0.7 to 2.1 points; it alone is as good on new ones,
-to within chance. On the 1797 rows of new writers it has 3 to 10 errors, the SVM 28 to 35, the
-notebook's 23 to 34: p < 4e-4 beside the SVM for each of the ten pairs of seeds (McNemar's exact
-test), and p < 6e-4 beside the notebook's. It was run three times: before the strong recipe had its
-views (99.70 ± 0.09 and 99.58 ± 0.15), with them (99.74 ± 0.10 and 99.57 ± 0.18), and with batches
-of 64 instead of 128, which is this.
 """
 
 from __future__ import annotations
