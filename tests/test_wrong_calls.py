@@ -122,9 +122,6 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
     ],
     "train_sizes": [(lambda: dj.train_sizes(RUN.split), ValueError, "splits must be stacked")],
     "test_sizes": [(lambda: dj.test_sizes(LABELS), TypeError, "splits must be a Split")],  # type: ignore[arg-type]
-    "lower": [
-        (lambda: dj.lower(len, platform="abacus"), ValueError, "platform must be 'cpu', 'gpu' or"),
-    ],
     "writer_disjoint_split": [
         (lambda: dj.writer_disjoint_split(LABELS), ValueError, "needs all 5620 rows"),
         (lambda: dj.writer_disjoint_split(np.zeros(5620, int)), ValueError, "UCI's order"),
@@ -447,7 +444,7 @@ def test_a_wrong_call_says_what_was_expected(name: str) -> None:
 def test_every_public_function_is_tried() -> None:
     """Apart from those that take no argument that could be wrong."""
     functions = {name for name in dj.__all__ if inspect.isroutine(getattr(dj, name))}
-    harmless = {"adam", "fast", "shared", "take_run", "take_runs", "trained_recipe"}
+    harmless = {"adam", "fast", "lower", "shared", "take_run", "take_runs", "trained_recipe"}
     harmless |= {"use_all_cpu_cores", "use_compilation_cache"}
     assert functions - set(WRONG) == harmless
 
