@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -14,6 +15,7 @@ import pytest
 
 # Most of the suite's time is XLA's: programs that run for a moment are not worth optimizing.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+gc.set_threshold(50_000)  # tracing makes many objects, few of them garbage
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)

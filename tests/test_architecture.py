@@ -14,6 +14,8 @@ import pytest
 
 from digits_jax import DigitsCNN
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 SCRIPT = Path(__file__).parents[1] / "experiments" / "architecture.py"
 
 

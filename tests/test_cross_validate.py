@@ -76,6 +76,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert predictions["logits"].shape == (3, 599, 10)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         _command(*COMMON, "--epochs", "6", "--output-dir", "out"),
@@ -103,6 +104,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) 
             np.testing.assert_array_equal(resumed[array], whole[array])
 
 
+@pytest.mark.slow
 def test_the_strong_recipe_brings_its_own_numbers(tmp_path: Path) -> None:
     options = ["--recipe", "strong", "--epochs", "2", "--learning-rate", "0.01", "--folds", "2"]
     done = _run(tmp_path, "--data", "bundled", *options, "--no-refit", "--output-dir", "out")
@@ -182,6 +184,7 @@ def test_a_run_that_goes_on_is_not_complete_until_it_ends(finished: Path, tmp_pa
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_divergence_is_named_and_left_out(tmp_path: Path) -> None:
     done = _run(tmp_path, *COMMON, "--epochs", "2", "--learning-rate", "1e3", "--output-dir", "o")
     assert done.returncode == 2

@@ -17,6 +17,8 @@ import pytest
 
 import digits_jax as dj
 
+pytestmark = pytest.mark.slow  # whole scripts
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SMALL = dj.DigitsCNN(conv_features=(4,), dense_features=(), pixel_scale=1 / 16)
 Script = Callable[..., tuple[int, str, dict[str, Any]]]

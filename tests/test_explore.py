@@ -14,6 +14,8 @@ import pytest
 import sklearn.datasets
 from sklearn.neighbors import KNeighborsClassifier
 
+pytestmark = pytest.mark.slow  # t-SNE of all rows
+
 SCRIPT = Path(__file__).parents[1] / "experiments" / "explore.py"
 FIGURES = ("class_means", "embedding", "pixel_statistics", "samples")
 

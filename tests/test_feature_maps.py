@@ -16,6 +16,8 @@ import pytest
 
 import digits_jax as dj
 
+pytestmark = pytest.mark.slow  # trains and draws
+
 SCRIPT = Path(__file__).parents[1] / "experiments" / "feature_maps.py"
 SHAPES = {
     "conv_1": (8, 8, 16),

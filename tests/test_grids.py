@@ -56,6 +56,7 @@ def test_ranking() -> None:
     assert grids.rank(equal).tolist() == [1, 0]
 
 
+@pytest.mark.slow
 def test_scores_belong_to_their_configuration_split_and_seed(data: Arrays, tmp_path: Path) -> None:
     """Each run made by hand, in loops; in one program, the waves of the others in two."""
     splits = inner_splits(data[1], kfold_splits(data[1], 2), 2)

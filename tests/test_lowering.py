@@ -324,6 +324,7 @@ class WaveNet(nn.Module):
 NETWORKS = [LeNet, VGG, ResNet, Separable, UNet, WaveNet]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
 def test_whole_networks(network: type[nn.Module]) -> None:
     images = normal(0, 3, 12, 12, 1)

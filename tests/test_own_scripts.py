@@ -154,6 +154,7 @@ def test_an_edited_recipe_is_not_resumed(run: Run) -> None:
     assert Path("out/results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_classes_are_trained_swept_and_compared(run: Run) -> None:
     words = ("--data", "wine.npz", "--recipe", "mine.py:classes")
     text = run("train", *words, "--output-dir", "t", "--seeds", 2, "--set", "network.width=16")

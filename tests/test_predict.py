@@ -23,6 +23,8 @@ import digits_jax as dj
 from digits_jax.preprocessing import digit_from_image
 from digits_jax.runs.results import CrossValidation
 
+pytestmark = pytest.mark.slow  # trains in a process, and reads what it saved
+
 SCRIPT = Path(__file__).parents[1] / "experiments" / "predict.py"
 NAMES = ["fold 1", "fold 2", "fold 3", "refit"]
 ROWS = [5, 37, 59, 1796]

@@ -419,6 +419,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["compare", "leftovers", "sweep"])
 def test_reports_of_scripts_in_a_browser(browser: Any, made: Path, script: str) -> None:
     results = json.loads((made / script / "results.json").read_text())

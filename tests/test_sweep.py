@@ -139,6 +139,7 @@ def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
     assert stopped.value.exit_code == 143
 
 
+@pytest.mark.slow
 def test_nested_with_halving(tmp_path: Path) -> None:
     done = _run(
         tmp_path,
