@@ -16,7 +16,7 @@ from digits_jax import evaluation, train
 from digits_jax.data import load_digits
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
-from digits_jax.runs import programs
+from digits_jax.runs import advancing, cross_validation, programs
 from digits_jax.runs.axis import make_runs, take_run
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.results import CrossValidation, Interrupted
@@ -174,6 +174,45 @@ def test_side_by_side_runs_stop_at_the_same_epochs(
     together = cross_validate(data, runs, recipe=RECIPE, epochs=EPOCHS, vmap_size=3, **options)
     np.testing.assert_array_equal(together.epochs, stopped.epochs)
     np.testing.assert_allclose(together.scores["loss"], stopped.scores["loss"], rtol=1e-4)
+
+
+def test_the_runs_axis_shrinks_by_halves(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs side by side, as on an accelerator: the same as one after another, and resumed."""
+    splits = with_validation(kfold_splits(data[1], 5), 0.25, seed=1)
+    runs = make_runs(splits, Hyperparameters(learning_rate=[2.0, 1.0, 0.5, 0.02, 0.01]))
+    options: Any = {"recipe": RECIPE, "epochs": EPOCHS, "patience": PATIENCE, "keep": "best"}
+    alone = cross_validate(data, runs, devices=jax.devices()[:2], **options)
+    assert sorted(alone.epochs)[2] < EPOCHS - advancing.FEWEST_CALLS  # three stop early
+    widths: list[int] = []
+    whole = cross_validation.compile_train
+
+    def counted(states: Any, runs: Any, **more: Any) -> Any:
+        widths.append(len(runs.key))
+        return whole(states, runs, **more)
+
+    monkeypatch.setattr(cross_validation, "compile_train", counted)
+    options |= {"devices": jax.devices()[:1], "vmap_size": 5}
+    shrunk = cross_validate(data, runs, **options)
+    assert widths and widths == sorted(widths, reverse=True) and widths[0] <= 2
+    np.testing.assert_array_equal(shrunk.epochs, alone.epochs)
+    np.testing.assert_array_equal(shrunk.best_epochs, alone.best_epochs)
+    np.testing.assert_allclose(shrunk.scores["loss"], alone.scores["loss"], rtol=1e-4)
+    assert (np.isnan(shrunk.history["loss"]) == np.isnan(alone.history["loss"])).all()
+    first = int(sorted(alone.epochs)[2])  # after this epoch the axis has shrunk
+    with pytest.raises(Interrupted):
+        cross_validate(
+            data,
+            runs,
+            checkpoints=tmp_path,
+            on_epoch=lambda progress: progress.epoch == first + 2,
+            **options,
+        )
+    resumed = cross_validate(data, runs, checkpoints=tmp_path, resume=True, **options)
+    for name, values in shrunk.history.items():
+        np.testing.assert_array_equal(resumed.history[name], values)
+    jax.tree.map(np.testing.assert_array_equal, resumed.states, shrunk.states)
 
 
 def test_a_refit_without_validation_rows_never_stops(data: Any) -> None:

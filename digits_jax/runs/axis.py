@@ -224,6 +224,23 @@ def take_runs(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: take(leaf, np.asarray(index)), tree)
 
 
+def put_runs(tree: Any, index: Any, some: Any) -> Any:
+    """A copy of a tree of host arrays [R, ...] whose runs ``index`` [r] are those of ``some``."""
+
+    def one(leaf: Any, values: Any) -> Any:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        whole, new = (
+            np.array(jax.device_get(jax.random.key_data(each) if is_key else each))
+            for each in (leaf, values)
+        )
+        whole[np.asarray(index)] = new
+        if not is_key:
+            return whole
+        return jax.random.wrap_key_data(jax.device_put(whole), impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(one, tree, some)
+
+
 def take(leaf: Any, index: np.ndarray) -> Any:
     """Entries of a leaf's runs axis; keys are on a device: they are moved, but not unasked."""
     if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

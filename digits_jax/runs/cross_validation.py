@@ -27,6 +27,11 @@ from digits_jax.parallel.mesh import (
 )
 from digits_jax.parallel.processes import gather_values
 from digits_jax.recipe import Recipe
+from digits_jax.runs.advancing import (
+    train_in_round_robin,
+    train_shrinking,
+    train_side_by_side,
+)
 from digits_jax.runs.axis import pad_runs, to_host
 from digits_jax.runs.checks import check_counts, check_data, check_runs
 from digits_jax.runs.identity import (
@@ -39,12 +44,7 @@ from digits_jax.runs.identity import (
     require_agreement,
 )
 from digits_jax.runs.preparation import equal_steps, prepare, refuse_unread, spread_params
-from digits_jax.runs.programs import (
-    compile_programs,
-    identified,
-    train_in_round_robin,
-    train_side_by_side,
-)
+from digits_jax.runs.programs import compile_programs, compile_train, identified
 from digits_jax.runs.progress import progress_bar
 from digits_jax.runs.refusals import refuse_other_training, warn_of_callbacks
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress, validation_scores
@@ -104,8 +104,9 @@ def cross_validate(
         epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs``,
             ``checkpoint_every`` and what is left to train.
         patience: epochs without a better one, by the recipe's monitor on the validation rows, after
-            which a run stops; None: none does. Stopped runs cost nothing more on a CPU. A run
-            without validation rows never stops.
+            which a run stops; None: none does. Stopped runs cost nothing more on a CPU; on an
+            accelerator the runs axis shrinks when at most half of the runs on it still train; with
+            several processes they are masked. A run without validation rows never stops.
         keep: "best" gives each run the weights of its best epoch, by the recipe's monitor on the
             validation rows; "last" those of its last.
         checkpoints: a folder, or None to save nothing.
@@ -248,6 +249,28 @@ def cross_validate(
                 mesh,
                 calls,
                 is_done=None if watch is None else functools.partial(_is_done, watch=watch),
+                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in names},
+            )
+        elif watch is not None and watch.patience and not (mesh.is_multi_process or debugging()):
+            of_fewer = functools.partial(
+                compile_train,
+                data=placed_data,
+                recipe=recipe,
+                mesh=mesh,
+                vmap_size=vmap_size,
+                epochs_per_call=epochs_per_call,
+                steps=steps,
+                watch=watch,
+            )
+            advance = train_shrinking(
+                programs,
+                states,
+                trained_runs,
+                placed_data,
+                mesh,
+                calls,
+                is_done=jax.jit(functools.partial(train.has_stopped, watch=watch)),
+                compile_train=of_fewer,
                 blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in names},
             )
         else:

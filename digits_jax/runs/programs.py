@@ -18,10 +18,9 @@ from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
 from digits_jax import evaluation, train
-from digits_jax.parallel.mesh import debugging, over_runs, place, runs_sharding
-from digits_jax.parallel.round_robin import train_round_robin
+from digits_jax.parallel.mesh import debugging, over_runs, runs_sharding
 from digits_jax.recipe import Recipe, on_platform
-from digits_jax.runs.axis import leaf_name, pad_runs, take_runs, to_host
+from digits_jax.runs.axis import leaf_name
 from digits_jax.structures import Data, Run, Sums, TrainState
 
 History = dict[str, Any]
@@ -183,6 +182,31 @@ def _compile_for(
     return Programs(*programs, evaluate_, states, unread)
 
 
+def compile_train(
+    states: TrainState,
+    runs: Run,
+    data: Data,
+    *,
+    recipe: Recipe,
+    mesh: Mesh,
+    vmap_size: int | None,
+    epochs_per_call: int,
+    steps: int | None,
+    watch: train.Watch | None,
+) -> Callable[..., tuple[TrainState, History]]:
+    """The training program alone, of other runs; arguments as of ``compile_programs``, placed."""
+    lifted = lifted_programs(
+        recipe,
+        mesh=mesh,
+        vmap_size=vmap_size,
+        epochs_per_call=epochs_per_call,
+        steps=steps,
+        watch=watch,
+    )
+    lowered = jax.jit(lifted.train, donate_argnums=0).trace(states, runs, data).lower()
+    return cast(Callable[..., tuple[TrainState, History]], _compiled(lowered, mesh).result())
+
+
 class Lifted(NamedTuple):
     """The functions of one run, lifted to the runs axis; neither traced nor compiled.
 
@@ -292,59 +316,3 @@ def _unread(runs: Run, *programs: tuple[Any, Any]) -> tuple[str, ...]:
         uses = [use for use, path in zip(used, paths, strict=True) if path[1:2] == (of_h,)]
         read |= np.array(uses, bool)
     return tuple(name for name, is_read in zip(names, read, strict=True) if not is_read)
-
-
-def train_side_by_side(
-    programs: Programs,
-    states: TrainState,
-    runs: Run,
-    data: Data,
-    mesh: Mesh,
-    count: int,
-    calls: int,
-) -> Iterator[tuple[Callable[[], TrainState], History]]:
-    """After each call: a function that gives the states, until the next one; and its history.
-
-    ``states``, ``runs`` and ``data`` lie on the devices, padded; ``count`` runs are real.
-    """
-    for _ in range(calls):
-        states, new = programs.train(states, runs, data)
-        yield functools.partial(_same, states), to_host(new, mesh, count)
-
-
-def _same(states: TrainState) -> TrainState:
-    return states
-
-
-def train_in_round_robin(
-    programs: Programs,
-    states: TrainState,
-    runs: Run,
-    data: Data,
-    mesh: Mesh,
-    calls: int,
-    *,
-    is_done: Callable[[TrainState], bool] | None = None,
-    blank: History | None = None,
-) -> Iterator[tuple[Callable[[], TrainState], History]]:
-    """As ``train_side_by_side``, but each device trains whichever run is due.
-
-    ``runs`` are as given, not placed and not padded. See ``train_round_robin`` for the last two.
-    """
-    count, shard = len(runs.key), runs_sharding(mesh)
-    with_a_blank = pad_runs(runs, count + 1)
-
-    @functools.cache
-    def placed(group: tuple[int, ...]) -> Run:
-        return cast(Run, place(take_runs(with_a_blank, group), shard))
-
-    def train(states: TrainState, group: tuple[int, ...]) -> tuple[TrainState, History]:
-        return programs.train(states, placed(group), data)
-
-    first = to_host(states, mesh, count)
-    advance = train_round_robin(train, first, mesh=mesh, calls=calls, is_done=is_done, blank=blank)
-    for states_of, new in advance:
-        yield (
-            functools.partial(lambda get: place(pad_runs(get(), mesh.size), shard), states_of),
-            new,
-        )
