@@ -77,9 +77,8 @@ def predict(state: TrainState, inputs: Any, h: Any = None, *, recipe: Recipe) ->
 def eval_step(state: TrainState, batch: Batch, h: Any = None, *, recipe: Recipe) -> Sums:
     """Sums of loss (without regularisation) and metrics over a batch, dropout off."""
     check_batch(batch)
-    inputs, targets = without_absent(batch)
-    outputs = predict(state, inputs, h, recipe=recipe)
-    return score(outputs, batch._replace(targets=targets), recipe)
+    batch = without_absent(batch)
+    return score(predict(state, batch.inputs, h, recipe=recipe), batch, recipe)
 
 
 def score(outputs: Any, batch: Batch, recipe: Recipe) -> Sums:

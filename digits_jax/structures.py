@@ -162,8 +162,8 @@ def gather(data: Data, rows: jax.Array, weights: jax.Array) -> Batch:
     return Batch(inputs, targets, weights)
 
 
-def without_absent(batch: Batch) -> tuple[Any, Any]:
-    """Inputs and targets, zero in rows of weight 0: what these hold, even a NaN, does not count."""
+def without_absent(batch: Batch) -> Batch:
+    """The batch with zeros in rows of weight 0: what these hold, even a NaN, does not count."""
 
     def zeroed(leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -171,4 +171,4 @@ def without_absent(batch: Batch) -> tuple[Any, Any]:
         return jnp.where(present, leaf, jnp.zeros((), leaf.dtype))
 
     inputs, targets = jax.tree.map(zeroed, (batch.inputs, batch.targets))
-    return inputs, targets
+    return batch._replace(inputs=inputs, targets=targets)

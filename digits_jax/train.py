@@ -167,10 +167,17 @@ def train_step(
         True
     """
     check_batch(batch)
+    return _step(state, without_absent(batch), h, key, recipe=recipe, steps=steps)
+
+
+def _step(
+    state: TrainState, batch: Batch, h: Any, key: jax.Array, *, recipe: Recipe, steps: Any
+) -> tuple[TrainState, Sums]:
+    """``train_step`` on a batch whose rows of weight 0 hold finite values."""
     network = as_network(recipe.network, h)
     dropout_key, augment_key = jax.random.split(key)
     mask = batch.weights > 0
-    inputs, targets = without_absent(batch)
+    inputs, targets = batch.inputs, batch.targets
     if recipe.augment is not None:
         masked = with_mask(recipe.augment, mask)
         inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)
@@ -314,9 +321,11 @@ def train_epoch(
         gathered = gather(data, rows, weights)
 
         def train(state: TrainState) -> tuple[TrainState, Sums]:
-            return train_step(
+            # Padding repeats a real row; rows that the data's own weights leave out hold anything.
+            batch = gathered if data.weights is None else without_absent(gathered)
+            return _step(
                 state,
-                gathered,
+                batch,
                 run.hyperparameters,
                 jax.random.fold_in(step_key, i),
                 recipe=recipe,
