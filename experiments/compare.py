@@ -87,9 +87,8 @@ def report(
     summaries = {
         name: summary_json("accuracy", summarize(accuracies[name], **sizes)) for name in order
     }
-    table = Table(
-        title=f"{config.folds} folds, {config.repeats} repeats: accuracy (%), errors a repeat"
-    )
+    times = f"{config.repeats} repeat{'s' * (config.repeats > 1)}"
+    table = Table(title=f"{config.folds} folds, {times}: accuracy (%), errors a repeat")
     for column in ("method", "mean ± sd", "95 % interval", "errors", "seconds"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name in order:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-SHEET = 500  # digits of a sheet at most: a browser filters them at once
+SHEET = (
+    300  # digits of a sheet at most: a page stays under 600 KB, and a browser filters them at once
+)
 SHOWN = 40  # of them, before a click on "show all"
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]  # names of columns, and rows
 
