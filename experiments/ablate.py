@@ -45,12 +45,9 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Digits):
     """The options of the command line."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
     folds: int = 5
     """Parts of the rows; each is the test set of one run."""
     repeats: int = 1

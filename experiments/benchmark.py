@@ -106,12 +106,9 @@ DENSE_LAYERS = ((64, 128), (128, 512), (512, 10))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Digits):
     """Compares this project's speed with that of the usual programs."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
     rounds: int = 5
     """Runs of every program, interleaved."""
     against: str | None = None

@@ -32,12 +32,9 @@ TSNE_STEPS = 500  # scikit-learn's 1000 take twice as long and part the classes 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Digits):
     """The options of the command line."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
     embedding: Literal["tsne", "pca"] = "tsne"
     """Of the rows in two dimensions: t-SNE, or the first two principal components (at once)."""
     seed: int = 0

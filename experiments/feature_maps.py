@@ -33,12 +33,9 @@ COMPARED = 16  # maps of a layer that are drawn above those of the untrained net
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Digits):
     """The options of the command line."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
     index: int = 59
     """The row whose image goes through the network, counted from 0."""
     checkpoint: Path | None = None

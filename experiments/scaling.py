@@ -43,12 +43,9 @@ WAVED_EPOCHS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Digits):
     """The options of the command line."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
     runs: tuple[int, ...] = (1, 2, 5, 10, 50, 200)
     """Numbers of runs, at all rows and width 1."""
     rows: tuple[int, ...] = (500, 1000, 2000)

@@ -31,12 +31,9 @@ NOTEBOOK = 0.9895  # mean accuracy of the notebook's five folds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Digits):
     """The options of the command line."""
 
-    data: str = "auto"
-    """Rows: auto (the cached download, else UCI, else bundled), uci, bundled, or the path of a
-    CSV in UCI's layout."""
     repeats: int = 20
     """Cross-validations, each of other folds and weights."""
     epochs: int = 4

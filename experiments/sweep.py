@@ -384,8 +384,11 @@ class Sweep:
                 )
             except WavesInterrupted as stop:
                 raise training.stopped(stop, watch, self.output) from stop
-            except (TypeError, ValueError) as error:
-                raise options.UsageError(f"--recipe {structure.plan.name}: {error}") from error
+            except Exception as error:
+                mistake = structure.plan.mistake(error)
+                if mistake is None:
+                    raise
+                raise mistake from error
         if startup.anywhere(watch.signal is not None):  # in the last wave of this stage
             done_all = WavesInterrupted(count, count, f"{unit}s")
             raise training.stopped(done_all, watch, self.output)

@@ -63,6 +63,10 @@ def mean_loss(data):
     return dj.Recipe(network=MLP(1), loss=lambda o, t, h: jnp.mean(o), optimizer=optimizer), h, 1
 
 
+def key(data):
+    return classes(data)[0], {"rate": 0.1}, 1
+
+
 def nothing(data):
     return None
 
@@ -204,7 +208,10 @@ def test_groups_stay_together(run: Run) -> None:
         (("--recipe", "mine.py:without_data"), "must take one argument, the data"),
         (("--recipe", "mine.py:mean_loss"), "--recipe mine.py:mean_loss: loss gives [] for 6 rows"),
         (("--recipe", "broken.py:f"), "broken.py can't be run: SyntaxError"),
-        (("--recipe", "mine.py:classes", "--set", "depth=2"), "--set depth: the recipe's"),
+        (("--recipe", "mine.py:classes", "--set", "depth=2"), "--set: there is no hyperparameter"),
+        (("--recipe", "notebook"), "--recipe notebook: images must be [B, H, W]"),
+        (("--recipe", "mine.py:key"), "mine.py:key: mine.py, line 19: KeyError: 'learning_rate'"),
+        (("--data", "words.npz", "--recipe", "mine.py:classes"), "targets must be numbers, not"),
         (("--recipe", "mine.py:classes", "--set", "network.depth=2"), "the network's fields are"),
         (("--recipe", "mine.py:classes", "--learning-rate", "0"), "--learning-rate must be"),
         (("--recipe", "mine.py:classes", "--patience", "2"), "add --validation 0.1"),
@@ -217,6 +224,7 @@ def test_a_users_mistake_gets_one_line(run: Run, arguments: tuple[str, ...], mes
     Path("broken.py").write_text("def f(:")
     Path("text.npz").write_text("no archive")
     np.savez("half.npz", inputs=np.zeros(4))
+    np.savez("words.npz", inputs=np.zeros((20, 3)), targets=np.array(["a", "b"] * 10))
     np.savez("unequal.npz", inputs=np.zeros(4), targets=np.zeros(3))
     said = run("cross_validate", "--data", "wine.npz", *arguments, "--output-dir", "out", code=2)
     assert message in said and len(said.strip().splitlines()) == 1

@@ -183,7 +183,10 @@ def test_nested_with_halving(tmp_path: Path) -> None:
         (["--vary", "batch_size=0"], "--vary: batch_size must be 1 to"),
         (["--vary", "network.wdith=2"], "--vary network.wdith: the network's fields are"),
         (["--vary", "network.conv_activation=rellu"], "flax.linen has no rellu"),
-        (["--vary", "learning_rte=1"], "--vary learning_rte: the recipe's hyperparameters are"),
+        (
+            ["--vary", "learning_rte=1"],
+            "--vary: there is no hyperparameter 'learning_rte'; there are",
+        ),
         (["--vary", "learning_rate"], "--vary learning_rate: write it as NAME=VALUE"),
         (["--vary", "learning_rate=high"], "--vary learning_rate=high: high is no number"),
         (["--vary", "learning_rate=1,1"], "--vary learning_rate names a value twice"),

@@ -206,17 +206,16 @@ def cross_validate(
         placed = place(pad_runs(trained_runs, mesh.size), shard)
         placed_data = place(data, replicate)
         placed_params = None if params is None else place(pad_runs(params, mesh.size), shard)
+        how: Any = {
+            "recipe": recipe,
+            "mesh": mesh,
+            "vmap_size": vmap_size,
+            "epochs_per_call": epochs_per_call,
+            "steps": steps,
+            "watch": watch,
+        }
         programs = compile_programs(
-            placed,
-            placed_data,
-            recipe=recipe,
-            mesh=mesh,
-            vmap_size=vmap_size,
-            epochs_per_call=epochs_per_call,
-            params=placed_params,
-            steps=steps,
-            watch=watch,
-            round_robin=in_round_robin,
+            placed, placed_data, params=placed_params, round_robin=in_round_robin, **how
         )
         refuse_unread(runs.hyperparameters, programs.unread)
         compiled = time.perf_counter()
@@ -252,16 +251,7 @@ def cross_validate(
                 blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in names},
             )
         elif watch is not None and watch.patience and not (mesh.is_multi_process or debugging()):
-            of_fewer = functools.partial(
-                compile_train,
-                data=placed_data,
-                recipe=recipe,
-                mesh=mesh,
-                vmap_size=vmap_size,
-                epochs_per_call=epochs_per_call,
-                steps=steps,
-                watch=watch,
-            )
+            of_fewer = functools.partial(compile_train, data=placed_data, **how)
             advance = train_shrinking(
                 programs,
                 states,

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from digits_jax.runs.results import Progress as Epochs
 
 # All three go without colours where NO_COLOR is set, and without control codes in a file or pipe.
-results = Console()
-notes = Console()  # what is going on; --quiet keeps it back
-errors = Console(stderr=True)
+# A colon in a user's text, as in FILE.py:key: it is, is no emoji.
+results = Console(emoji=False)
+notes = Console(emoji=False)  # what is going on; --quiet keeps it back
+errors = Console(stderr=True, emoji=False)
 
 # What JAX says of an accelerator that it can't use, and what the user can do about it.
 JAX_SAYS = {

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,24 @@ class Plan(NamedTuple):
     recipe: Recipe
     hyperparameters: Any
     epochs: int
+    is_ours: bool = True  # a recipe by name on the digits: what fails is no mistake of the user's
+
+    def mistake(self, error: Exception) -> UsageError | None:
+        """What to say of an error in training, where it is the user's to mend.
+
+        An error in the user's own file is named with its line.
+        """
+        if self.is_ours:
+            return None
+        file = Path(self.name.rpartition(":")[0]).expanduser().absolute()
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [each.lineno for each in frames if Path(each.filename).absolute() == file]
+        if not lines and type(error) not in (TypeError, ValueError):
+            return None
+        what = " ".join(str(error).split())
+        if lines:
+            what = f"{file.name}, line {lines[-1]}: {type(error).__name__}: {what}"
+        return UsageError(f"--recipe {self.name}: {what}")
 
 
 def load_task(data: str) -> Task:
@@ -121,6 +140,13 @@ def _own_task(path: Path) -> Task:
         count = arrays[name].shape[0] if arrays[name].ndim else 0
         require(
             count == rows > 0, f"--data {path}: {name} has {count} rows, and inputs have {rows}"
+        )
+    for name in ("inputs", "targets", "weights"):
+        kind = arrays[name].dtype if name in arrays else inputs.dtype
+        require(
+            kind.kind in "biuf",
+            f"--data {path}: {name} must be numbers, not {kind}; np.unique(names, "
+            "return_inverse=True) gives integers and what they stand for",
         )
     names: tuple[str, ...] | None = None
     if targets.dtype.kind in "iu" and targets.ndim == 1:
@@ -175,7 +201,8 @@ def load_plan(
         from digits_jax import recipe_by_name
 
         named = recipe_by_name(recipe, epochs=epochs, batch_size=batch_size)
-        plan = Plan(recipe, *named)
+        ours = task.dataset is not None
+        plan = Plan(recipe, named.recipe, named.hyperparameters, named.epochs, ours)
     else:
         plan = _own_plan(recipe, task)
         if batch_size is not None:
@@ -227,7 +254,7 @@ def _own_plan(recipe: str, task: Task) -> Plan:
         fits and isinstance(made[2], int) and made[2] >= 1,
         f"--recipe {recipe}: {function} must give (Recipe, hyperparameters, epochs)",
     )
-    return Plan(recipe, *made)
+    return Plan(recipe, *made[:3], False)
 
 
 def with_numbers(h: Any, values: Mapping[str, Any], flag: str = "--set") -> Any:
@@ -236,19 +263,12 @@ def with_numbers(h: Any, values: Mapping[str, Any], flag: str = "--set") -> Any:
     Raises:
         UsageError: there is none of that name.
     """
-    import jax
+    from digits_jax.runs.axis import with_leaves
 
-    from digits_jax.runs.axis import leaf_name
-
-    def is_none(leaf: Any) -> bool:  # a number that is not given is a leaf all the same
-        return leaf is None
-
-    paths, structure = jax.tree_util.tree_flatten_with_path(h, is_leaf=is_none)
-    leaves = {leaf_name(path): leaf for path, leaf in paths}
-    for name in values:
-        known = ", ".join(leaves) or "none"
-        require(name in leaves, f"{flag} {name}: the recipe's hyperparameters are {known}")
-    return jax.tree.unflatten(structure, [values.get(name, leaf) for name, leaf in leaves.items()])
+    try:
+        return with_leaves(h, values)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from error
 
 
 def with_settings(plan: Plan, settings: Mapping[str, Any], flag: str = "--set") -> Plan:

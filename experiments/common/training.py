@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.markup import escape
 
 from common import console, tracking
-from common.options import UsageError, require
+from common.options import require
 from common.output import Output
 from common.scores import Score, scores_of
 from common.startup import reports
-from common.tasks import NAMED, Plan
+from common.tasks import Plan
 
 if TYPE_CHECKING:
     from digits_jax import CrossValidation, Run, TrainState
@@ -89,11 +89,11 @@ def train(
             )
         except dj.Interrupted as stop:
             raise stopped(stop, watch, output) from stop
-        except (TypeError, ValueError) as error:
-            if plan.name in NAMED and "outputs" not in str(error):
+        except Exception as error:
+            mistake = plan.mistake(error)
+            if mistake is None:
                 raise
-            # What the library says of a recipe, its data or their fit is the user's to mend.
-            raise UsageError(f"--recipe {plan.name}: {error}") from error
+            raise mistake from error
         if tracker is not None:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
         return result
