@@ -316,6 +316,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     resumed = _cross_validate(data, runs, **options, on_epoch=lambda p: told.append(p.epoch))
     assert told == [4, 5]
     _assert_equal(resumed, whole)
+    finished = _cross_validate(data, runs, **options)  # which has no epoch left to train
+    _assert_equal(finished, whole)
+    assert [*finished.history] == [
+        *whole.history
+    ]  # the order, too: so files are equal, byte by byte
     assert sorted(int(p.name) for p in (tmp_path / "saved").iterdir()) == [4, 5]
     again = _cross_validate(data, runs, **options)
     _assert_equal(again, whole)

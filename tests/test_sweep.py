@@ -79,6 +79,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
         )
         assert scores["accuracy"][here].mean() == pytest.approx(row["accuracy"])
         assert scores["loss"][here].mean() == pytest.approx(row["loss"])
+    assert (scores["accuracy"] != scores["test_accuracy"]).any()  # of other rows
     # The test rows score what the validation rows of the same split have chosen, and no more.
     for o, row in enumerate(results["outer_splits"]):
         k = int(scores["accuracy"][:, o].argmax())

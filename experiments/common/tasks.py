@@ -254,7 +254,8 @@ def _own_plan(recipe: str, task: Task) -> Plan:
         fits and isinstance(made[2], int) and made[2] >= 1,
         f"--recipe {recipe}: {function} must give (Recipe, hyperparameters, epochs)",
     )
-    return Plan(recipe, *made[:3], False)
+    trained, numbers, epochs = made
+    return Plan(recipe, trained, numbers, epochs, is_ours=False)
 
 
 def with_numbers(h: Any, values: Mapping[str, Any], flag: str = "--set") -> Any:
