@@ -93,8 +93,8 @@ def learning_curves(
 ) -> Figure:
     """Curves [R, E] of training, by label: a panel for each, a line for each run.
 
-    A label is "Loss (nats)" or "Accuracy (%)". `validation` has the same of the validation rows, by
-    the same labels, dotted. A positive curve that spans a decade has a logarithmic axis. Names [R]
+    A label is "Loss (nats)" or "Accuracy (%)"; without `validation`, the axis says "Training loss
+    (nats)". `validation` has the same of the validation rows, by the same labels, dotted. A positive curve that spans a decade has a logarithmic axis. Names [R]
     are "run 1" .. by default. More than 12 runs are a band, from the lowest to the highest, and
     their mean. NaN, of a run that stopped or diverged, is a gap.
     """
@@ -114,7 +114,8 @@ def learning_curves(
                     _curve(panel, curve, r, line, names[r] if kind == "training" else "")
             else:
                 _band(panel, each[label], line, kind if dotted else "")
-        panel.set(xlabel="Epoch", ylabel=label, xlim=(1, epochs) if epochs > 1 else None)
+        what = label if dotted else f"Training {label[0].lower()}{label[1:]}"
+        panel.set(xlabel="Epoch", ylabel=what, xlim=(1, epochs) if epochs > 1 else None)
         panel.locator_params(axis="x", integer=True)
         known = np.concatenate([each[label].ravel() for each, *_ in kinds if label in each])
         known = known[np.isfinite(known)]

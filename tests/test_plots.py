@@ -297,8 +297,8 @@ def test_learning_curves_draw_each_run_from_epoch_1() -> None:
     loss, accuracy = curves.values()
     figure = plots.learning_curves(curves, names := [*"abcde", "refit"])
     left, right = figure.axes
-    assert _labels(left) == ("Epoch", "Loss (nats)")
-    assert _labels(right) == ("Epoch", "Accuracy (%)")
+    assert _labels(left) == ("Epoch", "Training loss (nats)")
+    assert _labels(right) == ("Epoch", "Training accuracy (%)")
     assert _legend(figure) == names
     for r in range(6):
         np.testing.assert_array_equal(left.lines[r].get_xdata(), np.arange(1, 101))
@@ -332,6 +332,7 @@ def test_validation_curves_are_dotted_in_their_runs_colour() -> None:
     figure = plots.learning_curves(training, validation=validation)
     assert _legend(figure) == ["run 1", "run 2", "training", "validation"]
     left, right = figure.axes
+    assert left.get_ylabel() == "Loss (nats)"  # of both
     assert [line.get_linestyle() for line in left.lines] == ["-", "-", ":", ":"]
     assert [line.get_linestyle() for line in right.lines] == ["-", "-"]
     assert left.lines[2].get_color() == left.lines[0].get_color()
@@ -355,7 +356,7 @@ def test_a_logarithmic_axis_has_each_number_once() -> None:
 def test_an_svg_is_text_in_the_pages_colours() -> None:
     figure = plots.learning_curves(_curves(2))
     text = plots.svg(figure)
-    assert text.startswith("<svg") and "Loss (nats)" in text
+    assert text.startswith("<svg") and "Training loss (nats)" in text
     assert "var(--ink)" in text and "#000001" not in text and "#000000" not in text
     ids = re.findall(r' id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
