@@ -94,9 +94,10 @@ def learning_curves(
     """Curves [R, E] of training, by label: a panel for each, a line for each run.
 
     A label is "Loss (nats)" or "Accuracy (%)"; without `validation`, the axis says "Training loss
-    (nats)". `validation` has the same of the validation rows, by the same labels, dotted. A positive curve that spans a decade has a logarithmic axis. Names [R]
-    are "run 1" .. by default. More than 12 runs are a band, from the lowest to the highest, and
-    their mean. NaN, of a run that stopped or diverged, is a gap.
+    (nats)". `validation` has the same of the validation rows, by the same labels, dotted. A
+    positive curve that spans a decade has a logarithmic axis. Names [R] are "run 1" .. by default.
+    More than 12 runs are a band, from the lowest to the highest, and their mean. NaN, of a run that
+    stopped or diverged, is a gap.
     """
     panels, dotted = _labelled(curves, "R", "E"), _labelled(validation or {}, "R", "E")
     if not panels:
