@@ -184,7 +184,7 @@ def load(
     folder = training.checkpoints_in(config.checkpoint)
     saved = dj.load_states(folder, recipe=recipe)
     states, identity = saved.states, saved.identity
-    names = training.run_names(states, identity)
+    names = saved.names
     if config.run is None:
         number = len(names) - 1 if names[-1] == "refit" else 0
     else:

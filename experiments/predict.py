@@ -104,8 +104,7 @@ def main(config: Config) -> None:
     import digits_jax as dj
 
     saved = dj.load_states(training.checkpoints_in(config.checkpoint))
-    states, identity = saved.states, saved.identity
-    names = training.run_names(states, identity)
+    states, names = saved.states, saved.names
     chosen = choose(names, config.run)
     inputs = read(config)
     by_model, chosen = probabilities(states, inputs.images, names, chosen, saved.recipe)

@@ -54,7 +54,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dj.Train
         epochs=5,
         checkpoints=folder,
         checkpoint_every=5,
-        identity={"runs": ["fold 1", "fold 2", "refit"], "seed": 5},
+        names=["fold 1", "fold 2", "refit"],
+        identity={"seed": 5},
     )
     return folder, result.states
 

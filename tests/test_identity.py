@@ -283,8 +283,8 @@ def test_another_version_is_refused_but_can_be_read(
 
 
 def test_other_runs_are_refused(saved: Path) -> None:
-    more = dj.make_runs(dj.kfold_splits(DATA.targets, 2, repeats=2), {"rate": 0.1})
-    assert "started with number of runs 2, now 4" in refused(saved, runs=more)
+    alone = dj.take_runs(RUNS, [0])
+    assert "started with number of runs 2, now 1" in refused(saved, runs=alone)
     faster = dj.make_runs(RUNS.split, {"rate": [0.1, 0.2]})
     assert "hyperparameters.rate 0.10000000149011612 of run 2, now 0.2" in refused(
         saved, runs=faster
@@ -489,3 +489,68 @@ def test_stablehlo_without_names_of_functions() -> None:
         for c in long
     ]
     assert digests[0] != digests[1]
+
+
+# --- more runs -----------------------------------------------------------------------------------
+
+
+def equal(found: Any, expected: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_more_repeats_go_on_beside_those_that_are_saved(tmp_path: Path) -> None:
+    """With a refit, whose draws don't depend on how many repeats there are."""
+
+    def runs(repeats: int) -> dj.Run:
+        folds = dj.kfold_splits(DATA.targets, 2, repeats=repeats)
+        splits = dj.stack_splits(folds, dj.refit_split(DATA.targets))
+        return dj.make_runs(splits, {"rate": 0.1}, members=2)
+
+    train(tmp_path, runs(1), names=[f"run of one, {i}" for i in range(6)])
+    seen = []
+    found = train(
+        tmp_path,
+        runs(2),
+        resume=True,
+        epochs=2,
+        names=[f"run of two, {i}" for i in range(10)],
+        on_epoch=lambda progress: seen.append(progress.history["loss"][:, -1]),
+    )
+    expected = train(runs=runs(2), epochs=2)
+    for name in ("states", "history", "scores", "outputs", "test_rows", "votes", "epochs"):
+        equal(getattr(found, name), getattr(expected, name))
+    assert len(seen) == 3, "an epoch of those that were saved, two of the new"
+    assert sorted(np.isnan(losses).sum() for losses in seen) == [4, 6, 6]
+    read = dj.load_states(tmp_path, recipe=recipe())
+    assert [name[:10] for name in read.names] == ["run of two"] * 6 + ["run of two"] * 4
+    order = [int(name.split()[-1]) for name in read.names]
+    equal(read.states.params, expected.states.params[np.array(order)])
+    train(tmp_path, runs(3), resume=True, epochs=2)
+    again = train(tmp_path, runs(3), resume=True, epochs=2)
+    equal(again.states, train(runs=runs(3), epochs=2).states)
+    assert "holds runs that are not asked for now" in refused(tmp_path, runs=runs(2))
+
+
+def test_more_values_of_a_grid_go_on(tmp_path: Path) -> None:
+    def runs(*rates: float) -> dj.Run:
+        return dj.make_runs(RUNS.split, configurations={"rate": list(rates)})
+
+    train(tmp_path, runs(0.1, 0.3))
+    trained = train(tmp_path, runs(0.1, 0.2, 0.3), resume=True)
+    expected = train(runs=runs(0.1, 0.2, 0.3))
+    equal(trained.states, expected.states)
+    assert (
+        trained.runs.hyperparameters["rate"].tolist()
+        == expected.runs.hyperparameters["rate"].tolist()
+    )
+
+
+def test_more_runs_of_another_program_are_refused(saved: Path) -> None:
+    more = dj.make_runs(dj.kfold_splits(DATA.targets, 2, repeats=2), {"rate": 0.1})
+    said = refused(saved, runs=more, recipe=recipe(batch_size=4))
+    assert "started with recipe.batch_size 8, now 4" in said
+
+
+def test_names_are_one_for_each_run() -> None:
+    with pytest.raises(ValueError, match="names must be 2, one for each run, not 1"):
+        train(names=["alone"])

@@ -50,7 +50,7 @@ def trained(
         epochs=15,
         checkpoints=folder / "checkpoints",
         checkpoint_every=15,
-        identity={"runs": NAMES},
+        names=NAMES,
     )
     assert (result.scores["accuracy"][:3] > 0.95).all()
     return folder, result

@@ -17,8 +17,10 @@ from jax.sharding import Mesh
 
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.parallel.processes import gather
-from digits_jax.splits import Split, check_stacked, index_runs
+from digits_jax.splits import Split, SplitKind, check_stacked, index_runs, kinds
 from digits_jax.structures import Run
+
+UINT32_MAX = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,8 @@ def make_runs(
             in their hyperparameters alone.
         members: M networks of each run, with other keys, that vote together: M times the runs,
             member by member.
-        seed: split f draws from ``fold_in(key(seed), f)``, whatever F is.
+        seed: split f draws from ``fold_in(key(seed), f)``, whatever F is; a refit, one for all
+            repeats, from ``fold_in(key(seed), 2**32 - 1)``; member m > 0 of either folds m in, too.
 
     Returns:
         A ``Run`` whose leaves are [R, ...].
@@ -88,7 +91,10 @@ def make_runs(
         raise TypeError(f"seed must be an integer, not {seed!r}") from None
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be 0 to 2**32 - 1, not {seed}")
-    keys = _fold_keys(*jax.device_put((np.uint32(seed), np.arange(folds, dtype=np.uint32))))
+    numbers = np.arange(folds, dtype=np.uint32)
+    refits = np.flatnonzero(kinds(splits) == SplitKind.REFIT)
+    numbers[refits] = UINT32_MAX - np.arange(len(refits))  # the same for any number of repeats
+    keys = _fold_keys(*jax.device_put((np.uint32(seed), numbers)))
     if configurations is None:
         h = Hyperparameters() if h is None else h
         return Run(splits, _one_entry_a_run(h, folds), keys)
@@ -106,17 +112,23 @@ def make_runs(
 
 
 def _members(splits: Split, h: Any, configurations: Any, members: int, seed: int) -> Run:
-    """Member m of a split f draws from ``fold_in(key(seed), m * F + f)``."""
+    """The runs of each member, member by member; those of the first are as without members."""
     if members < 1:
         raise ValueError(f"members must be at least 1, not {members}")
-    folds = len(splits.train_rows)
     one = make_runs(splits, h, configurations=configurations, seed=seed)
-    keys = make_runs(index_runs(splits, np.tile(np.arange(folds), members)), {}, seed=seed).key
     count = len(one.key)
-    member, base = np.divmod(np.arange(members * count), count)
+    member, base = np.divmod(np.arange(members * count, dtype=np.int32), np.int32(count))
     runs: Run = take_runs(one, base)
-    key = take(keys, member * folds + base % folds)
-    return runs._replace(key=key, member=member.astype(np.int32))
+    key = _member_keys(runs.key, *jax.device_put((member.astype(np.uint32),)))
+    return runs._replace(key=key, member=member)
+
+
+@jax.jit
+def _member_keys(keys: jax.Array, member: jax.Array) -> jax.Array:
+    """Of the first member those that are given."""
+    folded = jax.random.key_data(jax.vmap(jax.random.fold_in)(keys, member))
+    words = jnp.where((member == 0)[:, None], jax.random.key_data(keys), folded)
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))
 
 
 @jax.jit

@@ -10,6 +10,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -32,32 +33,36 @@ from digits_jax.runs.advancing import (
     train_shrinking,
     train_side_by_side,
 )
-from digits_jax.runs.axis import pad_runs, to_host
+from digits_jax.runs.axis import pad_runs, take_runs, to_host
 from digits_jax.runs.checks import check_counts, check_data, check_runs
+from digits_jax.runs.extension import as_of_all, joined, saved_parts
 from digits_jax.runs.identity import (
     PROGRAM,
+    RUNS,
     describe,
     describe_program,
     digest_of,
     digest_of_values,
     named_leaves,
     require_agreement,
+    run_digests,
 )
 from digits_jax.runs.preparation import equal_steps, prepare, refuse_unread, spread_params
 from digits_jax.runs.programs import compile_programs, compile_train, identified
 from digits_jax.runs.progress import progress_bar
-from digits_jax.runs.refusals import refuse_other_training, warn_of_callbacks
+from digits_jax.runs.refusals import refuse_old, refuse_other_training, warn_of_callbacks
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress, validation_scores
 from digits_jax.runs.saved import saved_like
 from digits_jax.runs.votes import vote
 from digits_jax.storage.errors import CheckpointError, shortened_path
-from digits_jax.structures import Best, Run, TrainState
+from digits_jax.structures import Best, Data, Run, TrainState
 
 
 def cross_validate(
     data: Any,
     runs: Run,
     *,
+    names: Sequence[str] | None = None,
     recipe: Recipe | None = None,
     epochs: int = 100,
     total_epochs: int | None = None,
@@ -90,6 +95,7 @@ def cross_validate(
         data: (inputs, targets) or (inputs, targets, weights): arrays or pytrees of arrays [N, ...],
             weights [N]. A row of weight 0 is as absent.
         runs: see ``make_runs``.
+        names: of the runs, [R]; saved with them, for who reads the checkpoint.
         recipe: how a run trains. Default: the notebook's.
         epochs: passes over the training rows, at least 1.
         total_epochs: epochs of the whole training, of which these are a part, for an optimizer that
@@ -119,8 +125,10 @@ def cross_validate(
             checkpoint is refused; they refuse nothing by themselves.
         resume: go on from the newest checkpoint, if there is one, to the very numbers that an
             uninterrupted run gives on the same devices. More epochs may be asked for than at the
-            start, if the optimizer doesn't ask for the number of steps. A recipe that calls Python
-            while it runs (``jax.pure_callback``, ``jax.debug.print``) can't be resumed.
+            start, if the optimizer doesn't ask for the number of steps. More runs, too, say repeats
+            or values of a grid: those that are saved go on, and the others start. A recipe that
+            calls Python while it runs (``jax.pure_callback``, ``jax.debug.print``) can't be
+            resumed.
         on_epoch: called after each call of the program; True stops, after saving. Where it is
             True in one process, all stop.
         progress: shows a bar, in a terminal or a notebook.
@@ -169,10 +177,74 @@ def cross_validate(
     with jax.transfer_guard("allow"):  # the trial moves a few rows
         runs, shapes = prepare(data, runs, recipe, total_epochs or epochs)
     params = spread_params(params, shapes.params, count)
+    how: dict[str, Any] = {
+        "recipe": recipe,
+        "shapes": shapes,
+        "epochs": epochs,
+        "devices": devices,
+        "vmap_size": vmap_size,
+        "epochs_per_call": epochs_per_call,
+        "watch": watch,
+        "every": every,
+        "identity": identity,
+        "about": about,
+        "resume": resume,
+        "progress": progress,
+    }
+    names, parts = _checked_names(names, count), None
+    if checkpoints is not None and resume and jax.process_count() == 1:
+        parts = saved_parts(Path(checkpoints), run_digests(runs), _saved_digests)
+    if parts is None:
+        each: Any = {"params": params, "names": names, "on_epoch": on_epoch}
+        return _cross_validate(data, runs, states=states, checkpoints=checkpoints, **each, **how)
+    results = []
+    for folder, index in parts:
+        each = {
+            "params": None if params is None else take_runs(params, index),
+            "names": None if names is None else [names[i] for i in index],
+            "on_epoch": None if on_epoch is None else as_of_all(on_epoch, index, count),
+        }
+        of_part = take_runs(runs._replace(member=None), index)
+        results.append(_cross_validate(data, of_part, checkpoints=folder, **each, **how))
+    return joined(results, [index for _, index in parts], runs, data, recipe)
+
+
+def _cross_validate(
+    data: Data,
+    runs: Run,
+    *,
+    recipe: Recipe,
+    shapes: TrainState,
+    epochs: int,
+    devices: Sequence[jax.Device],
+    vmap_size: int | None,
+    epochs_per_call: int,
+    watch: train.Watch | None,
+    every: int,
+    identity: Mapping[str, Any] | None,
+    about: Mapping[str, Any] | None,
+    resume: bool,
+    progress: bool,
+    params: Any,
+    names: Sequence[str] | None,
+    on_epoch: Callable[[Progress], bool | None] | None,
+    checkpoints: str | os.PathLike[str] | None,
+    states: TrainState | None = None,
+) -> CrossValidation:
+    """``cross_validate`` of checked arguments, of runs that share a folder of checkpoints.
+
+    Args beside its own:
+        shapes: of one run's state.
+        watch: from ``keep`` and ``patience``.
+        every: ``checkpoint_every``.
+    """
+    count = len(runs.key)
     steps = equal_steps(runs, recipe)
     mesh = runs_mesh(count, devices)
     vmap_size = default_vmap_size(mesh) if vmap_size is None else vmap_size
-    in_round_robin = _uses_round_robin(count, devices, vmap_size, patience is not None)
+    in_round_robin = _uses_round_robin(
+        count, devices, vmap_size, watch is not None and watch.patience is not None
+    )
     if in_round_robin:
         mesh = runs_mesh(len(devices), devices)
 
@@ -184,7 +256,14 @@ def cross_validate(
         if params is not None:
             described["params.sha256"] = digest_of(params)
         described |= describe_program(
-            data, runs, recipe, shapes, device=mesh.local_devices[0], watch=watch, about=about
+            data,
+            runs,
+            recipe,
+            shapes,
+            device=mesh.local_devices[0],
+            watch=watch,
+            about=about,
+            names=names,
         )
     if mesh.is_multi_process:
         require_agreement(described)
@@ -206,7 +285,7 @@ def cross_validate(
         placed = place(pad_runs(trained_runs, mesh.size), shard)
         placed_data = place(data, replicate)
         placed_params = None if params is None else place(pad_runs(params, mesh.size), shard)
-        how: Any = {
+        compiled_for: Any = {
             "recipe": recipe,
             "mesh": mesh,
             "vmap_size": vmap_size,
@@ -215,25 +294,25 @@ def cross_validate(
             "watch": watch,
         }
         programs = compile_programs(
-            placed, placed_data, params=placed_params, round_robin=in_round_robin, **how
+            placed, placed_data, params=placed_params, round_robin=in_round_robin, **compiled_for
         )
         refuse_unread(runs.hyperparameters, programs.unread)
         compiled = time.perf_counter()
 
-        names = train.history_names(recipe, runs.split)
+        columns = train.history_names(recipe, runs.split)
         first = 0 if states is None else np.asarray(states.epoch)  # epochs before the history
-        epoch, history = 0, {name: np.zeros((count, 0), np.float32) for name in names}
+        epoch, history = 0, {name: np.zeros((count, 0), np.float32) for name in columns}
         if resume:
             one = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), programs.states
             )
-            like = functools.partial(saved_like, one, runs.hyperparameters, names, count)
+            like = functools.partial(saved_like, one, runs.hyperparameters, columns, count)
             epoch, restored = saved.newest(
                 lambda epoch: (epoch, saved.restore(like(epoch), epoch, shard))
             )
             _check_resumed(epoch, epochs, epochs_per_call, saved.folder)
             states, saved_history = restored["states"], to_host(restored["history"], mesh, count)
-            history = {name: saved_history[name] for name in names}  # in the order of a new run
+            history = {name: saved_history[name] for name in columns}  # in the order of a new run
         elif states is not None:
             states = place(pad_runs(_going_on(states, watch), mesh.size), shard)
         else:
@@ -248,10 +327,10 @@ def cross_validate(
                 mesh,
                 calls,
                 is_done=None if watch is None else functools.partial(_is_done, watch=watch),
-                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in names},
+                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in columns},
             )
         elif watch is not None and watch.patience and not (mesh.is_multi_process or debugging()):
-            of_fewer = functools.partial(compile_train, data=placed_data, **how)
+            of_fewer = functools.partial(compile_train, data=placed_data, **compiled_for)
             advance = train_shrinking(
                 programs,
                 states,
@@ -261,13 +340,13 @@ def cross_validate(
                 calls,
                 is_done=jax.jit(functools.partial(train.has_stopped, watch=watch)),
                 compile_train=of_fewer,
-                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in names},
+                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in columns},
             )
         else:
             advance = train_side_by_side(programs, states, placed, placed_data, mesh, count, calls)
         for now, new in advance:
             epoch += epochs_per_call
-            history = {name: np.concatenate([history[name], new[name]], axis=1) for name in names}
+            history = {name: np.concatenate([history[name], new[name]], axis=1) for name in columns}
             now_at = Progress(epoch, epochs, history)
             show(now_at)
             stop = on_epoch is not None and bool(on_epoch(now_at))
@@ -292,7 +371,9 @@ def cross_validate(
         states=states if mesh.is_multi_process else to_host(states, mesh, count),
         history=history,
         scores=_means(sums, recipe.names),
-        validation=validation_scores(history, (best if keep == "best" else last) - 1 - first),
+        validation=validation_scores(
+            history, (best if watch is not None and watch.keep_best else last) - 1 - first
+        ),
         outputs=outputs,
         test_rows=np.where(np.asarray(runs.split.test_weights) > 0, runs.split.test_rows, -1),
         targets=jax.tree.map(lambda leaf: leaf[np.asarray(runs.split.test_rows)], data.targets),
@@ -307,6 +388,23 @@ def cross_validate(
             "evaluate": time.perf_counter() - trained,
         },
     )
+
+
+def _saved_digests(folder: Path) -> Sequence[str]:
+    """Of the runs in a folder of checkpoints; see ``run_digests``."""
+    from digits_jax.storage.checkpoints import Checkpoints
+
+    with Checkpoints(folder, {}, read_only=True) as saved:
+        identity = saved.saved_identity()
+    refuse_old(folder, identity)
+    digests: Sequence[str] = identity[RUNS]
+    return digests
+
+
+def _checked_names(names: Sequence[str] | None, count: int) -> list[str] | None:
+    if names is not None and len(names) != count:
+        raise ValueError(f"names must be {count}, one for each run, not {len(names)}")
+    return None if names is None else [str(name) for name in names]
 
 
 def _means(sums: Any, names: Sequence[str]) -> dict[str, Any]:

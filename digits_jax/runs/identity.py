@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -34,7 +34,7 @@ def describe(data: Data, runs: Run, recipe: Recipe) -> dict[str, Any]:
         runs: stacked.
         recipe: the static part.
     """
-    described: dict[str, Any] = {"number of runs": len(runs.key)}
+    described: dict[str, Any] = {"number of runs": len(runs.key), RUNS: run_digests(runs)}
     described |= {f"recipe.{name}": getattr(recipe, name) for name in ("batch_size", "remainder")}
     for path, leaf in jax.tree_util.tree_leaves_with_path(runs.hyperparameters):
         described[f"hyperparameters.{leaf_name(path)}"] = np.asarray(leaf).tolist()
@@ -57,6 +57,7 @@ def describe_program(
     device: jax.Device,
     watch: Watch | None = None,
     about: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """By which program it is trained, as names and JSON values; see ``program_digests``.
 
@@ -69,6 +70,7 @@ def describe_program(
         watch: see ``train_epochs``.
         about: what a refusal may name, and what refuses nothing by itself, by the words that people
             know it by: options of a command line.
+        names: of the runs.
     """
     watched: dict[str, Any] = {}
     if watch is not None:
@@ -88,13 +90,15 @@ def describe_program(
         PROGRAM: digests,
         ABOUT: {
             "options": dict(about or {}),
+            "names": names,
             "recipe": _configuration(recipe, "recipe"),
             "settings": {name: getattr(jax.config, name, None) for name in _SETTINGS},
         },
     }
 
 
-PROGRAM, ABOUT = "program", "about"  # the latter explains a difference, and is none
+PROGRAM, RUNS = "program", "runs.sha256"
+ABOUT = "about"  # explains a difference, and is none
 
 # Of JAX, which change what a program computes.
 _SETTINGS = (
@@ -105,6 +109,21 @@ _SETTINGS = (
     "jax_numpy_dtype_promotion",
     "jax_disable_jit",
 )
+
+
+def run_digests(runs: Run) -> list[str]:
+    """What each run is: its split, hyperparameters and key, as 16 hexadecimal digits, [R]."""
+    split = runs.split._replace(kind=None)
+    keys = np.asarray(jax.random.key_data(runs.key))
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves((split, keys))]
+    leaves += [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(runs.hyperparameters)]
+    digests = []
+    for run in range(len(keys)):
+        digest = hashlib.sha256()
+        for leaf in leaves:
+            digest.update(f"{leaf.dtype}{leaf.shape[1:]}".encode() + leaf[run].tobytes())
+        digests.append(digest.hexdigest()[:16])
+    return digests
 
 
 def digest_of(tree: Any) -> str:

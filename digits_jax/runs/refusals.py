@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from digits_jax.runs.identity import ABOUT, PROGRAM
+from digits_jax.runs.identity import ABOUT, PROGRAM, RUNS
 from digits_jax.runs.parts import EPOCH
 from digits_jax.storage.errors import CheckpointError, shortened, shortened_path
 
@@ -77,7 +77,7 @@ def warn_of_callbacks(described: Mapping[str, Any]) -> None:
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Each difference in words, those first that say most to people."""
     about, now = saved.get(ABOUT, {}), wanted.get(ABOUT, {})
-    special = (PROGRAM, ABOUT)
+    special = (PROGRAM, ABOUT, RUNS)  # what differs in a run, splits, keys and h say in words
     names = [name for name in (*wanted, *(n for n in saved if n not in wanted))]
     values = [
         _difference(name, saved.get(name), wanted.get(name))

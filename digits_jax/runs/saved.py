@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,8 @@ from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
 from digits_jax.recipes.by_name import RECIPES, recipe_by_name
 from digits_jax.runs.axis import take_run
-from digits_jax.runs.identity import PROGRAM, named_leaves, row_structs, unflattened
+from digits_jax.runs.extension import folders_of
+from digits_jax.runs.identity import ABOUT, PROGRAM, named_leaves, row_structs, unflattened
 from digits_jax.runs.parts import PREDICTING, reading_digests
 from digits_jax.runs.refusals import refuse_old
 from digits_jax.storage.errors import CheckpointError, shortened_path
@@ -31,12 +33,14 @@ class Saved(NamedTuple):
         states: every leaf a NumPy array [R, ...].
         hyperparameters: h, every leaf [R, ...]: ``Hyperparameters`` where they have its names, else
             nested dicts, or what ``h`` of ``load_states`` gave the structure of.
+        names: of the runs, [R], as they were given to ``cross_validate``, or run 1, run 2, ….
         identity: of what was trained, names and JSON values.
         recipe: that predicts as the one that was trained.
     """
 
     states: TrainState
     hyperparameters: Any
+    names: list[str]
     identity: dict[str, Any]
     recipe: Recipe
 
@@ -54,6 +58,8 @@ def load_states(
 ) -> Saved:
     """The newest checkpoint that ``cross_validate`` wrote, to predict with.
 
+    Runs that were added later, when more were asked for, come last.
+
     Args:
         folder: its ``checkpoints``.
         recipe: that was trained, on whatever platform: its network, views and ``eval_params`` must
@@ -66,10 +72,25 @@ def load_states(
         CheckpointError: there is none, it can't be read, or it is of another network.
         ValueError: the recipe can't be applied to such inputs or hyperparameters.
     """
-    from digits_jax.storage.checkpoints import Checkpoints
-
     if not os.path.isdir(folder):
         raise CheckpointError(f"no folder of checkpoints at {os.fspath(folder)}")
+    saved = [_load(each, recipe, h, inputs) for each in folders_of(Path(folder))]
+    names = [name for each in saved for name in each.names or [""] * len(each.states.step)]
+    return saved[0]._replace(
+        states=_stacked([each.states for each in saved]),
+        hyperparameters=_stacked([each.hyperparameters for each in saved]),
+        names=[name or f"run {i + 1}" for i, name in enumerate(names)],
+    )
+
+
+def _stacked(trees: list[Any]) -> Any:
+    """Trees of host arrays [R, ...] as one."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: np.concatenate(x), *trees)
+
+
+def _load(folder: Path, recipe: Recipe | None, h: Any, inputs: Any) -> Saved:
+    """Of one folder; ``names`` are empty where none were given."""
+    from digits_jax.storage.checkpoints import Checkpoints
 
     def read(epoch: int) -> Saved:
         identity, shapes = saved.saved_identity(epoch), saved.shapes(epoch)
@@ -103,7 +124,8 @@ def load_states(
         leaves = restored["hyperparameters"]
         structure = jax.tree.structure(numbers)
         values = jax.tree.unflatten(structure, [leaves[name] for name in named_leaves(numbers)])
-        return Saved(restored["states"], values, identity, trained)
+        names_of_runs = identity[ABOUT].get("names") or []
+        return Saved(restored["states"], values, names_of_runs, identity, trained)
 
     with Checkpoints(folder, {}, read_only=True) as saved:
         return saved.newest(read)

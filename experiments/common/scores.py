@@ -22,6 +22,11 @@ class Score(NamedTuple):
         scaled = self.scale * value
         return f"{scaled:.4g}" if self.digits is None else f"{scaled:.{self.digits}f}"
 
+    def difference(self, value: float) -> str:
+        """A difference of two values, with its sign, without its unit."""
+        scaled = self.scale * value
+        return f"{scaled:+.4g}" if self.digits is None else f"{scaled:+.{self.digits}f}"
+
     def spread(self, mean: float, sd: float) -> str:
         """Mean ± sd."""
         spread = f"{self.scale * sd:.2g}" if self.digits is None else self.text(sd)

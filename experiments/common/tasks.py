@@ -215,9 +215,50 @@ def load_plan(
     return plan
 
 
+def load_variants(recipe: str, task: Task, *, epochs: int | None = None) -> dict[str, Plan]:
+    """The plans of FILE.py:FUNCTION, by name: the function gives a dict of them, the base first.
+
+    Args:
+        recipe: as on the command line.
+        task: whose ``data`` the function gets.
+        epochs: instead of the plans'.
+
+    Raises:
+        UsageError: the function can't be called, or gives something else.
+    """
+    made = _made(recipe, task)
+    several = isinstance(made, Mapping) and len(made) >= 2
+    form = (
+        "must give a dict of two or more names with (Recipe, hyperparameters, epochs), base first"
+    )
+    require(several, f"--recipe {recipe}: the function {form}")
+    plans = {str(name): _checked_plan(each, recipe) for name, each in made.items()}
+    if epochs is not None:
+        plans = {name: plan._replace(epochs=epochs) for name, plan in plans.items()}
+    for plan in plans.values():
+        options.countable(plan.epochs, task.rows, plan.recipe.batch_size)
+    return plans
+
+
 def _own_plan(recipe: str, task: Task) -> Plan:
+    return _checked_plan(_made(recipe, task), recipe)
+
+
+def _checked_plan(made: Any, recipe: str) -> Plan:
+    """A plan of what the user's function made."""
     from digits_jax import Recipe
 
+    fits = isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], Recipe)
+    require(
+        fits and isinstance(made[2], int) and made[2] >= 1,
+        f"--recipe {recipe}: the function must give (Recipe, hyperparameters, epochs)",
+    )
+    trained, numbers, epochs = made
+    return Plan(recipe, trained, numbers, epochs, is_ours=False)
+
+
+def _made(recipe: str, task: Task) -> Any:
+    """What the user's function gives."""
     file, _, function = recipe.rpartition(":")
     known = f"--recipe {recipe}: give {', '.join(NAMED)}, or FILE.py:FUNCTION"
     require(file.endswith(".py") and function.isidentifier(), known)
@@ -246,16 +287,9 @@ def _own_plan(recipe: str, task: Task) -> Plan:
             f"--recipe {recipe}: {function} must take one argument, the data (inputs, targets)"
         ) from None
     try:
-        made = make(task.data)
+        return make(task.data)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--recipe {recipe}: {function} failed: {error}") from error
-    fits = isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], Recipe)
-    require(
-        fits and isinstance(made[2], int) and made[2] >= 1,
-        f"--recipe {recipe}: {function} must give (Recipe, hyperparameters, epochs)",
-    )
-    trained, numbers, epochs = made
-    return Plan(recipe, trained, numbers, epochs, is_ours=False)
 
 
 def with_numbers(h: Any, values: Mapping[str, Any], flag: str = "--set") -> Any:

@@ -20,7 +20,7 @@ from common.startup import reports
 from common.tasks import Plan
 
 if TYPE_CHECKING:
-    from digits_jax import CrossValidation, Run, TrainState
+    from digits_jax import CrossValidation, Run
     from digits_jax.runs.results import Progress
 
 
@@ -82,7 +82,8 @@ def train(
                 keep=keep,
                 checkpoints=output.checkpoints / part,
                 checkpoint_every=checkpoint_every,
-                identity={"runs": names, "seed": seed},
+                names=names,
+                identity={"seed": seed},
                 about=about,
                 resume=resume,
                 on_epoch=on_epoch,
@@ -151,15 +152,6 @@ def named_outputs(outputs: Any, name: str) -> dict[str, Any]:
     if len(leaves) == 1:
         return {name: next(iter(leaves.values()))}
     return {f"{name}.{key}": leaf for key, leaf in leaves.items()}
-
-
-def run_names(states: TrainState, identity: Mapping[str, Any]) -> list[str]:
-    """The names of the runs of a checkpoint, as its script gave them, or run 1, run 2, …."""
-    count = len(states.step)
-    names = identity.get("runs")
-    if isinstance(names, list) and len(names) == count:
-        return [str(name) for name in names]
-    return [f"run {i + 1}" for i in range(count)]
 
 
 def find_run(names: Sequence[str], run: str) -> int:

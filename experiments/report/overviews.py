@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
+    from common.scores import Score
     from digits_jax import Dataset
 
 Results = Mapping[str, Any]
@@ -109,40 +110,30 @@ def feature_maps(results: Results, *, figures: Mapping[str, Figure]) -> Report:
     return page
 
 
-def ablation(results: Results, *, figure: Figure) -> Report:
-    """The report of ``ablate.py``."""
+def ablation(results: Results, *, score: Score, figure: Figure) -> Report:
+    """The report of ``ablate.py``; ``score`` is what the variants are compared by."""
     config = results["config"]
+    times = f", {config['repeats']} times" if config["repeats"] > 1 else ""
     page = Report(
-        "One change at a time",
-        f"{config['repeats']} repeats of {config['folds']} folds, {results['epochs']} epochs; all "
-        "recipes on the same folds.",
+        "One change at a time", f"All variants on the same {config['folds']} folds{times}."
     )
     cells = []
     for row in results["recipes"]:
-        accuracy, against = row["accuracy"], row.get("against")
+        summary, against = row[score.name], row.get("against")
+        mean = score.text(summary["mean"])
         if against is None:
-            page.headline(row["recipe"], f"{100 * accuracy['mean']:.2f} %", "test accuracy, mean")
-        low, high = (100 * end for end in accuracy["ci95"])
-        cell = [row["recipe"], f"{100 * accuracy['mean']:.2f}", f"{low:.2f} to {high:.2f}"]
+            page.headline(row["recipe"], f"{mean} {score.unit}".strip(), f"{score.title}, mean")
+        cell = [row["recipe"], mean, " to ".join(map(score.text, summary["ci95"]))]
         if against is not None:
-            ends = "{:+.2f} to {:+.2f}".format(*(100 * end for end in against["ci95"]))
-            cell += [f"{100 * against['difference']:+.2f}", ends, f"{against['p_value']:.3f}"]
+            ends = " to ".join(map(score.difference, against["ci95"]))
+            cell += [score.difference(against["difference"]), ends, f"{against['p_value']:.3f}"]
         cells.append(cell + [""] * (6 - len(cell)))
-    columns = (
-        "recipe",
-        "accuracy (%)",
-        "95 % interval",
-        "difference (points)",
-        "its interval",
-        "p",
-    )
+    unit = " (points)" if score.unit == "%" else ""
+    columns = ("recipe", score.title, "95 % interval", f"difference{unit}", "its interval", "p")
     note = "Intervals and p by the corrected resampled t-test (Nadeau and Bengio, 2003)."
     page.table("Recipes", columns, cells, note)
-    page.figure(
-        "Differences",
-        figure,
-        "The difference of each change in accuracy, with its 95 % interval.",
-    )
+    alt = "The difference of each change from its base, with its 95 % interval."
+    page.figure("Differences", figure, alt)
     return page
 
 
