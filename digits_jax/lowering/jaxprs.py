@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -12,9 +13,11 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from digits_jax.lowering import batch_last, small_images
+from digits_jax.lowering.batch_last import Last, is_pooled, is_relu, plain, relu
 from digits_jax.lowering.convolutions import convolution
 from digits_jax.lowering.pools import pool
-from digits_jax.lowering.random_numbers import fold_in, random_bits
+from digits_jax.lowering.random_numbers import bernoulli, bits_of_rows, fold_in, random_bits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,10 +115,24 @@ def fast(apply: Callable[P, T]) -> Callable[P, T]:
     return lower(apply)
 
 
+@dataclasses.dataclass
+class _Layout:
+    """What one evaluation knows of values that are held with the batch last."""
+
+    batch: int | None = None  # B, once there is one
+
+
 def _evaluate(
     jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]
 ) -> list[jax.Array]:
     """The results of a jaxpr, with other operations where there is a rule."""
+    return [plain(value) for value in _held(jaxpr, consts, arguments, _Layout())]
+
+
+def _held(
+    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], layout: _Layout
+) -> list[Any]:
+    """The results of a jaxpr, some of them ``Last``."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
@@ -123,23 +140,89 @@ def _evaluate(
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        inputs, primitive = [read(atom) for atom in equation.invars], equation.primitive
-        outputs = None
-        if primitive.name in _RULES and all(map(_has_known_shape, inputs)):
-            output = _RULES[primitive.name](*inputs, **equation.params)
-            outputs = None if output is None else [output]
-        elif primitive.name in _DESCENTS and _has_rules(equation):
-            outputs = _DESCENTS[primitive.name](inputs, equation.params)
+        inputs = [read(atom) for atom in equation.invars]
+        outputs = _in_layout(equation, inputs, layout, jaxpr)
         if outputs is None:
-            outputs = primitive.bind(*inputs, **primitive.get_bind_params(equation.params))
-            outputs = outputs if primitive.multiple_results else [outputs]
+            outputs = _outputs(equation, [plain(value) for value in inputs])
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
+def _in_layout(
+    equation: core.JaxprEqn, inputs: list[Any], layout: _Layout, jaxpr: core.Jaxpr
+) -> list[Any] | None:
+    """The results of an equation where it can be held with the batch last; else None."""
+    name, params = equation.primitive.name, equation.params
+    if name == "conv_general_dilated":
+        if not all(map(_has_known_shape, equation.invars)):
+            return None
+        image = small_images.convolution(
+            *inputs, lambda: is_pooled(jaxpr, equation.outvars[0]), **params
+        )
+        if image is None:
+            return None
+        layout.batch = image.shape[0]
+        return [image]
+    if layout.batch is None:
+        return None
+    if name in ("jit", "pjit"):
+        if params.get("name") == "_bernoulli":
+            mask = _mask(equation, inputs, layout.batch)
+            if mask is not None:
+                return [mask]
+        if not _has_rules(equation) and not any(isinstance(each, Last) for each in inputs):
+            return None
+        inner = params["jaxpr"]
+        return _held(inner.jaxpr, inner.consts, inputs, layout)
+    if name == "random_bits":
+        shape = params["shape"]
+        if len(shape) < 2 or shape[0] != layout.batch:
+            return None
+        drawn = bits_of_rows(*inputs, params["bit_width"], (*shape[1:], shape[0]))
+        return None if drawn is None else [Last(drawn)]
+    if name == "dot_general":
+        result = small_images.dense(*inputs, **params)
+        return None if result is None else [result]
+    if name == "custom_jvp_call":
+        is_held = len(inputs) == 1 and isinstance(inputs[0], Last)
+        return [relu(inputs[0])] if is_held and is_relu(equation) else None
+    return batch_last.evaluate(equation, inputs, layout.batch)
+
+
+def _mask(equation: core.JaxprEqn, inputs: list[Any], batch: int) -> Last | None:
+    """The mask that ``jax.random.bernoulli`` draws for rows of the batch, in other draws."""
+    shape = equation.outvars[0].aval.shape
+    key, *keep = inputs
+    if (
+        len(keep) != 1
+        or not isinstance(keep[0], float | np.ndarray | np.generic)
+        or np.ndim(keep[0])
+    ):
+        return None
+    if len(shape) < 2 or shape[0] != batch:
+        return None
+    drawn = bernoulli(key, float(keep[0]), (*shape[1:], batch))
+    return None if drawn is None else Last(drawn)
+
+
+def _outputs(equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
+    """The results of an equation, of arrays as they are."""
+    primitive = equation.primitive
+    if primitive.name in _RULES and all(map(_has_known_shape, inputs)):
+        output = _RULES[primitive.name](*inputs, **equation.params)
+        if output is not None:
+            return [output]
+    elif primitive.name in _DESCENTS and _has_rules(equation):
+        outputs = _DESCENTS[primitive.name](inputs, equation.params)
+        if outputs is not None:
+            return outputs
+    outputs = primitive.bind(*inputs, **primitive.get_bind_params(equation.params))
+    return outputs if primitive.multiple_results else [outputs]
+
+
 def _has_known_shape(value: Any) -> bool:
     """Whether a rule can count its pixels; a shape that is to be exported may have symbols."""
-    return all(isinstance(n, int) for n in jnp.shape(value))
+    return all(isinstance(n, int) for n in getattr(value, "aval", value).shape)
 
 
 def _has_rules(equation: core.JaxprEqn) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ class Product(abc.ABC):
 
     Unlike ``jax.custom_vjp``, it can be differentiated forward and as often as one likes.
     """
+
+    takes_leading_axes: ClassVar[bool] = False  # as many as there are, before its own
 
     @abc.abstractmethod
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -104,6 +106,13 @@ def _apply(x: jax.Array, kernel: jax.Array, *, product: Product) -> jax.Array:
 def _batch(
     arrays: tuple[jax.Array, jax.Array], axes: tuple[int | None, int | None], *, product: Product
 ) -> tuple[jax.Array, int]:
+    if product.takes_leading_axes:
+        size = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
+        x, kernel = (
+            jnp.broadcast_to(a, (size, *a.shape)) if i is None else jnp.moveaxis(a, i, 0)
+            for a, i in zip(arrays, axes, strict=True)
+        )
+        return multiply(x, kernel, product), 0
     return multiply(*arrays, _Batched(product, *axes)), 0
 
 

@@ -27,6 +27,39 @@ def random_bits(key: jax.Array, *, bit_width: int, shape: tuple[int, ...]) -> ja
     return drawn.reshape(-1)[:size].reshape(shape)
 
 
+def bits_of_rows(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array | None:
+    """Random bits, uint [*rest, B]: other draws than JAX's, of the same law; None: no rule.
+
+    A word of Threefry's serves four bytes. JAX draws a word for each.
+    """
+    if not _is_threefry(key) or key.ndim or bit_width not in (8, 16, 32):
+        return None
+    *rest, batch = shape
+    each, size = 32 // bit_width, math.prod(rest)
+    rows = -(-size // each)
+    words = _words(key, rows * batch).reshape(rows, batch)
+    parts = [(words >> shift).astype(f"uint{bit_width}") for shift in range(0, 32, bit_width)]
+    return jnp.concatenate(parts)[:size].reshape(shape)
+
+
+def bernoulli(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array | None:
+    """True with probability ``keep``, bool [*rest, B], of as few bits as give just that law.
+
+    A byte decides where ``keep`` is a multiple of 1/256. None: no rule.
+    """
+    if keep * 256 != int(keep * 256) or not 0 < keep < 1:
+        return None
+    drawn = bits_of_rows(key, 8, shape)
+    return None if drawn is None else drawn >= jnp.uint8(256 - int(keep * 256))
+
+
+def _words(key: jax.Array, count: int) -> jax.Array:
+    """Random uint32 [count]; both words of each of Threefry's blocks are used."""
+    half = -(-count // 2)
+    counter = lax.iota(jnp.uint32, half)
+    return jnp.concatenate(_threefry(key, counter, counter + jnp.uint32(half)))[:count]
+
+
 def fold_in(key: jax.Array, number: jax.Array) -> jax.Array | None:
     """The rule for ``random_fold_in``; None where it has none."""
     if key.ndim or jnp.ndim(number) or not _is_threefry(key):
