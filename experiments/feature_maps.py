@@ -221,12 +221,10 @@ def look_inside(
     logits, captured = apply(variables, image[np.newaxis])
     maps: Maps = {}
     for layer in dj.layer_table(network, image.shape):
-        if layer.kind == "Conv3x3":
-            inside = captured["intermediates"][layer.name]
-            (maps[layer.name],) = inside["before_pool"]
-        elif layer.kind == "MaxPool2x2":
-            (maps[layer.name],) = inside["__call__"]  # of the conv layer: it pools, too
-    return np.asarray(logits[0]), {name: np.asarray(each[..., 0]) for name, each in maps.items()}
+        if layer.kind in ("Conv", "MaxPool"):
+            (before,) = captured["intermediates"][layer.name]["__call__"]
+            maps[layer.name] = np.asarray(network.conv_activation(before)[0])
+    return np.asarray(logits[0]), maps
 
 
 def saliency(

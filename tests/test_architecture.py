@@ -29,8 +29,8 @@ def test_it_prints_and_writes_the_layer_table(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("│")}
     for name, cells in {
-        "conv_1": ("(Conv3x3)", "(None, 8, 8, 16)", " 160 ", " 18,432 "),
-        "pool_3": ("(MaxPool2x2)", "(None, 1, 1, 64)", " 0 "),
+        "conv_1": ("(Conv)", "(None, 8, 8, 16)", " 160 ", " 18,432 "),
+        "pool_3": ("(MaxPool)", "(None, 1, 1, 64)", " 0 "),
         "dense_2": ("(Dense)", "(None, 512)", " 66,048 ", " 131,072 "),
         "logits": ("(Dense)", "(None, 10)", " 5,130 ", " 10,240 "),
         "total": (" 102,794 ", " 471,040 "),

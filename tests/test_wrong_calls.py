@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import digits_jax as dj
-from digits_jax import metrics, model, plots, splits, statistics
+from digits_jax import metrics, plots, splits, statistics
 
 NETWORK = dj.DigitsCNN(conv_features=(2,), dense_features=())
 RECIPE = dj.Recipe(network=NETWORK, batch_size=8)
@@ -396,13 +396,6 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: dj.wilson_interval(3, 2), ValueError, "successes must be in 0..count"),
         (lambda: dj.wilson_interval(0.5, 2), TypeError, "must be integers, got 0.5"),  # type: ignore[arg-type]
         (lambda: dj.wilson_interval(1, 2, 95), ValueError, "confidence must be between 0 and 1"),
-    ],
-    "model": [
-        (
-            lambda: model.conv3x3(jnp.zeros((8, 8, 1, 2)), jnp.zeros((5, 5, 1, 4))),
-            ValueError,
-            "x must be [H, W, C, B] and kernel [3, 3, C, F]",
-        ),
     ],
     "metrics": [
         (lambda: metrics.probabilities(1.0), ValueError, "logits must be [..., K]"),

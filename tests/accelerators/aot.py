@@ -6,7 +6,7 @@ a device: memory, launches and cycles are the compilers' estimates. One JSON lin
     .aot/bin/python tests/accelerators/aot.py tpu notebook 6
     .aot/bin/python tests/accelerators/aot.py tpu notebook 1024 --topology v5e:16x16
     .aot/bin/python tests/accelerators/aot.py cuda strong 500 --programs train,evaluate
-    .aot/bin/python tests/accelerators/aot.py tpu strong 40 --change lax-conv
+    .aot/bin/python tests/accelerators/aot.py tpu strong 40 --change cpu-forms
 """
 
 from __future__ import annotations

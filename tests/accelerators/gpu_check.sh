@@ -103,7 +103,7 @@ if [[ -n $SMOKE ]]; then
     steps restore_on_cpu 40 restore
     steps tests 80 tests
     variant options 40 notebook 8 --vmap-size 2 --epochs-per-call 2 --precision highest --calls 1
-    for change in pixels lax-conv; do
+    for change in cpu-forms; do
         variant "$change" 40 notebook 2 --change "$change" --calls 1
     done
 else
@@ -126,9 +126,7 @@ else
     variant ten_epochs_a_call 35 notebook 5 --epochs-per-call 10
     XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE variant epoch_as_one_graph 35 notebook 5,50
     variant groups_of_64 40 notebook 512 --vmap-size 64 --calls 2
-    for change in pixels lax-conv; do
-        variant "$change" 30 notebook 500 --change "$change" --calls 2
-    done
+    variant cpu_forms 30 notebook 500 --change cpu-forms --calls 2
     XLA_FLAGS=--xla_gpu_enable_triton_gemm=false variant cublas 35 notebook 500
     JAX_PLATFORMS=cpu steps torch_compile 80 peers compile
     steps accuracy_highest 40 accuracy notebook --precision highest
