@@ -33,7 +33,7 @@ class Config(options.Folder):
     width: float = 1.0
     """Multiplies the features of every layer but the last."""
     seed: int = 0
-    """Of the initial weights whose standard deviation is shown."""
+    """Seed of the initial weights whose standard deviation is shown."""
 
 
 def main(config: Config) -> None:

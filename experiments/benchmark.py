@@ -58,7 +58,7 @@ DENSE_LAYERS = ((64, 128), (128, 512), (512, 10))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Folder, options.Digits):
+class Config(options.Figures, options.Digits):
     """Compares this project's speed with that of the usual programs."""
 
     rounds: int = 5
@@ -114,7 +114,7 @@ def main(config: Config) -> None:
         console.say(line)
     figure = dj.plots.styled(speeds.figure)(found)
     page = speeds.page(found, table, figure)
-    output.finish(found, {"benchmark": figure}, page, name="benchmark.json")
+    output.finish(found, {"benchmark": figure}, page, svg=config.svg, name="benchmark.json")
     if failed:
         sys.exit(1)
 

@@ -35,7 +35,7 @@ Arrays = dict[str, npt.NDArray[Any]]  # by method
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(methods.Options, options.Folds):
+class Config(options.Folds, methods.Options):
     """The options of the command line."""
 
     repeats: int = 10

@@ -27,7 +27,7 @@ from report import pages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.Options, options.Folds):
+class Config(options.Folds, training.Options):
     """The options of the command line."""
 
     members: int = 1

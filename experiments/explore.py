@@ -35,9 +35,9 @@ class Config(options.Figures, options.Digits):
     """The options of the command line."""
 
     embedding: Literal["tsne", "pca"] = "tsne"
-    """Of the rows in two dimensions: t-SNE, or the first two principal components (at once)."""
+    """Map of the rows in two dimensions: t-SNE, or the first two principal components (at once)."""
     seed: int = 0
-    """Of the sampled rows and of t-SNE."""
+    """Seed of the sampled rows and of t-SNE."""
 
 
 def main(config: Config) -> None:

@@ -51,15 +51,15 @@ class Config(options.Out, options.Digits):
     """The output folder of cross_validate.py or train.py, or its folder checkpoints. Default:
     train a network on all rows now."""
     run: str | None = None
-    """Of the checkpoint's runs: its name, such as "fold 2" or refit, or its number, from 1.
-    Default: the refit, or else the first."""
+    """Run of the checkpoint: its name, such as "fold 2" or refit, or its number, from 1. Default:
+    the refit, or else the first run."""
     epochs: int = 20
     """Passes over the rows, where no checkpoint is given."""
     untrained: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also draw the maps of the untrained network."""
     seed: int = 0
-    """Of the training, where no checkpoint is given, and of the untrained network's weights, where
-    the checkpoint doesn't name its own seed."""
+    """Seed of the training, where no checkpoint is given; and of the untrained network's weights,
+    where the checkpoint doesn't name its own seed."""
 
 
 def main(config: Config) -> None:

@@ -40,7 +40,7 @@ class Options(options.ResumableOut, options.Data):
     yours, FILE.py:FUNCTION (see cross_validate.py). Default: all of the first, of the digits; all
     but strong and notebook, of other data."""
     seed: int = 0
-    """Of the splits and of every method's draws."""
+    """Seed of the splits and of every method's draws."""
     epochs: int | None = None
     """Passes over the training rows of the networks, for a quick trial. Default: the recipes'."""
 

@@ -36,7 +36,7 @@ DEVICES = (1, 8, 256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Folder, options.Digits):
+class Config(options.Figures, options.Digits):
     """The options of the command line."""
 
     runs: tuple[int, ...] = (1, 2, 5, 10, 50, 200)
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
         "predictions": [costs.predict(model, n, steps, waved[-1], logits) for n in DEVICES],
     }
     figure = dj.plots.styled(make_figure)(measured, model, config, most)
-    output.finish(results, {"scaling": figure}, report(results, figure))
+    output.finish(results, {"scaling": figure}, report(results, figure), svg=config.svg)
 
 
 def trials(config: Config, most: int, size: int) -> list[Trial]:

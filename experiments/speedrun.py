@@ -30,7 +30,7 @@ NOTEBOOK = 0.9895  # mean accuracy of the notebook's five folds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Folder, options.Digits):
+class Config(options.Figures, options.Digits):
     """The options of the command line."""
 
     repeats: int = 20
@@ -40,11 +40,11 @@ class Config(options.Folder, options.Digits):
     batch_size: int = 64
     """Rows of an optimizer step."""
     learning_rate: float = 0.03
-    """Peak of the one-cycle schedule, of Adam, a step."""
+    """Peak of Adam's learning rate in the one-cycle schedule."""
     label_smoothing: float = 0.2
     """Fraction of a label that is spread over all classes."""
     seed: int = 0
-    """Of the first repeat; repeat r uses seed + r. Seeds from 1000 on chose the recipe."""
+    """Seed of the first repeat; repeat r uses seed + r. Seeds from 1000 on chose the recipe."""
     compilation_cache: bool = False
     """Keep compiled programs in the user's cache folder; off, so that compiling is measured."""
 
@@ -149,7 +149,7 @@ def main(config: Config) -> None:
         "Accuracy and seconds of each repeat, with mean and standard deviation.",
         "The seconds of the first repeat, which compiles, are left out.",
     )
-    output.finish(results, {"speedrun": figure}, page)
+    output.finish(results, {"speedrun": figure}, page, svg=config.svg)
 
 
 def one_cycle(h: dj.Hyperparameters, *, steps: int) -> optax.GradientTransformation:

@@ -37,7 +37,7 @@ SHOWN = 10  # configurations in the table on the console
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.ResumableOut, options.Folds, options.Data):
+class Config(options.Folds, options.ResumableOut, options.Data):
     """The options of the command line."""
 
     recipe: tuple[str, ...] = ("notebook",)
@@ -49,15 +49,15 @@ class Config(options.ResumableOut, options.Folds, options.Data):
     is NAME=LOW:HIGH, uniform, NAME=LOW:HIGH:log, log-uniform, or NAME=LOW:HIGH:decay, of which
     1 - NAME is log-uniform."""
     random: int | None = None
-    """Draw so many configurations, instead of all combinations."""
+    """Draw this many configurations, instead of all combinations."""
     seeds: int = 1
     """Networks for each configuration and split; their scores are averaged."""
     epochs: int | None = None
-    """Passes over the training rows. Default: each recipe's, of the notebook's 100."""
+    """Passes over the training rows. Default: each recipe's (notebook: 100)."""
     seed: int = 0
-    """Of the splits, initial weights, shuffles, dropout, and of --random."""
+    """Seed of the splits, initial weights, shuffles, dropout, and of --random."""
     validation: float = 0.2
-    """Fraction of the training rows that choose, and don't train."""
+    """Fraction of the training rows that choose, and are not trained on."""
     nested: bool = False
     """Choose by inner folds of each training set, and train the choice on all of it."""
     inner_folds: int = 5

@@ -38,7 +38,7 @@ class Config(training.Options):
     test_size: float = 0.2
     """Fraction of the rows that test."""
     split_seed: int = 42
-    """Of the split; 42 gives the notebook's 1124 test rows on the full data."""
+    """Seed of the split; 42 gives the notebook's 1124 test rows on the full data."""
     verbose: bool = False
     """Print a line for each epoch instead of a bar."""
 

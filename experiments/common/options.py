@@ -49,29 +49,29 @@ class Training(Data):
     FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives (Recipe, hyperparameters,
     epochs)."""
     epochs: int | None = None
-    """Passes over the training rows. Default: the recipe's, of the notebook's 100."""
+    """Passes over the training rows. Default: the recipe's (notebook: 100)."""
     batch_size: int | None = None
-    """Rows of an optimizer step; the last of an epoch takes what is left. Default: the recipe's, of
-    the notebook's 128."""
+    """Rows of an optimizer step; the last step of an epoch takes the rest. Default: the recipe's
+    (notebook: 128)."""
     learning_rate: float | None = None
-    """Of the optimizer, a step; where the recipe has a schedule, its peak. Default: the recipe's,
-    of the notebook's 0.001."""
+    """Learning rate of the optimizer; its peak, if the recipe has a schedule. Default: the recipe's
+    (notebook: 0.001)."""
     set: tuple[str, ...] = ()
     """NAME=VALUE of other hyperparameters of the recipe, such as dropout_rate=0.1, or of a field of
     its network, such as network.width=0.5."""
     validation: float = 0.0
-    """Fraction of the training rows that don't train, but draw the validation curve, and choose the
-    best epoch with --patience or --keep best."""
+    """Fraction of the training rows that are held out for validation. They give the validation
+    curve and, with --patience or --keep best, the best epoch."""
     patience: int | None = None
-    """Stop a run after so many epochs without a better one on its validation rows."""
+    """Stop a run after this many epochs without a better one on its validation rows."""
     keep: Literal["last", "best"] = "last"
-    """Test the weights of the last epoch, or of the best one on the validation rows."""
+    """Test the weights of the last epoch, or of the best epoch on the validation rows."""
     seed: int = 0
-    """Of the splits, initial weights, shuffles and dropout."""
+    """Seed of the splits, initial weights, shuffles and dropout."""
     checkpoint_every: int | None = None
     """Epochs between checkpoints. Default: a tenth of the run."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write what TensorBoard shows, to the folder tensorboard of the output."""
+    """Also write TensorBoard's files, to the folder tensorboard of the output."""
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ class ResumableOut(Out):
     """As ``Out``, of a script that can be stopped, and go on."""
 
     resume: bool = False
-    """Go on with what is saved in --output-dir."""
+    """Go on with the run that is saved in --output-dir."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,9 +171,9 @@ class Job:
     """HOST:PORT of process 0, any free port. Under SLURM, Open MPI and Kubernetes, and on Cloud
     TPUs, JAX finds out this and the next two."""
     num_processes: int | None = None
-    """Of the job."""
+    """Number of processes of the job."""
     process_id: int | None = None
-    """Of this process, from 0."""
+    """Number of this process, from 0."""
 
 
 def identifying(config: Any) -> dict[str, Any]:

@@ -142,11 +142,6 @@ class Report:
         part = {"kind": "confusion", "title": title, "rows": rows, "classes": classes}
         self._parts.append(part | {"note": note})
 
-    def image(self, title: str, path: Path, alt: str, note: str = "") -> None:
-        """A PNG file, for what has nothing to zoom into but pixels."""
-        uri = _data_uri(path.read_bytes())
-        self._parts.append({"kind": "image", "title": title, "uri": uri, "alt": alt, "note": note})
-
     def sheet(
         self,
         title: str,
