@@ -45,11 +45,7 @@ def main(config: Config) -> None:
     config.check_folds()
     options.positive(members=config.members)
     options.few_enough(config.members, "--members")
-    output = Output(
-        config.output_dir, script="cross_validate", resume=config.resume, job=config.job
-    )
-    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
-    config, task, plan = training.begin(config)
+    config, output, task, plan = training.begin(config, "cross_validate")
     splits = tasks.fold_splits(
         task, config.folds, repeats=config.repeats, seed=config.seed, stratified=config.stratified
     )

@@ -51,9 +51,7 @@ def main(config: Config) -> None:
     outside = f"--test-size must be between 0 and 1 (exclusive), not {config.test_size}"
     options.require(0 < config.test_size < 1, outside)
     options.seed(split_seed=config.split_seed)
-    output = Output(config.output_dir, script="train", resume=config.resume, job=config.job)
-    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
-    config, task, plan = training.begin(config)
+    config, output, task, plan = training.begin(config, "train")
     split = tasks.one_split(task, config.test_size, seed=config.split_seed)
     split = tasks.with_validation(task, split, config.validation, seed=config.split_seed)
     output.claim()

@@ -233,10 +233,28 @@ def test_a_page_without_figures_is_small() -> None:
     assert len(page) < 20_000 and "&lt;x&gt;" in page and "1 &lt; 2" in page
 
 
+def test_a_table_has_the_same_cells_on_the_console_and_in_a_report(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [("[bold]a", 1), ("<b>", 2.5), ("c", None)]
+    table = Table("Runs [red]", ("run", "score"), rows, "1 < 2", totals=[("mean", 1.75)])
+    table.show(2)
+    shown = capsys.readouterr().out
+    cells = [re.findall(r"[^│\s]+", line) for line in shown.splitlines() if "│" in line]
+    assert cells == [["[bold]a", "1"], ["<b>", "2.5"], ["mean", "1.75"]] and "Runs [red]" in shown
+    report = Report("Tables")
+    report.table(*table)
+    parsed = _Page(report.html({}))
+    written = [text for tag, text in parsed.texts if tag in ("th", "td") and text.strip()]
+    assert written == ["run", "score", "[bold]a", "1", "<b>", "2.5", "c", "None", "mean", "1.75"]
+
+
 def test_every_script_with_a_folder_of_results_writes_a_report() -> None:
     scripts = Path(__file__).parents[1].glob("experiments/*.py")
     texts = {path.name: path.read_text() for path in scripts}
-    with_folder = {name for name, text in texts.items() if " Output(" in text}
+    with_folder = {
+        name for name, text in texts.items() if re.search(r" Output\(|training\.begin\(", text)
+    }
     assert len(with_folder) > 12 and "predict.py" not in with_folder
     assert {name for name in with_folder if ".finish(" not in texts[name]} == set()
 

@@ -16,12 +16,11 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, options, plans, tasks, tracking
+from common import console, options, plans, startup, tasks, tracking
 from common.options import require
 from common.output import Output, describe
 from common.plans import Plan
 from common.scores import Score, scores_of
-from common.startup import reports
 from common.tasks import Task
 
 if TYPE_CHECKING:
@@ -41,8 +40,10 @@ class Options(options.ResumableOut, options.Training):
 Config = TypeVar("Config", bound=Options)
 
 
-def begin(config: Config) -> tuple[Config, Task, Plan]:
-    """The rows and the recipe, and the options with what the recipe has decided of them."""
+def begin(config: Config, script: str) -> tuple[Config, Output, Task, Plan]:
+    """Starts JAX; gives the options with what the recipe decides, the folder, rows and recipe."""
+    output = Output(config.output_dir, script=script, resume=config.resume, job=config.job)
+    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     task = tasks.load_task(config.data)
     plan = plans.load_plan(
         config.recipe,
@@ -51,7 +52,7 @@ def begin(config: Config) -> tuple[Config, Task, Plan]:
         batch_size=config.batch_size,
         set_=config.settings,
     )
-    return dataclasses.replace(config, **plans.numbers_of(plan)), task, plan
+    return dataclasses.replace(config, **plans.numbers_of(plan)), output, task, plan
 
 
 def asked(config: Options, *, watched: bool = True) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def train(
             console.Watch(epochs, len(names), rows=rows, verbose=verbose, score=score)
         )
         tracker = None
-        if tensorboard and reports():
+        if tensorboard and startup.reports():
             from digits_jax.runs.checks import check_data
             from digits_jax.runs.preparation import prepare
 
@@ -132,7 +133,7 @@ def train(
 
 def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:
     """What to raise when a signal has ended the run, with the command that goes on with it."""
-    if not reports():
+    if not startup.reports():
         return SystemExit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
     words = [word for word in sys.argv if word != "--resume"]
     if not any(word.startswith("--output-dir") for word in words):
