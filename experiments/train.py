@@ -12,15 +12,13 @@ whole), ``history.npz``, ``predictions.npz``, figures and checkpoints to the out
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import digits_jax as dj
-from common import command_line, console, options, startup, tasks, training
+from common import command_line, options, startup, tasks, training
 from common.output import Output, summary_json
 from common.plans import Plan
 from common.scores import ACCURACY, MACRO, scores_of
@@ -95,7 +93,7 @@ def report(
         values |= {score.name: [getattr(each, score.name) for each in found] for score in MACRO}
         values |= {"loss": [each.log_loss for each in found]}
         scores = [*scores[:-1], *MACRO, scores[-1]]
-        about_classes, by_class, of_classes = classes(task, rows, probabilities[0])
+        about_classes, by_class, of_classes = classes(task, rows, probabilities[0], first)
         figures |= of_classes
         wilson = ACCURACY.ends(about_classes["accuracy_wilson95"])
         error = f"{100 * about_classes['expected_calibration_error']:.2f}"
@@ -111,9 +109,7 @@ def report(
     title = f"{len(rows)} test rows after {config.epochs} epochs"
     Table(title, columns[:shown], [*(each[:shown] for each in cells), *more]).show()
     if by_class is not None:
-        if len(names) > 1:
-            console.say(f"scores by class, of {first} alone")
-        console.say(by_class(digits=4))
+        by_class.show()
 
     output.arrays("history.npz", **result.history)
     arrays = training.named_outputs(result.outputs, "outputs" if by_class is None else "logits")
@@ -136,26 +132,27 @@ def report(
         scores=scores,
         figures=figures,
         probabilities=probabilities,
-        by_class=None if by_class is None else by_class(output_dict=True),
+        by_class=by_class,
     )
     tracked = {names[i]: each for i, each in zip(finite, of_runs, strict=True)}
     training.finish(config, output, results, figures, page, tracked)
 
 
 def classes(
-    task: Task, rows: npt.NDArray[Any], probabilities: npt.NDArray[np.float64]
-) -> tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]:
+    task: Task, rows: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], run: str
+) -> tuple[dict[str, Any], Table, dict[str, Any]]:
     """What a classification's first run has beside its scores.
 
     Args:
         task: with classes.
         rows: of the test [S].
         probabilities: [S, K].
+        run: its name.
 
     Returns:
-        What goes to ``results.json``, a function that gives scikit-learn's report, and figures.
+        What goes to ``results.json``, the scores by class, and figures.
     """
-    from sklearn.metrics import classification_report
+    from sklearn.metrics import precision_recall_fscore_support
 
     names, metrics = task.class_names, dj.metrics
     assert names is not None
@@ -177,13 +174,25 @@ def classes(
     answers = [f"{names[predicted[i]]}, {100 * probabilities[i].max():.0f} %" for i in wrong]
     title = "misclassified test rows: true as predicted, its probability"
     figures |= training.wrong_digits("misclassified", task, rows[wrong].tolist(), answers, title)
-    by_class = functools.partial(
-        classification_report,
-        labels,
-        predicted,
-        labels=range(len(names)),
-        target_names=names,
-        zero_division=0,
+    *found_by_class, counts = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(names)), zero_division=0
+    )
+    percent = 100 * np.stack(found_by_class, axis=1)  # [K, 3]
+    averages = {
+        "macro avg": percent.mean(axis=0),
+        "weighted avg": np.average(percent, axis=0, weights=counts),
+    }
+    by_class = Table(
+        f"Scores by class, {run}",
+        ("class", "precision (%)", "recall (%)", "F1 (%)", "rows"),
+        [
+            (name, *(f"{value:.2f}" for value in row), count)
+            for name, row, count in zip(names, percent, counts, strict=True)
+        ],
+        totals=[
+            (name, *(f"{value:.2f}" for value in row), counts.sum())
+            for name, row in averages.items()
+        ],
     )
     return found, by_class, figures
 

@@ -80,7 +80,7 @@ def train(
     scores: Sequence[Score],
     figures: Mapping[str, Figure],
     probabilities: npt.NDArray[Any] | None,
-    by_class: Mapping[str, Any] | None,
+    by_class: tables.Table | None,
 ) -> Report:
     """The report of ``train.py``.
 
@@ -93,7 +93,7 @@ def train(
             "reliability".
         probabilities: of the predictions [R, S, K], of the runs that did not diverge; None, as the
             next, where there are no classes.
-        by_class: scikit-learn's classification report of the first run, as a dictionary.
+        by_class: the scores of each class, of the first run.
     """
     runs = results["runs"]
     several = len(runs) > 1
@@ -123,19 +123,7 @@ def train(
     totals = [("mean ± sd", *(s.mean(results[s.name]) for s in scores))] if several else []
     page.table("Test scores", ("run", *(s.title for s in scores)), rows, note, totals)
     if by_class is not None:
-        cells = {name: by_class[name] for name in task.class_names or ()}
-        page.table(
-            f"Scores by class, {first}",
-            ("class", "precision (%)", "recall (%)", "F1 (%)", "rows"),
-            [
-                (
-                    name,
-                    *(f"{100 * each[score]:.2f}" for score in ("precision", "recall", "f1-score")),
-                    f"{each['support']:.0f}",
-                )
-                for name, each in cells.items()
-            ],
-        )
+        page.table(*by_class)
     of_all = [f"run {i + 1}" for i in range(len(result.epochs))]
     measured = [score for score in scores if score.name in result.history]
     learning_curves(page, result, measured, of_all, figures["training_curves"])
