@@ -205,9 +205,9 @@ def report(
             "rank": i + 1,
             **sweep.table[k],
             **{
-                f"{each.name}{end}": summary(found[each.name][k])
+                f"{each.name}{end}": value
                 for each in sweep.scores
-                for end, summary in {"": np.mean, "_sd": np.std}.items()
+                for end, value in mean_and_sd(found[each.name][k]).items()
             },
             "epochs": scores.epochs[k].mean(),
             "diverged": int(scores.diverged[k].sum()),
@@ -264,6 +264,11 @@ def report(
     page = searches.page(results, sweep, (chosen_ones, best_first), drawn, who)
     also = ["configurations.csv", "scores.npz", "waves/"]
     sweep.output.finish(results, drawn, page, svg=config.svg, also=also)
+
+
+def mean_and_sd(values: npt.NDArray[Any]) -> dict[str, float]:
+    """Both, by the end of their names in a table."""
+    return {"": float(values.mean()), "_sd": float(values.std())}
 
 
 if __name__ == "__main__":
