@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Maps = dict[str, npt.NDArray[np.float32]]  # [H, W, F] by layer
 
+MEMBER = ", member "  # in the name of a run, before its number
 COMPARED = 16  # maps of a layer that are drawn above those of the untrained network: one row
 ALTS = {
     "feature_maps": "Each map of each layer for this image.",
@@ -183,8 +184,14 @@ def load(
     state = dj.take_run(states, number)
     note = f"{names[number]} of {folder}, {int(state.step)} optimizer steps"
     # As make_runs derives it; where the initial weights come from, the split plays no part.
-    key = jax.random.fold_in(jax.random.key(int(identity.get("seed", config.seed))), number)
-    run = dj.Run(dj.take_run(dj.refit_split(dataset.labels), 0), dj.Hyperparameters(), key)
+    seed = int(identity.get("seed", config.seed))
+    run = dj.take_run(dj.make_runs(dj.refit_split(dataset.labels), seed=seed), 0)
+    bases = list(dict.fromkeys(name.partition(MEMBER)[0] for name in names))
+    base, _, member = names[number].partition(MEMBER)
+    if base != "refit":
+        run = run._replace(key=jax.random.fold_in(jax.random.key(seed), bases.index(base)))
+    if int(member or 1) > 1:
+        run = run._replace(key=jax.random.fold_in(run.key, int(member) - 1))
     return state, run, {"checkpoint": folder, "run": names[number], "note": note}
 
 
