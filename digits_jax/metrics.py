@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 
 class Scores(NamedTuple):
@@ -82,8 +83,6 @@ def probabilities(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
         raise ValueError(f"logits must be [..., K], got shape {values.shape}")
     if bad := int(np.sum(~np.isfinite(values))):
         raise ValueError(f"logits must be finite, but {bad} of {values.size} are not")
-    from scipy.special import softmax
-
     return np.asarray(softmax(values, axis=-1))
 
 

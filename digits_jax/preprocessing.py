@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 
 from digits_jax.data import DataError
 
@@ -175,8 +176,6 @@ def _taken_as_it_is(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _ink(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """How much of each pixel is ink, 0..1 [H, W]; 0 where there are only specks."""
-    from scipy import ndimage
-
     dark, light = _two_levels(grey)
     middle = (dark + light) / 2  # Otsu's threshold lies where the two means are equally far
     paper, pen = (light, dark) if _border(grey) > middle else (dark, light)
@@ -205,8 +204,6 @@ def _two_levels(grey: npt.NDArray[np.uint8]) -> tuple[float, float]:
 
 def _normalized(ink: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """NIST's bitmap [32, 32]: stretched, of a middling stroke width, upright."""
-    from scipy import ndimage
-
     rows, columns = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     bitmap = _stretched(ink, 0.5)
@@ -231,8 +228,6 @@ def _stretched(ink: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.boo
 
 def _middling(bitmap: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Strokes thinned or thickened by a pixel on each side, or by two, where NIST does so."""
-    from scipy import ndimage
-
     ink = int(bitmap.sum())
     changed = bitmap
     if ink > _MOST_INK:

@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common import command_line, console, options, startup, tasks
+import numpy as np
+import numpy.typing as npt
+
+import digits_jax as dj
+from common import command_line, console, options, plans, startup, tasks
 from common.output import Output, describe, summary_json
+from common.plans import Plan
 from common.scores import scores_of
-from common.tasks import Plan
+from common.tables import Table
+from common.tasks import Task
+from report import NADEAU, Report
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from common.tasks import Task
-    from digits_jax import Recipe, Split
-
+Scores = dict[str, npt.NDArray[Any]]  # [runs], by variant
 Study = dict[str, dict[str, Plan]]  # variants by name, under the name of their base, itself first
 
 # What differs between the recipes: the fields that change hands together, by where they are.
@@ -48,55 +50,46 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Out, options.Data):
+class Config(options.Folds, options.Out, options.Data):
     """The options of the command line."""
 
     recipe: str | None = None
     """FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives a dict: names with
     (Recipe, hyperparameters, epochs), the base first. Default: notebook and strong, on the
     digits."""
-    folds: int = 5
-    """Parts of the rows; each is the test set of one run."""
-    repeats: int = 1
-    """Times that the rows are split anew."""
     epochs: int | None = None
     """Passes over the training rows, of every variant. Default: the recipe's, or strong's."""
     seed: int = 0
-    """Of the splits, initial weights, shuffles, dropout and augmentation."""
+    """Seed of the splits, initial weights, shuffles, dropout and augmentation."""
 
 
 def main(config: Config) -> None:
     """Trains, compares, shows and writes."""
-    options.positive(epochs=config.epochs, repeats=config.repeats)
-    options.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
-    options.few_enough(config.folds * config.repeats, "--folds times --repeats")
+    config.check_folds()
+    options.positive(epochs=config.epochs)
     options.seed(seed=config.seed)
     output = Output(config.output_dir, script="ablate")
     startup.start_jax(compilation_cache=config.compilation_cache)
     task = tasks.load_task(config.data)
-    console.show_data(task.provenance)
     splits = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)
     study = make_study(config, task)
-    plans = {name: plan for variants in study.values() for name, plan in variants.items()}
+    variants = {name: plan for each in study.values() for name, plan in each.items()}
     output.claim()
-    scores: dict[str, np.ndarray] = {}
-    for names in grouped(plans).values():
+    scores: Scores = {}
+    for names in grouped(variants).values():
         started = time.perf_counter()
-        chosen = [plans[name] for name in names]
+        chosen = [variants[name] for name in names]
         values = train(task, chosen, splits, seed=config.seed)
         scores |= dict(zip(names, values, strict=True))
-        console.notes.print(
-            f"{len(scores)}/{len(plans)} {', '.join(names)}: {time.perf_counter() - started:.1f} s",
-            highlight=False,
-            soft_wrap=True,
-        )
+        done, seconds = f"{len(scores)}/{len(variants)}", time.perf_counter() - started
+        console.say(f"{done} {', '.join(names)}: {seconds:.1f} s", console.notes)
     report(config, task, splits, study, scores, output)
 
 
 def make_study(config: Config, task: Task) -> Study:
     """The variants of --recipe, or of notebook and strong."""
     if config.recipe is not None:
-        own = tasks.load_variants(config.recipe, task, epochs=config.epochs)
+        own = plans.load_variants(config.recipe, task, epochs=config.epochs)
         first = {scores_of(plan.recipe)[0].name for plan in own.values()}
         options.require(
             len(first) == 1,
@@ -106,8 +99,6 @@ def make_study(config: Config, task: Task) -> Study:
         return {next(iter(own)): own}
     is_digits = task.dataset is not None
     options.require(is_digits, "notebook and strong are of the digits: give your --recipe, too")
-    import digits_jax as dj
-
     study = digits_study(dj.recipe_by_name("strong", epochs=config.epochs).epochs)
     for variants in study.values():
         for plan in variants.values():
@@ -129,7 +120,6 @@ def digits_study(epochs: int) -> Study:
 
 def complete(name: str, epochs: int) -> Plan:
     """The recipe with every hyperparameter given, so that all variants have the same tree."""
-    import digits_jax as dj
     from digits_jax.networks import linen_module
     from digits_jax.recipes.strong import average_decay
 
@@ -165,96 +155,78 @@ def swap(of: Plan, other: Plan, fields: tuple[str, ...]) -> Plan:
     return of._replace(recipe=recipe, hyperparameters=h)
 
 
-def grouped(plans: dict[str, Plan]) -> dict[tuple[Recipe, int, Any], list[str]]:
+def grouped(plans: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str]]:
     """Names of the variants that share recipe, epochs and form of h, and so one program."""
     import jax
 
-    groups: dict[tuple[Recipe, int, Any], list[str]] = {}
+    groups: dict[tuple[dj.Recipe, int, Any], list[str]] = {}
     for name, plan in plans.items():
         form = jax.tree.structure(plan.hyperparameters)
         groups.setdefault((plan.recipe, plan.epochs, form), []).append(name)
     return groups
 
 
-def train(task: Task, plans: list[Plan], splits: Split, *, seed: int) -> np.ndarray:
+def train(task: Task, plans: list[Plan], splits: dj.Split, *, seed: int) -> npt.NDArray[Any]:
     """The first score, [variants, runs], of variants that share one program.
 
     Equal keys on equal folds: variants differ by nothing but what they are.
     """
     import jax
     import jax.numpy as jnp
-    import numpy as np
-
-    import digits_jax as dj
 
     plan = plans[0]
     one = [dj.make_runs(splits, each.hyperparameters, seed=seed) for each in plans]
     h = jax.tree.map(lambda *x: np.concatenate(x), *(each.hyperparameters for each in one))
     keys = jnp.concatenate([each.key for each in one])
     runs = dj.Run(dj.stack_splits(*[splits] * len(plans)), h, keys)
-    try:
+    with plan.naming_mistakes():
         result = dj.cross_validate(
             task.data, runs, recipe=plan.recipe, epochs=plan.epochs, epochs_per_call=plan.epochs
         )
-    except Exception as error:
-        mistake = plan.mistake(error)
-        if mistake is None:
-            raise
-        raise mistake from error
-    values: np.ndarray = result.scores[scores_of(plan.recipe)[0].name]
+    values: npt.NDArray[Any] = result.scores[scores_of(plan.recipe)[0].name]
     return values.reshape(len(plans), -1)
 
 
 def report(
-    config: Config,
-    task: Task,
-    splits: Split,
-    study: Study,
-    scores: dict[str, np.ndarray],
-    output: Output,
+    config: Config, task: Task, splits: dj.Split, study: Study, scores: Scores, output: Output
 ) -> None:
     """The table, the figure, the files; ``results.json`` last."""
-    from rich.table import Table
-
-    from digits_jax import corrected_resampled_ttest, plots, summarize
-    from report import overviews
-
     base_plan = next(iter(next(iter(study.values())).values()))
     score = scores_of(base_plan.recipe)[0]
     unit = "points" if score.unit == "%" else score.unit or score.title
-    sizes: dict[str, Any] = {
-        "train_rows": float(splits.train_weights.sum(1).mean()),
-        "test_rows": float(splits.test_weights.sum(1).mean()),
-    }
-    table = Table(title=f"One change at a time, {config.repeats} x {config.folds} folds")
-    for column in ("recipe", score.title, "95 % interval", f"difference ({unit})", "p"):
-        table.add_column(column, justify="left" if column == "recipe" else "right")
+    sizes = tasks.mean_sizes(splits)
+    times = f", {config.repeats} times" if config.repeats > 1 else ""
+    page = Report("One change at a time", f"All variants on the same {config.folds} folds{times}.")
     rows: list[dict[str, Any]] = []
+    cells: list[tuple[str, ...]] = []
     panels: dict[str, Any] = {}
     for base, variants in study.items():
-        title = f"{base}: {score.text(scores[base].mean())} {score.unit}".strip()
-        panels[title] = {}
+        mean = score.with_unit(score.text(scores[base].mean()))
+        page.headline(base, mean, f"{score.title}, mean")
+        panel = panels[f"{base}: {mean}"] = {}
         for name in variants:
-            summary = summary_json(score.name, summarize(scores[name], **sizes))
+            summary = summary_json(score.name, dj.summarize(scores[name], **sizes))
             row = {"recipe": name, score.name: summary, "scores": scores[name]}
-            cells = [score.text(summary["mean"]), " to ".join(map(score.text, summary["ci95"]))]
+            difference = ("", "", "")
             if name != base:
-                test = corrected_resampled_ttest(scores[name], scores[base], **sizes)
+                test = dj.corrected_resampled_ttest(scores[name], scores[base], **sizes)
                 row["against"] = {
                     "recipe": base,
                     "difference": test.mean_difference,
                     "ci95": test.ci95,
                     "p_value": test.p_value,
                 }
-                cells += [score.difference(test.mean_difference), f"{test.p_value:.3f}"]
-                in_percent = score.scale / 100  # of what is drawn in points
-                ends = (test.mean_difference, *test.ci95)
+                ends = " to ".join(map(score.difference, test.ci95))
+                difference = (score.difference(test.mean_difference), ends, f"{test.p_value:.3f}")
                 label = name.removeprefix(base) if config.recipe is None else name
-                panels[title][label] = [in_percent * end for end in ends]
+                in_percent = score.scale / 100  # of what is drawn in points
+                panel[label] = [in_percent * end for end in (test.mean_difference, *test.ci95)]
             rows.append(row)
-            table.add_row(name, *cells, end_section=name == list(variants)[-1])
-    console.results.print(table)
-    figure = plots.differences(panels, label=f"{score.title}: difference, 95 % interval")
+            mean_and_ends = score.text(summary["mean"]), score.interval(summary)
+            cells.append((name, *mean_and_ends, *difference))
+    columns = ("recipe", score.title, "95 % interval", f"difference ({unit})", "its interval", "p")
+    table = Table("Variants beside their base", columns, cells, NADEAU)
+    table.show()
     results = {
         "experiment": "ablate",
         **describe(config, task.provenance),
@@ -262,7 +234,10 @@ def report(
         "score": score.name,
         "recipes": rows,
     }
-    page = overviews.ablation(results, score=score, figure=figure)
+    figure = dj.plots.differences(panels, label=f"{score.title}: difference, 95 % interval")
+    page.table(*table)
+    alt = "The difference of each change from its base, with its 95 % interval."
+    page.figure("Differences", figure, alt)
     output.finish(results, {"ablation": figure}, page, svg=config.svg)
 
 

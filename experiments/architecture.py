@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
-
-from common import command_line, console, options, startup
+import digits_jax as dj
+from common import command_line, console, options, startup, tasks
 from common.output import Output, describe
-
-if TYPE_CHECKING:
-    from digits_jax.model import Layer
+from common.tables import Table
+from report import Report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Folder):
     """The options of the command line."""
 
     data: str = "auto"
@@ -37,11 +33,7 @@ class Config:
     width: float = 1.0
     """Multiplies the features of every layer but the last."""
     seed: int = 0
-    """Of the initial weights whose standard deviation is shown."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/architecture/<date>-<time>."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
+    """Seed of the initial weights whose standard deviation is shown."""
 
 
 def main(config: Config) -> None:
@@ -53,9 +45,7 @@ def main(config: Config) -> None:
     startup.start_jax(compilation_cache=False)
     import jax
 
-    import digits_jax as dj
     from digits_jax.networks import linen_module
-    from report import overviews
 
     network: Any = linen_module(dj.recipe_by_name(config.recipe).recipe.network)
     network = network.clone(width=config.width)
@@ -64,8 +54,7 @@ def main(config: Config) -> None:
         round(least * config.width) >= 1,
         f"--width {config.width:g} leaves a layer of {least} features with none; take a larger one",
     )
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
+    dataset = tasks.load_digits(config.data)
     output.claim()
     layers = dj.layer_table(network, dataset.images.shape[1:])
     quick = {"xla_backend_optimization_level": 0}  # it runs once: not worth seconds of compiling
@@ -80,13 +69,29 @@ def main(config: Config) -> None:
         if "kernel" in leaves
     }
     flops = sum(layer.flops for layer in layers)
-    show(layers, spreads, f"{type(network).__name__}, images {dataset.images.shape[1:]}")
-    console.results.print(
-        f"parameters {trainable + others:,} ({bytes_ / 1024:.2f} KiB): trainable {trainable:,}, "
+    rows = [
+        (
+            f"{layer.name} ({layer.kind})",
+            (None, *layer.output_shape),
+            f"{layer.parameters:,}",
+            f"{layer.flops:,}",
+            f"{spreads[layer.name]:.3f}" if layer.name in spreads else "",
+        )
+        for layer in layers
+    ]
+    table = Table(
+        f"{type(network).__name__}, images {dataset.images.shape[1:]}",
+        ("layer (kind)", "output shape", "parameters", "FLOPs", "initial sd"),
+        rows,
+        "None in a shape is the batch, as in Keras.",
+        [("total", "", f"{trainable + others:,}", f"{flops:,}", "")],
+    )
+    table.show()
+    memory = f"{bytes_ / 1024:.2f} KiB"
+    console.say(
+        f"parameters {trainable + others:,} ({memory}): trainable {trainable:,}, "
         f"others {others:,}\nFLOPs of one image, forward: {flops:,}; two for a multiply-add of a "
-        "kernel, none for biases, activations and pools",
-        highlight=False,
-        soft_wrap=True,
+        "kernel, none for biases, activations and pools"
     )
     results = {
         "experiment": "architecture",
@@ -96,27 +101,12 @@ def main(config: Config) -> None:
         "bytes": bytes_,
         "flops": flops,
     }
-    output.finish(results, {}, overviews.architecture(results))
-
-
-def show(layers: list[Layer], spreads: dict[str, float], title: str) -> None:
-    """The layer table; None in a shape is the batch, as in Keras."""
-    from rich.table import Table
-
-    table = Table(title=title)
-    table.add_column("layer (kind)")
-    table.add_column("output shape")
-    for column in ("parameters", "FLOPs", "initial sd"):
-        table.add_column(column, justify="right")
-    for layer in layers:
-        spread = spreads.get(layer.name, math.nan)
-        cells: list[Any] = [f"{layer.name} ({layer.kind})", str((None, *layer.output_shape))]
-        cells += [f"{layer.parameters:,}", f"{layer.flops:,}"]
-        table.add_row(*cells, "" if math.isnan(spread) else f"{spread:.3f}")
-    table.add_section()
-    totals = (sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers))
-    table.add_row("total", "", *(f"{total:,}" for total in totals))
-    console.results.print(table)
+    page = Report("The network, layer by layer")
+    page.headline("Parameters", f"{trainable + others:,}", f"{trainable:,} are trainable")
+    page.headline("FLOPs of an image", f"{flops:,}", "forward; of kernels alone")
+    page.headline("Memory", memory, "of the parameters")
+    page.table(*table)
+    output.finish(results, {}, page)
 
 
 if __name__ == "__main__":

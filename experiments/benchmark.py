@@ -5,11 +5,11 @@
 
 Every program trains the notebook's network on the same rows of the same five folds: batches of 128
 (the last of an epoch is partial), reshuffled each epoch, Adam, dropout, float32. Each runs in a
-process of its own with nothing compiled beforehand; a round runs each once, and the next round
-starts with another one, so that a slow minute of the machine does not hit one program alone. A time
-is the mean of a run's epochs, and of the rounds the median with its range; a ratio is taken within
-a round, then its median over the rounds. The floor is the network's arithmetic at the rate of
-float32 matrix products that the same round measured.
+process of its own with nothing compiled beforehand. A round runs each once. The next round starts
+with another one, so that a slow minute of the machine does not hit one program alone. The time of a
+run is the mean of its epochs; that of a program is the median over the rounds, with its range. A
+ratio is taken within a round, then its median over the rounds. The floor is the network's
+arithmetic at the rate of float32 matrix products that the same round measured.
 
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
@@ -23,79 +23,31 @@ trained numbers bitwise the same, and is it slower? See ``revisions.py``; writes
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import importlib.util
-import shlex
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
+from rich.markup import escape
 
-from common import command_line, console, options, startup
+import digits_jax as dj
+from common import command_line, console, options, tasks
 from common.output import Output
-from programs import BUSY, Peer, machine, run_program
+from programs import MATMUL_PROGRAM, PEERS, about, run_program
+from report import speeds
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-PeerName = Literal[
-    "digits-jax",
-    "digits-jax-1-device",
-    "keras-tensorflow",
-    "keras-jax",
-    "keras-torch",
-    "torch-eager",
-    "torch-processes",
-    "torch-compile",
-    "torch-func",
-    "flax-conv",
-    "flax-conv-vmapped",
-]
-
-
-def _keras(backend: str, title: str) -> Peer:
-    return Peer(
-        title=f"Keras, {title}",
-        program="keras_folds.py",
-        needs=("keras", backend),
-        environment={"KERAS_BACKEND": backend},
-    )
-
-
-def _torch(variant: str, title: str) -> Peer:
-    return Peer(
-        title=f"PyTorch, {title}", program="torch_folds.py", variant=variant, needs=("torch",)
-    )
-
-
-def _jax(variant: str, title: str, program: str) -> Peer:
-    """A program of JAX's, with the setting of XLA that this project's scripts have."""
-    return Peer(title=title, program=program, variant=variant, environment=startup.xla_flags())
-
-
-PEERS: dict[PeerName, Peer] = {
-    "digits-jax": _jax("all", "digits_jax, all devices", "digits_jax_folds.py"),
-    "digits-jax-1-device": _jax("1", "digits_jax, 1 device", "digits_jax_folds.py"),
-    "keras-tensorflow": _keras("tensorflow", "TensorFlow"),
-    "keras-jax": _keras("jax", "JAX"),
-    "keras-torch": _keras("torch", "PyTorch"),
-    "torch-eager": _torch("eager", "eager"),
-    "torch-processes": _torch("processes", "processes"),
-    "torch-compile": _torch("compile", "torch.compile"),
-    "torch-func": Peer(
-        title="PyTorch, torch.func", program="torch_func_folds.py", needs=("torch",)
-    ),
-    "flax-conv": _jax("one-by-one", "Flax nn.Conv, by fold", "flax_conv_folds.py"),
-    "flax-conv-vmapped": _jax("vmapped", "Flax nn.Conv, vmapped", "flax_conv_folds.py"),
-}
-REFERENCE: PeerName = "digits-jax"
-ON_REQUEST: tuple[PeerName, ...] = ("keras-jax", "keras-torch")
+REFERENCE = "digits-jax"
+ON_REQUEST = ("keras-jax", "keras-torch")
 MATMUL = "matmul"
-MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
+SPLIT_FIELDS = ("train_rows", "train_weights", "test_rows", "test_weights")
 FOLDS = 5  # the notebook's
 WARM_UP = 8  # epochs before those that are timed; the evaluation compiles beside the first ones
 QUICK_ROWS = 1500  # rows of the data set: ten steps an epoch instead of 36
@@ -106,7 +58,7 @@ DENSE_LAYERS = ((64, 128), (128, 512), (512, 10))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Digits):
+class Config(options.Figures, options.Digits):
     """Compares this project's speed with that of the usual programs."""
 
     rounds: int = 5
@@ -118,25 +70,24 @@ class Config(options.Digits):
     """With --against: one round, which compares bits and times nothing."""
     epochs: int = 10
     """Timed epochs in each run, after eight that compile and warm up."""
-    peers: tuple[PeerName, ...] = ()
-    """Programs to run beside this project; default: all but Keras on JAX and on PyTorch."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/benchmark/<date>-<time>."""
+    peers: tuple[str, ...] = ()
+    """Programs to run beside this project: digits-jax-1-device, keras-tensorflow, keras-jax,
+    keras-torch, torch-eager, torch-processes, torch-compile, torch-func, flax-conv,
+    flax-conv-vmapped. Default: all but Keras on JAX and on PyTorch."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """A look within two minutes: one round of three epochs on 1500 rows, no torch.compile."""
     timeout: float = 900.0
     """Seconds after which a program is stopped, and left out."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
     """Runs everything, shows and saves it; ends with status 1 if a program failed."""
     options.positive(rounds=config.rounds, epochs=config.epochs, timeout=config.timeout)
+    for name in config.peers:
+        options.require(name in PEERS, f"--peers {name}: there are {', '.join(PEERS)}")
     output = Output(config.output_dir, script="benchmark")
-    options.require(
-        config.against is not None or not config.bits_only, "--bits-only needs --against"
-    )
+    alone = config.bits_only and config.against is None
+    options.require(not alone, "--bits-only needs --against")
     if config.against is not None:
         import revisions
 
@@ -145,38 +96,30 @@ def main(config: Config) -> None:
         config = dataclasses.replace(config, rounds=1, epochs=3)
     peers, left_out = choose_peers(config)
     with tempfile.TemporaryDirectory(prefix="digits_jax_benchmark_") as folder:
-        task, about = write_task(config, Path(folder))
+        task, of_task = write_task(config, Path(folder))
         output.claim()  # now, so that it fails now and not after an hour
         results, failed = run_rounds(config, peers, task)
-    report = {
-        "experiment": "benchmark",
-        "command": shlex.join(["python", *sys.argv]),
-        "config": dataclasses.asdict(config),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine() | {"device": results[0][MATMUL]["device"]},
+    found = {"experiment": "benchmark", **about(config)}
+    found["machine"] |= {"device": results[0][MATMUL]["device"]}
+    found |= {
         "versions": {k: v for run in results[0].values() for k, v in run["versions"].items()},
-        **about,
+        **of_task,
         "left_out": left_out | failed,
-        **summarize(results, about["flop_per_epoch"]),
+        **summarize(results, of_task["flop_per_epoch"]),
         "rounds": results,
     }
-    from rich.text import Text
-
-    console.results.print(make_table(report))
-    for line in footnotes(report):
-        console.results.print(line, highlight=False, soft_wrap=True)
-
-    from report import overviews
-
-    figure = make_figure(report)
-    lines = [Text.from_markup(line).plain for line in footnotes(report)]
-    page = overviews.benchmark(report, lines=lines, figure=figure)
-    output.finish(report, {"benchmark": figure}, page, name="benchmark.json")
+    table = speeds.table(found)
+    table.show(narrow=True)  # 80 columns are just enough
+    for line in speeds.footnotes(found):
+        console.say(line)
+    figure = dj.plots.styled(speeds.figure)(found)
+    page = speeds.page(found, table, figure)
+    output.finish(found, {"benchmark": figure}, page, svg=config.svg, name="benchmark.json")
     if failed:
         sys.exit(1)
 
 
-def choose_peers(config: Config) -> tuple[list[PeerName], dict[str, str]]:
+def choose_peers(config: Config) -> tuple[list[str], dict[str, str]]:
     """The programs to run, this project first, and why others are left out."""
     left_out: dict[str, str] = {}
     wanted = list(config.peers)
@@ -197,28 +140,18 @@ def choose_peers(config: Config) -> tuple[list[PeerName], dict[str, str]]:
 
 def write_task(config: Config, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Writes what the peers train, and describes it."""
-    import numpy as np
-
-    from digits_jax import kfold_splits, load_digits
-
     console.say_in_plain_words()
-    digits = load_digits(config.data)
-    console.show_data(digits.provenance)
+    digits = tasks.load_digits(config.data)
     rows = slice(QUICK_ROWS if config.quick else None)
     images, labels = digits.images[rows], digits.labels[rows]
-    try:
-        splits = kfold_splits(labels, FOLDS)
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
+    with options.usage_errors():
+        splits = dj.kfold_splits(labels, FOLDS)
     task = folder / "task.npz"
     np.savez(
         task,
         images=images,
         labels=labels,
-        train_rows=splits.train_rows,
-        train_weights=splits.train_weights,
-        test_rows=splits.test_rows,
-        test_weights=splits.test_weights,
+        **{field: getattr(splits, field) for field in SPLIT_FIELDS},
         epochs=WARM_UP + config.epochs,
         warm_up=WARM_UP,
     )
@@ -247,14 +180,12 @@ def flop_per_image() -> int:
 
 
 def run_rounds(
-    config: Config, peers: Sequence[PeerName], task: Path
+    config: Config, peers: Sequence[str], task: Path
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A result for each program in each round, and why programs failed, which are then dropped."""
-    from rich.markup import escape
-
     failed: dict[str, str] = {}
     rounds: list[dict[str, Any]] = []
-    programs = {MATMUL: MATMUL_PROGRAM} | {str(name): PEERS[name] for name in peers}
+    programs = {MATMUL: MATMUL_PROGRAM} | {name: PEERS[name] for name in peers}
     for number in range(config.rounds):
         results: dict[str, Any] = {}
         names = list(programs)
@@ -273,7 +204,7 @@ def run_rounds(
                     console.errors.print(f"[yellow]{title} failed:[/] {escape(str(error))}")
                     continue
             line = f"round {number + 1}  {title:25}{_in_words(results[name])}"
-            console.notes.print(line, highlight=False)
+            console.say(line, console.notes)
         rounds.append(results)
     for results in rounds:  # a program without all of its rounds would have another median
         for name in failed:
@@ -336,130 +267,6 @@ def _mean_epoch(result: dict[str, Any]) -> float:
 
 def _spread(values: Sequence[float]) -> list[float]:
     return [statistics.median(values), min(values), max(values)]
-
-
-def make_table(report: dict[str, Any]) -> Any:
-    """The comparison as a rich table, the fastest first."""
-    from rich.table import Table
-
-    config = report["config"]
-    table = Table(
-        title=f"An epoch of all {report['folds']} folds, {report['fold_rows']} rows; medians over "
-        f"{config['rounds']} round(s) of {config['epochs']}",
-        box=None,  # 80 columns are just enough
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    columns = ("seconds", "ratio", "floor", "first", "import", "MB", "acc.")
-    table.add_column("program", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for peer in _by_speed(report):
-        peak = peer["peak_bytes"]
-        table.add_row(
-            peer["title"],
-            _range(peer["epoch_seconds"], config["rounds"]),
-            f"{peer['ratio'][0]:.2f}",
-            f"{peer['share_of_floor'][0]:.0%}",
-            f"{peer['first_epoch_seconds'][0]:.1f}",
-            f"{peer['import_seconds'][0]:.1f}",
-            "" if peak is None else f"{peak / 1e6:.0f}",
-            f"{peer['train_accuracy'][0]:.1%}",
-        )
-    return table
-
-
-def _by_speed(report: dict[str, Any]) -> list[dict[str, Any]]:
-    peers: list[dict[str, Any]] = list(report["peers"].values())
-    return sorted(peers, key=lambda peer: peer["epoch_seconds"][0])
-
-
-def _range(spread: Sequence[float], rounds: int) -> str:
-    median, least, greatest = (f"{value:.3f}" for value in spread)
-    return median if rounds == 1 else f"{median} ({least}–{greatest})"
-
-
-def footnotes(report: dict[str, Any]) -> list[str]:
-    """What a reader of the table must know."""
-    from rich.markup import escape
-
-    rate, floor = report["flop_per_second"][0], report["floor_seconds"][0]
-    lines = [
-        "ratio: to digits_jax on all devices. floor: share of the floor's speed reached; it is "
-        f"{report['flop_per_epoch'] / 1e9:.2f} GFLOP at {rate / 1e9:.0f} GFLOP/s, the measured "
-        f"rate of float32 matrix products: {floor:.3f} s.",
-        "first: seconds of the first epoch, with building and compiling, nothing cached. import: "
-        "seconds from the process's start. acc.: in training, last epoch.",
-    ]
-    if busy := _busy(report):
-        lines.append(f"[yellow]{busy}: don't trust these times, repeat them on a quiet machine.[/]")
-    titles = {str(name): peer.title for name, peer in PEERS.items()}
-    for name, why in report["left_out"].items():
-        lines.append(f"Left out: {titles[name]} ({escape(why)}).")
-    return lines
-
-
-def _busy(report: dict[str, Any]) -> str:
-    """A warning, where other programs took part of the machine; else nothing."""
-    others = report["others_share"]
-    if others is None or others[2] < BUSY:
-        return ""
-    return f"other programs used {others[0]:.0%} of the cores, up to {others[2]:.0%}"
-
-
-def make_figure(report: dict[str, Any]) -> Figure:
-    """Seconds of an epoch as bars, the fastest on top, with the floor as a line."""
-    from digits_jax import plots
-
-    with_style = plots.styled(_figure)
-    figure: Figure = with_style(report)
-    return figure
-
-
-def _figure(report: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
-
-    peers = _by_speed(report)
-    floor = report["floor_seconds"][0]
-    figure = Figure(figsize=(8, 1.6 + 0.42 * len(peers)), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    most = max(floor, *(peer["epoch_seconds"][2] for peer in peers))
-    for i, peer in enumerate(peers):
-        median, least, greatest = peer["epoch_seconds"]
-        own = peer["title"].startswith("digits_jax")
-        axes.barh(i, median, height=0.7, color="#0072B2" if own else "#B0B0B0")
-        if report["config"]["rounds"] > 1:
-            error = [[median - least], [greatest - median]]
-            axes.errorbar(median, i, xerr=error, color="0.35", capsize=3, linewidth=1)
-        axes.annotate(
-            f"{median:.2f} s   {peer['ratio'][0]:.1f}×",
-            (greatest, i),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
-    axes.axvline(floor, color="#D55E00", linestyle="--", linewidth=1.5)
-    axes.annotate(
-        f"floor: the arithmetic at this machine's\nmatrix-product rate, {floor:.2f} s",
-        (floor, len(peers) - 0.4),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="top",
-        fontsize=8,
-        color="#A04600",
-    )
-    axes.set_yticks(range(len(peers)), [peer["title"] for peer in peers])
-    axes.set_ylim(len(peers) + 0.4, -0.6)
-    axes.set_xlim(0, most * 1.22)
-    axes.set_xlabel(f"seconds for one epoch of all {report['folds']} folds (less is better)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    machine, busy = report["machine"], _busy(report)
-    title = f"{report['fold_rows']} rows an epoch; × is the ratio to digits_jax on all devices\n"
-    title += f"{machine['processor']}, {machine['cores']} cores" + (f"; {busy}" if busy else "")
-    axes.set_title(title, fontsize=9, loc="left")
-    return figure
 
 
 if __name__ == "__main__":

@@ -12,34 +12,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
+import numpy as np
 import tyro
+from rich.markup import escape
 
+import digits_jax as dj
 from common import command_line, console, options
+from common.options import require, usage_errors
 from common.output import Output, plain
 from common.scores import ACCURACY, CROSS_ENTROPY
-
-if TYPE_CHECKING:
-    from report import Report
+from common.tables import Table
+from report import Report
 
 SPLIT = ("folds", "repeats", "seed", "stratified")  # what gives the folds of cross_validate.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Folder):
     """The options of the command line."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Output folders of finished runs, two or more."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/compare_runs/<date>-<time>."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,13 +53,11 @@ class Finished:
 
 def main(config: Config) -> None:
     """Reads, compares, shows and writes."""
-    options.require(len(config.runs) > 1, "give two folders of runs, or more")
-    found = [
-        read(folder, name) for folder, name in zip(config.runs, short(config.runs), strict=True)
-    ]
+    require(len(config.runs) > 1, "give two folders of runs, or more")
+    names = short(config.runs)
+    found = [read(folder, name) for folder, name in zip(config.runs, names, strict=True)]
     output = Output(config.output_dir, script="compare_runs")
     output.claim()
-    rows = [score_row(run) for run in found]
     differences = differing(found)
     tests, untested = paired(found)
     results = {
@@ -78,37 +76,31 @@ def main(config: Config) -> None:
         "tests": tests,
         "untested": untested,
     }
+    notes = [*map(in_words, tests), *untested]
+    scores = score_table(found, notes, "data.sha256" in differences)
+    narrow = [scores.columns.index(name) for name in NARROW]
+    Table(scores.title, NARROW, [[row[i] for i in narrow] for row in scores.rows]).show()
+    for note in notes:
+        console.say(escape(note))
 
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"{len(found)} runs")
-    narrow = [
-        COLUMNS.index(name) for name in ("run", "accuracy (%)", "95 % interval", "loss (nats)")
-    ]
-    for i in narrow:
-        table.add_column(COLUMNS[i], justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*(Text(row[i]) for i in narrow))
-    console.results.print(table)
-    for test in tests:
-        console.results.print(Text(in_words(test)), soft_wrap=True)
-    for why in untested:
-        console.results.print(Text(why), soft_wrap=True)
-    report = page(found, rows, differences, tests, untested)
-    output.finish(results, {}, report)
+    page = Report(scores.title)
+    for run in found:
+        if accuracy := run.results.get("accuracy"):
+            page.score(run.name, ACCURACY, accuracy)
+    page.table(*scores)
+    lines = [(name, *("–" if v is None else v for v in vs)) for name, vs in differences.items()]
+    nothing = [("nothing that matters", *[""] * len(names))]
+    page.table("What differs", ("setting", *names), lines or nothing)
+    learning_curves(page, found)
+    output.finish(results, {}, page)
 
 
 def short(folders: Sequence[Path]) -> list[str]:
-    """The folders without what they all begin with; whole where they would be the same."""
-    parts = [folder.absolute().parts for folder in folders]
-    shared = 0
-    while all(len(each) > shared + 1 for each in parts):
-        if len({each[shared] for each in parts}) > 1:
-            break
-        shared += 1
-    names = [str(Path(*each[shared:])) for each in parts]
-    options.require(len(set(names)) == len(names), "a folder is given twice")
+    """The folders without what they all begin with."""
+    whole = [folder.absolute() for folder in folders]
+    shared = os.path.commonpath([folder.parent for folder in whole])
+    names = [str(folder.relative_to(shared)) for folder in whole]
+    require(len(set(names)) == len(names), "a folder is given twice")
     return names
 
 
@@ -118,34 +110,29 @@ def read(folder: Path, name: str) -> Finished:
     Raises:
         options.UsageError: the folder is no run's, or what it holds is damaged; says which file.
     """
-    options.require(folder.is_dir(), f"{folder} is not a folder")
+    require(folder.is_dir(), f"{folder} is not a folder")
     file = folder / "results.json"
-    options.require(
-        file.is_file(),
-        f"{folder} holds no results.json: it is not the output folder of a finished run",
-    )
-    try:
+    none = f"{folder} holds no results.json: it is not the output folder of a finished run"
+    require(file.is_file(), none)
+    damaged = f"{file} is damaged: "
+    with usage_errors(damaged):  # of JSON and of UTF-8
         results = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON and of UTF-8
-        raise options.UsageError(f"{file} is damaged: {error}") from error
     known = isinstance(results, dict) and isinstance(results.get("experiment"), str)
-    options.require(known, f"{file} is not the results of one of these scripts")
+    require(known, f"{file} is not the results of one of these scripts")
     for key in ("config", "data", "versions"):
-        fits = isinstance(results.get(key, {}), dict)
-        options.require(fits, f"{file} is damaged: its {key} is not an object")
-    for key in ("accuracy", "loss"):
-        if key in results:
-            options.require(_is_summary(results[key]), f"{file} is damaged: its {key} is no score")
-    if results["experiment"] == "cross_validate":
+        require(isinstance(results.get(key, {}), dict), f"{damaged}its {key} is not an object")
+    scores = [key for key in ("accuracy", "loss") if key in results]
+    for key in scores:
+        require(_is_summary(results[key]), f"{damaged}its {key} is no score")
+    kind = results["experiment"]
+    if kind == "cross_validate":
         folds = results.get("folds")
         fits = isinstance(folds, list) and all(
             isinstance(fold, dict) and isinstance(fold.get("accuracy"), int | float | None)
             for fold in folds
         )
-        options.require(fits, f"{file} is damaged: its folds have no accuracy")
-    scored = "accuracy" in results or "loss" in results
-    kind = results["experiment"]
-    options.require(scored, f"{folder} has no scores to compare: it is a run of {kind}")
+        require(fits, f"{damaged}its folds have no accuracy")
+    require(bool(scores), f"{folder} has no scores to compare: it is a run of {kind}")
     return Finished(name=name, results=results, history=_history(folder / "history.npz"))
 
 
@@ -153,18 +140,12 @@ def _is_summary(value: Any) -> bool:
     """Whether it is what ``summary_json`` gives."""
     if not isinstance(value, dict) or not isinstance(value.get("ci95"), list):
         return False
-    values = [value.get("mean"), value.get("std")]
-    ends = value["ci95"]
-    return (
-        all(isinstance(each, int | float) for each in values)
-        and len(ends) == 2
-        and all(isinstance(each, int | float | None) for each in ends)
-    )
+    values, ends = [value.get("mean"), value.get("std")], value["ci95"]
+    known = all(isinstance(each, int | float) for each in values)
+    return known and len(ends) == 2 and all(isinstance(end, int | float | None) for end in ends)
 
 
 def _history(file: Path) -> dict[str, Any] | None:
-    import numpy as np
-
     if not file.is_file():
         return None
     try:
@@ -179,25 +160,31 @@ def _history(file: Path) -> dict[str, Any] | None:
 
 
 COLUMNS = ("run", "experiment", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
+NARROW = ("run", "accuracy (%)", "95 % interval", "loss (nats)")  # on the console
 
 
-def score_row(run: Finished) -> list[str]:
-    """The cells of a run; a dash for what its recipe doesn't measure."""
-    from report.pages import interval, spread
-
-    results, data = run.results, run.results.get("data", {})
-    accuracy, loss = results.get("accuracy"), results.get("loss")
-    seconds = results.get("seconds")
-    total = seconds.get("total") if isinstance(seconds, dict) else None
-    return [
-        run.name,
-        results["experiment"],
-        str(data.get("rows", "–")),
-        spread(accuracy, ACCURACY) if accuracy else "–",
-        interval(accuracy, ACCURACY) if accuracy else "–",
-        spread(loss, CROSS_ENTROPY) if loss else "–",
-        f"{total:.1f}" if isinstance(total, int | float) else "–",
-    ]
+def score_table(runs: Sequence[Finished], notes: Sequence[str], other_rows: bool) -> Table:
+    """The scores; a dash for what a recipe doesn't measure."""
+    rows = []
+    for run in runs:
+        results, data = run.results, run.results.get("data", {})
+        accuracy, loss, seconds = (results.get(key) for key in ("accuracy", "loss", "seconds"))
+        total = seconds.get("total") if isinstance(seconds, dict) else None
+        rows.append(
+            (
+                run.name,
+                str(results["experiment"]),
+                str(data.get("rows", "–")),
+                ACCURACY.mean(accuracy) if accuracy else "–",
+                ACCURACY.interval(accuracy) if accuracy else "–",
+                CROSS_ENTROPY.mean(loss) if loss else "–",
+                f"{total:.1f}" if isinstance(total, int | float) else "–",
+            )
+        )
+    said = [f"{note}." for note in notes]
+    if other_rows:
+        said.append("These runs saw different rows: their scores are not of the same test.")
+    return Table(f"{len(runs)} runs side by side", COLUMNS, rows, " ".join(said))
 
 
 def differing(runs: Sequence[Finished]) -> dict[str, list[Any]]:
@@ -220,8 +207,6 @@ def paired(runs: Sequence[Finished]) -> tuple[list[dict[str, Any]], list[str]]:
 
     And a sentence for each other cross-validation that can't be tested so: why.
     """
-    from digits_jax import corrected_resampled_ttest
-
     first = runs[0]
     tests: list[dict[str, Any]] = []
     untested: list[str] = []
@@ -240,7 +225,7 @@ def paired(runs: Sequence[Finished]) -> tuple[list[dict[str, Any]], list[str]]:
             continue
         count = first.results["config"]["folds"]
         rows = first.results["data"]["rows"]
-        result = corrected_resampled_ttest(
+        result = dj.corrected_resampled_ttest(
             *scores, train_rows=rows * (count - 1) / count, test_rows=rows / count
         )
         tests.append({"a": first.name, "b": other.name, **result._asdict()})
@@ -267,42 +252,8 @@ def in_words(test: Mapping[str, Any]) -> str:
     )
 
 
-def page(
-    runs: Sequence[Finished],
-    rows: Sequence[Sequence[str]],
-    differences: Mapping[str, Sequence[Any]],
-    tests: Sequence[Mapping[str, Any]],
-    untested: Sequence[str],
-) -> Report:
-    """The page, without the description at its end."""
-    from report import Report
-
-    report = Report(f"{len(runs)} runs side by side", "")
-    for run, row in zip(runs, rows, strict=True):
-        ends = f"95 % interval of the mean: {row[4]} %" if row[4] != "–" else ""
-        if row[3] != "–":
-            report.headline(run.name, f"{row[3]} %", f"test accuracy, mean ± sd. {ends}")
-    notes = [f"{each}." for each in (*map(in_words, tests), *untested)]
-    if "data.sha256" in differences:
-        notes.append("These runs saw different rows: their scores are not of the same test.")
-    report.table("Scores", COLUMNS, rows, " ".join(notes))
-    names = [run.name for run in runs]
-    report.table(
-        "What differs",
-        ("setting", *names),
-        [(name, *("–" if v is None else v for v in values)) for name, values in differences.items()]
-        or [("nothing that matters", *[""] * len(runs))],
-    )
-    learning_curves(report, runs)
-    return report
-
-
 def learning_curves(report: Report, runs: Sequence[Finished]) -> None:
     """The mean curves of those runs that were trained, with their values."""
-    import numpy as np
-
-    from digits_jax import plots
-
     found = [(run.name, run.history) for run in runs if run.history is not None]
     if not found:
         return
@@ -330,7 +281,7 @@ def learning_curves(report: Report, runs: Sequence[Finished]) -> None:
     values = [(e + 1, *(f"{line[e]:.4f}" for line in lines)) for e in range(longest)]
     report.figure(
         "Learning curves, means over the runs of each",
-        plots.learning_curves(panels, names),
+        dj.plots.learning_curves(panels, names),
         f"Mean training curves by epoch; the loss of {ends}.",
         values=(columns, values),
     )

@@ -13,38 +13,31 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table as Grid
+from rich.text import Text
 
-from common import command_line, console, options, startup
+import digits_jax as dj
+from common import command_line, console, options, startup, tasks
 from common.output import Output, describe
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from digits_jax import Dataset
+from common.tables import Table
+from report import Report
 
 SHOWN = 5  # variables printed from either end of the table, as pandas does; all are in the results
 TSNE_STEPS = 500  # scikit-learn's 1000 take twice as long and part the classes no better
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Digits):
+class Config(options.Figures, options.Digits):
     """The options of the command line."""
 
     embedding: Literal["tsne", "pca"] = "tsne"
-    """Of the rows in two dimensions: t-SNE, or the first two principal components (at once)."""
+    """Map of the rows in two dimensions: t-SNE, or the first two principal components (at once)."""
     seed: int = 0
-    """Of the sampled rows and of t-SNE."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/explore/<date>-<time>."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figures as SVG."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
+    """Seed of the sampled rows and of t-SNE."""
 
 
 def main(config: Config) -> None:
@@ -54,14 +47,7 @@ def main(config: Config) -> None:
     # OpenMP's threads wait for each other a lot in t-SNE; so, they leave their cores to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     startup.start_jax(compilation_cache=False)
-    import numpy as np
-
-    import digits_jax as dj
-    from digits_jax import plots
-    from report import overviews
-
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
+    dataset = tasks.load_digits(config.data)
     images, labels = dataset.images, dataset.labels
     pixels = images.reshape(len(images), -1).astype(np.float32)
     distinct = len(np.unique(pixels, axis=0))
@@ -70,22 +56,37 @@ def main(config: Config) -> None:
     show_description(dataset)
     split = dj.holdout_split(labels)  # the one that train.py makes
     train, test = split.train_rows[0], split.test_rows[0]
-    show_rows(dataset, train, test, distinct)
-
-    rows = sample_rows(labels, config.seed)
+    console.say(
+        f"[bold]images[/] {images.shape} {images.dtype}, [bold]labels[/] {labels.shape} "
+        f"{labels.dtype}; split 80/20: training {images[train].shape}, test {images[test].shape}"
+    )
+    counts = [np.bincount(part, minlength=10) for part in (labels, labels[train], labels[test])]
+    table = Table(
+        "Rows of each class",
+        ("class", "rows", "training", "test"),
+        list(zip(dataset.class_names, *counts, strict=True)),
+        totals=[("all", *(sum(each) for each in counts))],
+    )
+    table.show()
+    blank = int((images.max(axis=0) == 0).sum())
+    console.say(
+        f"[bold]pixels[/] {images.min()} to {images.max()} (ink counts), mean {images.mean():.3f}, "
+        f"variance {images.var():.3f}; {blank} of {images[0].size} never have ink; "
+        f"{distinct} of {len(images)} images are distinct"
+    )
     began = time.perf_counter()
     points, name, how = embed(pixels, config.embedding, config.seed)
     seconds = time.perf_counter() - began
-    console.notes.print(
-        f"[bold]embedding[/] {how}, {seconds:.1f} s", highlight=False, soft_wrap=True
-    )
+    console.say(f"[bold]embedding[/] {how}, {seconds:.1f} s", console.notes)
 
+    rng = np.random.default_rng(config.seed)  # a row of each class that has any
+    rows = [int(rng.choice(np.flatnonzero(labels == k))) for k in np.unique(labels)]
     titles = [f"class {labels[row]}\nrow {row}" for row in rows]
     figures = {
-        "samples": plots.digit_sheet(images[rows], titles, columns=5),
-        "class_means": plots.class_means(images, labels),
-        "pixel_statistics": plots.pixel_statistics(images),
-        "embedding": plots.embedding(points, labels, name=name),
+        "samples": dj.plots.digit_sheet(images[rows], titles, columns=5),
+        "class_means": dj.plots.class_means(images, labels),
+        "pixel_statistics": dj.plots.pixel_statistics(images),
+        "embedding": dj.plots.embedding(points, labels, name=name),
     }
     output.arrays("embedding.npz", points=points, labels=labels)
     results = {
@@ -99,7 +100,7 @@ def main(config: Config) -> None:
             "train": images[train].shape,
             "test": images[test].shape,
         },
-        "rows_per_class": dict(zip(dataset.class_names, counts(labels), strict=True)),
+        "rows_per_class": dict(zip(dataset.class_names, counts[0].tolist(), strict=True)),
         "distinct_images": distinct,
         "pixels": {
             "min": images.min(),
@@ -110,23 +111,33 @@ def main(config: Config) -> None:
         "samples": rows,
         "embedding": {"method": config.embedding, "how": how, "seconds": seconds},
     }
-    page = overviews.explore(results, dataset=dataset, points=points, figures=figures)
+    page = Report(
+        "The data before any training",
+        f"Images {images.shape}, pixels {images.min()} to {images.max()} (ink counts); {distinct} "
+        "distinct.",
+    )
+    page.headline("Rows", f"{len(labels)}", f"of {len(dataset.class_names)} classes")
+    page.table(*table)
+    page.figure("A random row of each class", figures["samples"], "One image of each class.")
+    page.figure(
+        "Mean and spread of each class",
+        figures["class_means"],
+        "For each class, the mean of each pixel, and below it the standard deviation.",
+    )
+    page.figure(
+        "Mean and variance of each pixel",
+        figures["pixel_statistics"],
+        "Mean and variance of each pixel over all rows.",
+    )
+    places = [f"row {row}, class {label}" for row, label in enumerate(labels.tolist())]
+    page.figure(
+        "All rows in two dimensions",
+        figures["embedding"],
+        "A point for each row, coloured by its class.",
+        f"{how}. Point at one to see its row.",
+        points=(points, places),
+    )
     output.finish(results, figures, page, svg=config.svg, also=["embedding.npz"])
-
-
-def counts(labels: npt.NDArray[np.int32]) -> list[int]:
-    """Rows of each of the ten classes."""
-    import numpy as np
-
-    return [int(count) for count in np.bincount(labels, minlength=10)]
-
-
-def sample_rows(labels: npt.NDArray[np.int32], seed: int) -> list[int]:
-    """One random row of each class that has any, in the order of the classes."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    return [int(rng.choice(np.flatnonzero(labels == k))) for k in np.unique(labels)]
 
 
 def embed(
@@ -153,23 +164,19 @@ def embed(
     return points, "t-SNE dimension", f"{how} {tsne.kl_divergence_:.3f} nats"
 
 
-def show_description(dataset: Dataset) -> None:
+def show_description(dataset: dj.Dataset) -> None:
     """UCI's metadata and table of variables, or a line that says that there are none."""
-    from rich.table import Table
-    from rich.text import Text
-
     if dataset.metadata is None or not dataset.variables:
-        console.results.print(
-            "no UCI metadata or variables: only rows from UCI, or from its cache, have them",
-            highlight=False,
+        console.say(
+            "no UCI metadata or variables: only rows from UCI, or from its cache, have them"
         )
         return
-    table = Table(title="UCI metadata", show_header=False)
+    table = Grid(title="UCI metadata", show_header=False)
     for name, value in flat(dataset.metadata):
         table.add_row(name, Text(value))
     console.results.print(table)
     columns = list(dataset.variables[0])
-    table = Table(*columns, title=f"UCI variables, {len(dataset.variables)} rows")
+    table = Grid(*columns, title=f"UCI variables, {len(dataset.variables)} rows")
     lines = [[Text(str(each.get(name))) for name in columns] for each in dataset.variables]
     hidden = [[Text("…")] * len(columns)]
     cut = len(lines) > 2 * SHOWN
@@ -186,38 +193,6 @@ def flat(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
         elif value not in (None, "", []):
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             yield prefix + name, "\n".join(text.splitlines())
-
-
-def show_rows(
-    dataset: Dataset, train: npt.NDArray[np.int32], test: npt.NDArray[np.int32], distinct: int
-) -> None:
-    """Shapes, the rows of each class in all and in both parts, and the range of the pixels."""
-    from rich.table import Table
-
-    images, labels = dataset.images, dataset.labels
-    console.results.print(
-        f"[bold]images[/] {images.shape} {images.dtype}, [bold]labels[/] {labels.shape} "
-        f"{labels.dtype}; split 80/20: training {images[train].shape}, test {images[test].shape}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table(title="rows of each class")
-    for column in ("class", "rows", "training", "test"):
-        table.add_column(column, justify="right")
-    columns = [counts(part) for part in (labels, labels[train], labels[test])]
-    for name, *cells in zip(dataset.class_names, *columns, strict=True):
-        table.add_row(name, *map(str, cells))
-    table.add_section()
-    table.add_row("all", *(str(sum(column)) for column in columns))
-    console.results.print(table)
-    blank = int((images.max(axis=0) == 0).sum())
-    console.results.print(
-        f"[bold]pixels[/] {images.min()} to {images.max()} (ink counts), mean {images.mean():.3f}, "
-        f"variance {images.var():.3f}; {blank} of {images[0].size} never have ink; "
-        f"{distinct} of {len(images)} images are distinct",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 if __name__ == "__main__":

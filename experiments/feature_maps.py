@@ -16,24 +16,34 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import tyro
 
-from common import command_line, console, options, startup, training
+import digits_jax as dj
+from common import command_line, console, options, startup, tasks, training
 from common.output import Output, describe
+from common.tables import Table
+from report import Report
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    import jax
 
-    from digits_jax import Dataset, DigitsCNN, Recipe, Run, TrainState
+Maps = dict[str, npt.NDArray[np.float32]]  # [H, W, F] by layer
 
-    Maps = dict[str, npt.NDArray[np.float32]]  # [H, W, F] by layer
-
+MEMBER = ", member "  # in the name of a run, before its number
 COMPARED = 16  # maps of a layer that are drawn above those of the untrained network: one row
+ALTS = {
+    "feature_maps": "Each map of each layer for this image.",
+    "filters": "The first layer's filters.",
+    "saliency": "The image, and the gradient of the predicted class's logit by its pixels.",
+    "feature_maps_untrained": "Each map of each layer, of the untrained network.",
+    "feature_maps_compared": "The first maps of each layer, trained above untrained.",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Digits):
+class Config(options.Out, options.Digits):
     """The options of the command line."""
 
     index: int = 59
@@ -42,23 +52,15 @@ class Config(options.Digits):
     """The output folder of cross_validate.py or train.py, or its folder checkpoints. Default:
     train a network on all rows now."""
     run: str | None = None
-    """Of the checkpoint's runs: its name, such as "fold 2" or refit, or its number, from 1.
-    Default: the refit, or else the first."""
+    """Run of the checkpoint: its name, such as "fold 2" or refit, or its number, from 1. Default:
+    the refit, or else the first run."""
     epochs: int = 20
     """Passes over the rows, where no checkpoint is given."""
     untrained: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also draw the maps of the untrained network."""
     seed: int = 0
-    """Of the training, where no checkpoint is given, and of the untrained network's weights, where
-    the checkpoint doesn't name its own seed."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/feature_maps/<date>-<time>."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figures as SVG."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
+    """Seed of the training, where no checkpoint is given; and of the untrained network's weights,
+    where the checkpoint doesn't name its own seed."""
 
 
 def main(config: Config) -> None:
@@ -70,19 +72,11 @@ def main(config: Config) -> None:
     output = Output(config.output_dir, script="feature_maps")
     startup.start_jax(compilation_cache=config.compilation_cache)
     import jax
-    import numpy as np
 
-    import digits_jax as dj
-    from digits_jax import plots
-    from report import overviews
-
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
+    dataset = tasks.load_digits(config.data)
     last = len(dataset.labels) - 1
-    options.require(
-        0 <= config.index <= last,
-        f"--index {config.index} is out of range: the rows are 0 to {last}",
-    )
+    outside = f"--index {config.index} is out of range: the rows are 0 to {last}"
+    options.require(config.index <= last, outside)
     network = dj.DigitsCNN()
     recipe = dj.Recipe(network=network)
     if config.checkpoint is None:
@@ -92,7 +86,7 @@ def main(config: Config) -> None:
     else:
         state, run, model = load(config, dataset, recipe)
         output.claim()
-    console.notes.print(f"[bold]network[/] {model['note']}", highlight=False, soft_wrap=True)
+    console.say(f"[bold]network[/] {model['note']}", console.notes)
 
     image, label = dataset.images[config.index], int(dataset.labels[config.index])
     logits, maps = look_inside(network, state, image)
@@ -102,31 +96,27 @@ def main(config: Config) -> None:
     predicted = int(probabilities.argmax())
     gradient = saliency(state, image, predicted, recipe=recipe)
     kernel = np.asarray(state.params["conv_1"]["kernel"])
-    console.results.print(
+    probability = f"{probabilities[predicted]:.4f}"
+    console.say(
         f"[bold]row {config.index}[/] class {label}, predicted {predicted} with probability "
-        f"{probabilities[predicted]:.4f}",
-        highlight=False,
-        soft_wrap=True,
+        f"{probability}"
     )
-    show(maps)
+    table_of(maps).show()
 
     figures = {
-        "feature_maps": plots.feature_maps(image, maps),
-        "filters": plots.filters(kernel),
-        "saliency": plots.saliency(image, gradient, name=f"logit {predicted}"),
+        "feature_maps": dj.plots.feature_maps(image, maps),
+        "filters": dj.plots.filters(kernel),
+        "saliency": dj.plots.saliency(image, gradient, name=f"logit {predicted}"),
     }
     arrays = dict(maps)
     if config.untrained:
-        quick = {
-            "xla_backend_optimization_level": 0
-        }  # it runs once: not worth seconds of compiling
-        init = functools.partial(dj.init_state, recipe=recipe)
-        start = jax.jit(init, compiler_options=quick)(
-            run, dj.Data(dataset.images[:1], dataset.labels[:1])
-        )
+        # It runs once: not worth seconds of compiling.
+        quick = {"xla_backend_optimization_level": 0}
+        init = jax.jit(functools.partial(dj.init_state, recipe=recipe), compiler_options=quick)
+        start = init(run, dj.Data(dataset.images[:1], dataset.labels[:1]))
         _, blind = look_inside(network, start, image)
-        figures["feature_maps_untrained"] = plots.feature_maps(image, blind)
-        figures["feature_maps_compared"] = plots.feature_maps(image, side_by_side(maps, blind))
+        figures["feature_maps_untrained"] = dj.plots.feature_maps(image, blind)
+        figures["feature_maps_compared"] = dj.plots.feature_maps(image, side_by_side(maps, blind))
         arrays |= {f"untrained_{name}": each for name, each in blind.items()}
     output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
     results = {
@@ -140,22 +130,25 @@ def main(config: Config) -> None:
         "probabilities": probabilities,
         "layers": {name: each.shape for name, each in maps.items()},
     }
-    page = overviews.feature_maps(results, figures=figures)
+    page = Report(f"Row {config.index} inside the network", model["note"])
+    page.headline("Class", str(label))
+    page.headline("Predicted", str(predicted), f"with {probability}")
+    for name, figure in figures.items():
+        page.figure(name.replace("_", " ").capitalize(), figure, ALTS[name])
+    rows = [(k, f"{each:.6f}") for k, each in enumerate(probabilities)]
+    page.table("Probabilities", ("class", "probability"), rows)
     output.finish(results, figures, page, svg=config.svg, also=["feature_maps.npz"])
 
 
 def train(
-    config: Config, dataset: Dataset, recipe: Recipe
-) -> tuple[TrainState, Run, dict[str, Any]]:
+    config: Config, dataset: dj.Dataset, recipe: dj.Recipe
+) -> tuple[dj.TrainState, dj.Run, dict[str, Any]]:
     """A network trained on all rows, its run, and a description of both."""
-    import digits_jax as dj
-
     note = f"trained now on all {len(dataset.labels)} rows, epochs: {config.epochs}"
-    console.notes.print(
+    console.say(
         "no --checkpoint given: training a network quickly; cross_validate.py and train.py make "
         "better ones",
-        highlight=False,
-        soft_wrap=True,
+        console.notes,
     )
     runs = dj.make_runs(dj.refit_split(dataset.labels), seed=config.seed)
     with console.Watch(config.epochs, 1, rows=len(dataset.labels)) as watch:
@@ -169,16 +162,15 @@ def train(
             )
         except dj.Interrupted as stop:
             raise console.Stopped(f"{stop}; nothing was saved", watch.signal or 2) from stop
-    return _run(result.states, 0), _run(runs, 0), {"checkpoint": None, "run": "refit", "note": note}
+    model = {"checkpoint": None, "run": "refit", "note": note}
+    return dj.take_run(result.states, 0), dj.take_run(runs, 0), model
 
 
 def load(
-    config: Config, dataset: Dataset, recipe: Recipe
-) -> tuple[TrainState, Run, dict[str, Any]]:
+    config: Config, dataset: dj.Dataset, recipe: dj.Recipe
+) -> tuple[dj.TrainState, dj.Run, dict[str, Any]]:
     """The state of one of the checkpoint's runs, the run as it began, and a description of both."""
     import jax
-
-    import digits_jax as dj
 
     assert config.checkpoint is not None
     folder = training.checkpoints_in(config.checkpoint)
@@ -189,32 +181,28 @@ def load(
         number = len(names) - 1 if names[-1] == "refit" else 0
     else:
         number = training.find_run(names, config.run)
-    state = _run(states, number)
+    state = dj.take_run(states, number)
     note = f"{names[number]} of {folder}, {int(state.step)} optimizer steps"
     # As make_runs derives it; where the initial weights come from, the split plays no part.
-    key = jax.random.fold_in(jax.random.key(int(identity.get("seed", config.seed))), number)
-    run = dj.Run(_run(dj.refit_split(dataset.labels), 0), dj.Hyperparameters(), key)
+    seed = int(identity.get("seed", config.seed))
+    run = dj.take_run(dj.make_runs(dj.refit_split(dataset.labels), seed=seed), 0)
+    bases = list(dict.fromkeys(name.partition(MEMBER)[0] for name in names))
+    base, _, member = names[number].partition(MEMBER)
+    if base != "refit":
+        run = run._replace(key=jax.random.fold_in(jax.random.key(seed), bases.index(base)))
+    if int(member or 1) > 1:
+        run = run._replace(key=jax.random.fold_in(run.key, int(member) - 1))
     return state, run, {"checkpoint": folder, "run": names[number], "note": note}
 
 
-def _run(tree: Any, number: int) -> Any:
-    """One entry of the runs axis."""
-    import jax
-
-    return jax.tree.map(lambda leaf: leaf[number], tree)
-
-
 def look_inside(
-    network: DigitsCNN, state: TrainState, image: npt.NDArray[Any]
+    network: dj.DigitsCNN, state: dj.TrainState, image: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.float32], Maps]:
     """Logits [K] of an image [H, W], and the maps of each conv and pool layer.
 
     The maps are what Flax captures on the way through the network.
     """
     import jax
-    import numpy as np
-
-    import digits_jax as dj
 
     apply = jax.jit(functools.partial(network.apply, capture_intermediates=True))
     variables = {"params": state.params, **state.collections}
@@ -228,16 +216,13 @@ def look_inside(
 
 
 def saliency(
-    state: TrainState, image: npt.NDArray[Any], k: int, *, recipe: Recipe
+    state: dj.TrainState, image: npt.NDArray[Any], k: int, *, recipe: dj.Recipe
 ) -> npt.NDArray[np.float32]:
     """The gradient [H, W] of the logit of class k by the pixels of an image [H, W].
 
     Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks", 2013, arXiv:1312.6034.
     """
     import jax
-    import numpy as np
-
-    import digits_jax as dj
 
     def logit(pixels: jax.Array) -> jax.Array:
         value: jax.Array = dj.predict(state, pixels[None], recipe=recipe)[0, k]
@@ -256,19 +241,16 @@ def side_by_side(trained: Maps, untrained: Maps) -> Maps:
     return pairs
 
 
-def show(maps: Maps) -> None:
-    """A row for each layer: shape, range, fraction of maps that the image leaves at zero."""
-    from rich.table import Table
-
-    table = Table(title="activations")
-    for column in ("layer", "maps", "height × width", "mean", "largest", "all zero"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
+def table_of(maps: Maps) -> Table:
+    """A row for each layer: shape, range, number of maps that the image leaves at zero."""
+    rows = []
     for name, each in maps.items():
         height, width, count = each.shape
         silent = int((each.max(axis=(0, 1)) == 0).sum())
-        cells = (f"{height} × {width}", f"{each.mean():.3f}", f"{each.max():.3f}", str(silent))
-        table.add_row(name, str(count), *cells)
-    console.results.print(table)
+        size = f"{height} × {width}"
+        rows.append((name, count, size, f"{each.mean():.3f}", f"{each.max():.3f}", silent))
+    columns = ("layer", "maps", "height × width", "mean", "largest", "all zero")
+    return Table("activations", columns, rows)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
     python experiments/leftovers.py --run RUN
     python experiments/leftovers.py --run RUN --methods strong svm knn1
 
-RUN is the folder of a complete ``compare.py``, whose out-of-fold predictions are counted: a row
-has one of each method and repeat, by a model that never saw it. It writes a sheet,
-``leftovers.png``, to tell by eye whether the label is wrong or the digit unreadable, ``rows.csv``,
-``report.html`` and ``results.json``.
+RUN is the folder of a complete ``compare.py``. Its out-of-fold predictions are counted: a row has
+one of each method and repeat, by a model that never saw it. It writes a sheet of these rows,
+``leftovers.png``, from which you can tell whether the label is wrong or the digit unreadable; and
+``rows.csv``, ``report.html`` and ``results.json``.
 
-The ceiling that it prints counts as lost the rows that every method misses in most repeats. It
-takes for granted that what models of several kinds miss, trained ever anew, no model of these rows
-can learn, and that what one of them mostly gets is within reach. The first is too harsh where all
-share a weakness, the second too kind: a wrong label can be met by chance, and no one model gets
-what each of the others does. So it is as good as the best methods in it.
+The ceiling that it prints counts a row as lost if every method misses it in most repeats. It takes
+for granted that no model can learn what models of several kinds miss, and that what one of them
+mostly gets is within reach. The first is too harsh where all share a weakness. The second is too
+kind: a wrong label can be met by chance, and no one model gets what each of the others does. So the
+ceiling is as good as the best methods in it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import tyro
+import numpy as np
+import numpy.typing as npt
 
+import digits_jax as dj
 import methods
-from common import command_line, console, options, startup
+from common import command_line, console, options, startup, tasks
 from common.output import Output, describe
-
-if TYPE_CHECKING:
-    import numpy as np
+from common.scores import ACCURACY
+from report import Report, pages
 
 NEIGHBOURS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Figures):
     """The options of the command line."""
 
     run: Path
@@ -43,15 +44,11 @@ class Config:
     methods: tuple[str, ...] = ()
     """Whose predictions to count. Default: all methods in the folder."""
     share: float = 0.9
-    """Of a row's predictions that must be wrong, each method counting the same."""
+    """Fraction of a row's predictions that must be wrong, each method counting the same."""
     data: str = "auto"
     """Rows: those that compare.py took. Options as there."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/leftovers/<date>-<time>."""
     shown: int = 28
     """Rows on the sheet, at most; those missed by most come first."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figure as SVG."""
 
 
 def main(config: Config) -> None:
@@ -64,18 +61,11 @@ def main(config: Config) -> None:
     for name in names:
         options.require(name in known["methods"], f"--methods: {config.run} has no {name}")
     startup.start_jax(compilation_cache=False)
-    import numpy as np
-
-    import digits_jax as dj
-    from digits_jax import plots
-    from report import comparisons
-
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
-    if dataset.provenance.sha256 != known["data"]["sha256"]:
-        raise options.UsageError(
-            f"{config.run} is of other rows ({known['data']['note']}); give the same --data"
-        )
+    dataset = tasks.load_digits(config.data)
+    options.require(
+        dataset.provenance.sha256 == known["data"]["sha256"],
+        f"{config.run} is of other rows ({known['data']['note']}); give the same --data",
+    )
     done = [methods.load(config.run / f"predictions_{name}.npz")[0] for name in names]
     rows, repeats = len(dataset.labels), known["config"]["repeats"]
     answers = np.stack([methods.by_row(each, repeats, rows) for each in done])
@@ -97,25 +87,21 @@ def main(config: Config) -> None:
         }
         for row in left.tolist()
     ]
-    low, high = (100 * bound for bound in ceiling)
-    console.results.print(
+    reached = f"{100 * (1 - lost / rows):.2f} %"
+    console.say(
         f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
         f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
-        f"{lost} are wrong for every method in most repeats. Without them the ceiling is "
-        f"{100 * (1 - lost / rows):.2f} % ({low:.2f} to {high:.2f})",
-        highlight=False,
-        soft_wrap=True,
+        f"{lost} are wrong for every method in most repeats. Without them the ceiling is {reached} "
+        f"({ACCURACY.ends(ceiling)})"
     )
     shown = found[: config.shown]
-    figure = plots.digit_sheet(
+    figure = dj.plots.digit_sheet(
         *sheet(dataset.images, dataset.labels, shown),
         columns=2 * (NEIGHBOURS + 1),
         title=f"{len(shown)} of {len(left)} rows that {100 * config.share:g} % of predictions get "
         f"wrong (framed), each before the {NEIGHBOURS} other rows nearest to it: label, distance",
         framed=range(0, (NEIGHBOURS + 1) * len(shown), NEIGHBOURS + 1),
     )
-    if found:
-        output.table("rows.csv", found)
     results = {
         "experiment": "leftovers",
         **describe(config, dataset.provenance),
@@ -126,14 +112,35 @@ def main(config: Config) -> None:
         "lost": lost,
         "ceiling": {"share": 1 - lost / rows, "wilson95": ceiling},
     }
-    page = comparisons.leftovers(results, dataset=dataset, answers=answers, figure=figure)
-    output.finish(
-        results,
-        {"leftovers": figure},
-        page,
-        svg=config.svg,
-        also=["rows.csv"] * bool(found),
+
+    page = Report(
+        "What is left",
+        f"Rows that at least {100 * config.share:g} % of the predictions get wrong; {len(names)} "
+        f"methods ({', '.join(names)}), {repeats} repeats, each method counting the same.",
     )
+    page.headline("Rows left", str(len(left)), f"of {rows}")
+    page.headline(
+        "A ceiling of accuracy",
+        reached,
+        f"95 % interval (Wilson) {ACCURACY.ends(ceiling)} %; lost are the {lost} rows that every "
+        "method misses in most repeats",
+    )
+    by_fraction = [
+        (f"{least.replace('%', ' %')} of the predictions", count) for least, count in counts.items()
+    ]
+    page.table("Rows by how often they are wrong", ("wrong in at least", "rows"), by_fraction)
+    if found:
+        output.table("rows.csv", found)
+        page.figure(
+            "Each beside the rows nearest to it",
+            figure,
+            "Each row that is left (framed), and the four other rows nearest to it.",
+            "Below each neighbour: its label, and its distance in ink counts.",
+        )
+        of_left = dict(zip(names, answers[..., left], strict=True))
+        pages.mistakes_of_methods(page, dataset, left, of_left)
+    also = ["rows.csv"] * bool(found)
+    output.finish(results, {"leftovers": figure}, page, svg=config.svg, also=also)
 
 
 def run_results(folder: Path) -> dict[str, Any]:
@@ -150,15 +157,13 @@ def run_results(folder: Path) -> dict[str, Any]:
 
 
 def sheet(
-    images: np.ndarray, labels: np.ndarray, shown: list[dict[str, Any]]
-) -> tuple[np.ndarray, list[str]]:
+    images: npt.NDArray[Any], labels: npt.NDArray[Any], shown: list[dict[str, Any]]
+) -> tuple[npt.NDArray[Any], list[str]]:
     """Each row's image and then its nearest others', [shown * (1 + NEIGHBOURS), H, W], and titles.
 
     Distances are Euclidean, in ink counts. All other rows count: a row is tested by models that
     train on the other folds, and over several repeats these are all others.
     """
-    import numpy as np
-
     pixels = images.reshape(len(images), -1).astype(np.float64)
     order, titles = [], []
     for each in shown:

@@ -10,18 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from common import console, options, tasks, training
-from common.output import Output
+import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from common.tasks import Task
-    from digits_jax import Split
+from common import options, plans
+from common.tasks import Task
 
 TITLES: dict[str, str] = {
     "strong": "CNN, strong",
@@ -33,7 +29,6 @@ TITLES: dict[str, str] = {
     "forest": "random forest",
     "logistic": "logistic regression",
 }
-GAMMAS = (0.06, 0.12, 0.24, 0.48)  # of the SVM's kernel, that the digits choose among
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +40,7 @@ class Options(options.ResumableOut, options.Data):
     yours, FILE.py:FUNCTION (see cross_validate.py). Default: all of the first, of the digits; all
     but strong and notebook, of other data."""
     seed: int = 0
-    """Of the splits and of every method's draws."""
+    """Seed of the splits and of every method's draws."""
     epochs: int | None = None
     """Passes over the training rows of the networks, for a quick trial. Default: the recipes'."""
 
@@ -64,7 +59,7 @@ class Options(options.ResumableOut, options.Data):
         """The methods to compare, by name."""
         if self.methods:
             return list(self.methods)
-        return [name for name in TITLES if task.dataset is not None or name not in tasks.NAMED]
+        return [name for name in TITLES if task.dataset is not None or name not in plans.NAMED]
 
 
 def title(name: str) -> str:
@@ -74,7 +69,7 @@ def title(name: str) -> str:
 
 def is_network(name: str) -> bool:
     """Whether it is a recipe; these have probabilities to vote with."""
-    return name not in TITLES or name in tasks.NAMED
+    return name not in TITLES or name in plans.NAMED
 
 
 def file_name(name: str) -> str:
@@ -82,237 +77,24 @@ def file_name(name: str) -> str:
     return re.sub(r"\W+", "_", name)
 
 
-def flat(task: Task) -> np.ndarray:
-    """Inputs [N, features] as scikit-learn's methods take them; images from 0 to 1."""
-    import numpy as np
-
-    inputs: np.ndarray = np.asarray(task.data[0], np.float64).reshape(task.rows, -1)
-    if task.images is None:
-        return inputs
-    return inputs / (16 if task.dataset is not None else max(float(inputs.max()), 1e-9))
-
-
 class Predictions(NamedTuple):
     """What a method makes of the test rows of R splits."""
 
-    rows: np.ndarray  # int32 [R, S], row numbers; -1 is padding
-    predicted: np.ndarray  # int32 [R, S], classes; -1 is padding
-    logits: np.ndarray  # float32 [R, S, K]; [R, S, 0] of a method that has none
+    rows: npt.NDArray[Any]  # int32 [R, S], row numbers; -1 is padding
+    predicted: npt.NDArray[Any]  # int32 [R, S], classes; -1 is padding
+    logits: npt.NDArray[Any]  # float32 [R, S, K]; [R, S, 0] of a method that has none
     seconds: float  # of training and predicting, all splits together
     chosen: list[dict[str, Any]]  # [R], what a method tuned inside the training rows; else empty
 
-    def accuracies(self, labels: np.ndarray) -> np.ndarray:
+    def accuracies(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Fraction of the test rows that are right, float64 [R]; labels int [N]."""
         right = (self.predicted == labels[self.rows]) & (self.rows >= 0)
-        accuracies: np.ndarray = right.sum(axis=1) / (self.rows >= 0).sum(axis=1)
+        accuracies: npt.NDArray[Any] = right.sum(axis=1) / (self.rows >= 0).sum(axis=1)
         return accuracies
-
-
-def estimator(name: str, seed: int, *, gammas: tuple[Any, ...] = GAMMAS) -> Any:
-    """scikit-learn's model of that name, for inputs of 0 to 1; its defaults but for what is said.
-
-    The forest has 200 trees. The SVM's C and gamma are those of the best accuracy in three
-    stratified folds of the rows that it is given, then it is fitted to all of these.
-    """
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.svm import SVC
-
-    match name:
-        case "knn1":
-            return KNeighborsClassifier(1)
-        case "knn3":
-            return KNeighborsClassifier(3)
-        case "logistic":
-            return LogisticRegression(max_iter=1000)
-        case "forest":
-            return RandomForestClassifier(200, random_state=seed)
-        case "mlp":
-            return MLPClassifier(max_iter=1000, random_state=seed)  # it stops by itself
-        case "svm":
-            inner = StratifiedKFold(3, shuffle=True, random_state=seed)
-            grid = {"C": [10], "gamma": list(gammas)}
-            return GridSearchCV(SVC(), grid, cv=inner)
-    raise ValueError(f"no method is called {name!r}")
-
-
-def predict_all(
-    config: Options, task: Task, splits: Split, names: list[str], output: Output
-) -> dict[str, Predictions]:
-    """The predictions of all methods asked for; ``names`` are those of the splits [R]."""
-    methods = config.chosen(task)
-    found = sorted(path.name for path in output.folder.glob("predictions_*.npz"))
-    if found and not config.resume:
-        raise options.UsageError(
-            f"{output.folder} holds {found[0]} already; add --resume to go on with it, or choose "
-            "another --output-dir"
-        )
-    networks = {name: _Network(config, name, task, splits) for name in methods if is_network(name)}
-    output.claim()
-    done: dict[str, Predictions] = {}
-    for name in methods:
-        network = networks.get(name)
-        identity = _identity(config, name, task, splits, network)
-        path = output.folder / f"predictions_{file_name(name)}.npz"
-        if path.exists():
-            done[name], known = load(path)
-            _refuse_difference(path, known, identity)
-        else:
-            if network is not None:
-                done[name] = network.predict(task, names, output)
-            else:
-                done[name] = _predict(name, task, splits, config.seed)
-            _save(path, done[name], identity, output)
-        console.results.print(
-            f"{title(name)}: {100 * done[name].accuracies(task.targets).mean():.2f} % of the "
-            f"test rows, mean of {len(names)} splits; {done[name].seconds:.0f} s",
-            highlight=False,
-        )
-    return done
-
-
-class _Network:
-    """A recipe on these splits."""
-
-    def __init__(self, config: Options, name: str, task: Task, splits: Split) -> None:
-        import digits_jax as dj
-
-        self.name, self.config = name, config
-        self.plan = tasks.load_plan(name, task, epochs=config.epochs)
-        self.runs = dj.make_runs(splits, self.plan.hyperparameters, seed=config.seed)
-
-    def identity(self, task: Task) -> dict[str, Any]:
-        """Of what trains on these data, and by which program."""
-        import jax
-
-        from digits_jax.runs.checks import check_data
-        from digits_jax.runs.identity import describe, describe_program
-        from digits_jax.runs.preparation import prepare
-
-        data, recipe = check_data(task.data), self.plan.recipe
-        runs, state = prepare(data, self.runs, recipe, self.plan.epochs)
-        return {
-            "epochs": self.plan.epochs,
-            **describe(data, self.runs, recipe),
-            **describe_program(data, runs, recipe, state, device=jax.devices()[0]),
-        }
-
-    def predict(self, task: Task, names: list[str], output: Output) -> Predictions:
-        import numpy as np
-
-        console.results.print(f"{title(self.name)}:", highlight=False)
-        result = training.train(
-            task.data,
-            self.runs,
-            names,
-            output,
-            self.plan,
-            part=file_name(self.name),
-            seed=self.config.seed,
-            resume=self.config.resume,
-        )
-        logits = result.outputs
-        options.require(
-            task.has_logits(logits), f"{self.name} gives no logits of the classes, and can't vote"
-        )
-        diverged = ~np.isfinite(logits).all((1, 2))
-        options.require(
-            not diverged.any(), f"{self.name} diverged: {names[int(diverged.argmax())]}"
-        )
-        predicted = np.where(result.test_rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
-        seconds = sum(result.seconds.values())
-        return Predictions(result.test_rows, predicted, logits, seconds, [{} for _ in names])
-
-
-def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
-    """A method of scikit-learn, fitted to one split after another, a process on each core."""
-    import joblib
-    import numpy as np
-
-    started = time.perf_counter()
-    inputs = flat(task)
-    gammas = GAMMAS if task.dataset is not None else ("scale", 0.3 / inputs.shape[1])
-    rows = np.where(splits.test_weights > 0, splits.test_rows, -1).astype(np.int32)
-    predicted, chosen = np.full_like(rows, -1), []
-    tasks = (
-        joblib.delayed(_fit)(
-            name,
-            inputs,
-            task.targets,
-            splits.train_rows[i][splits.train_weights[i] > 0],
-            rows[i][rows[i] >= 0],
-            int(np.random.SeedSequence((seed, i)).generate_state(1)[0]),
-            gammas,
-            task.images is None,
-        )
-        for i in range(len(rows))
-    )
-    with console.results.status(title(name)) as status:
-        answers = joblib.Parallel(n_jobs=-1, return_as="generator")(tasks)
-        for i, (classes, tuned) in enumerate(answers):
-            predicted[i, rows[i] >= 0] = classes
-            chosen.append(tuned)
-            status.update(f"{title(name)}: {i + 1} of {len(rows)} splits")
-    logits = np.zeros((*rows.shape, 0), np.float32)
-    return Predictions(rows, predicted, logits, time.perf_counter() - started, chosen)
-
-
-def _fit(
-    name: str,
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    train: Any,
-    test: Any,
-    seed: int,
-    gammas: tuple[Any, ...],
-    scaled: bool,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """One split: the classes [S] predicted for the test rows, and what was tuned."""
-    if scaled:  # by the training rows alone
-        from sklearn.preprocessing import StandardScaler
-
-        inputs = StandardScaler().fit(inputs[train]).transform(inputs)
-    model = estimator(name, seed, gammas=gammas).fit(inputs[train], labels[train])
-    return model.predict(inputs[test]), getattr(model, "best_params_", {})
-
-
-def _identity(
-    config: Options, name: str, task: Task, splits: Split, network: _Network | None
-) -> dict[str, Any]:
-    """What predictions must share to be reused."""
-    import sklearn
-
-    from digits_jax.runs.identity import digest_of
-
-    if network is not None:
-        return network.identity(task)
-    return {
-        "method": repr(estimator(name, config.seed)),
-        "scikit-learn": sklearn.__version__,
-        "seed": config.seed,
-        "data.sha256": task.provenance.sha256,
-        "splits.sha256": digest_of(splits),
-    }
-
-
-def _save(path: Path, done: Predictions, identity: dict[str, Any], output: Output) -> None:
-    about = {"identity": identity, "seconds": done.seconds, "chosen": done.chosen}
-    output.arrays(
-        path.name,
-        rows=done.rows,
-        predicted=done.predicted,
-        logits=done.logits,
-        about=json.dumps(about),
-    )
 
 
 def load(path: Path) -> tuple[Predictions, dict[str, Any]]:
     """The predictions that a script wrote, and the identity of what made them."""
-    import numpy as np
-
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
@@ -325,21 +107,8 @@ def load(path: Path) -> tuple[Predictions, dict[str, Any]]:
         ) from error
 
 
-def _refuse_difference(path: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
-    from digits_jax.runs.refusals import refuse_other_training
-    from digits_jax.storage.errors import CheckpointError
-
-    try:
-        remedy = "delete it, or choose another --output-dir"
-        refuse_other_training(path, known, wanted, remedy=remedy)
-    except CheckpointError as error:
-        raise options.UsageError(str(error)) from error
-
-
-def by_row(done: Predictions, repeats: int, rows: int) -> np.ndarray:
+def by_row(done: Predictions, repeats: int, rows: int) -> npt.NDArray[np.int32]:
     """The class predicted for each row in each repeat of k folds, int32 [repeats, N]."""
-    import numpy as np
-
     answers = np.full((repeats, rows), -1, np.int32)
     tested, predicted = (each.reshape(repeats, -1) for each in (done.rows, done.predicted))
     for repeat in range(repeats):

@@ -1,11 +1,13 @@
-"""Runs a program of ``experiments/peers`` in a process of its own, and says on what machine."""
+"""The programs of ``experiments/peers``: each runs in a process of its own."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from common import startup
 
 BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
 _UNSET = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR", "KERAS_BACKEND")
@@ -27,6 +31,44 @@ class Peer:
     variant: str = ""
     needs: tuple[str, ...] = ()  # modules beside this project's own
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _keras(backend: str, title: str) -> Peer:
+    return Peer(
+        title=f"Keras, {title}",
+        program="keras_folds.py",
+        needs=("keras", backend),
+        environment={"KERAS_BACKEND": backend},
+    )
+
+
+def _torch(variant: str, title: str) -> Peer:
+    return Peer(
+        title=f"PyTorch, {title}", program="torch_folds.py", variant=variant, needs=("torch",)
+    )
+
+
+def _jax(variant: str, title: str, program: str) -> Peer:
+    """A program of JAX's, with the setting of XLA that this project's scripts have."""
+    return Peer(title=title, program=program, variant=variant, environment=startup.xla_flags())
+
+
+PEERS: dict[str, Peer] = {
+    "digits-jax": _jax("all", "digits_jax, all devices", "digits_jax_folds.py"),
+    "digits-jax-1-device": _jax("1", "digits_jax, 1 device", "digits_jax_folds.py"),
+    "keras-tensorflow": _keras("tensorflow", "TensorFlow"),
+    "keras-jax": _keras("jax", "JAX"),
+    "keras-torch": _keras("torch", "PyTorch"),
+    "torch-eager": _torch("eager", "eager"),
+    "torch-processes": _torch("processes", "processes"),
+    "torch-compile": _torch("compile", "torch.compile"),
+    "torch-func": Peer(
+        title="PyTorch, torch.func", program="torch_func_folds.py", needs=("torch",)
+    ),
+    "flax-conv": _jax("one-by-one", "Flax nn.Conv, by fold", "flax_conv_folds.py"),
+    "flax-conv-vmapped": _jax("vmapped", "Flax nn.Conv, vmapped", "flax_conv_folds.py"),
+}
+MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 
 
 def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
@@ -71,6 +113,16 @@ def environment(folder: Path) -> dict[str, str]:
         "KERAS_HOME": str(folder / "keras"),  # the user's keras.json may change dtype and layout
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+def about(config: Any) -> dict[str, Any]:
+    """What the results of a benchmark begin with."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "config": dataclasses.asdict(config),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
     }
 
 

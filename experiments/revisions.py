@@ -20,16 +20,13 @@ from __future__ import annotations
 import compileall
 import contextlib
 import dataclasses
-import datetime
 import json
 import math
 import os
-import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +35,12 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
+import digits_jax as dj
 from bits import Difference, Leaves, compare_bits
-from common import console, options, startup
+from checkouts import find_commit, git, worktree
+from common import console, options, startup, tasks
 from common.output import Output
-from digits_jax import kfold_splits, load_digits, refit_split, stack_splits
-from programs import BUSY, Peer, machine, run_program
+from programs import BUSY, Peer, about, run_program
 
 ROOT = Path(__file__).parents[1]
 SIDES = ("here", "there")  # the working tree, the other revision
@@ -86,7 +84,7 @@ def main(config: Config, output: Output) -> None:
     console.say_in_plain_words()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="digits_jax_")))
-        about = write_tasks(config, folder)
+        of_task = write_tasks(config, folder)
         tree = stack.enter_context(worktree(ROOT, commit, folder / "tree"))
         options.require(
             (tree / "digits_jax" / "__init__.py").is_file(),
@@ -98,12 +96,9 @@ def main(config: Config, output: Output) -> None:
     failed = bool(differences) or any(ratio.low > SLOWER for ratio in times.values())
     report = {
         "experiment": "against",
-        "command": shlex.join(["python", *sys.argv]),
-        "config": dataclasses.asdict(config),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        **about(config),
         "versions": {side: rounds[0][side]["versions"] for side in SIDES},
-        **about,
+        **of_task,
         "commits": {
             "here": find_commit(ROOT, "HEAD"),
             "changed": bool(git(ROOT, "status", "--porcelain", "--", "digits_jax")),
@@ -117,87 +112,20 @@ def main(config: Config, output: Output) -> None:
     }
     console.results.print(make_table(f"{revision} ({commit[:8]})", rounds, differences, times))
     for line in footnotes(rounds, differences):
-        console.results.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
     output.json("against.json", report)
-    written = f"Written to {output.folder}/: against.json"
-    console.results.print(written, highlight=False, soft_wrap=True)
+    console.say(f"Written to {output.folder}/: against.json")
     if failed:
         sys.exit(1)
 
 
-def find_commit(root: Path, revision: str) -> str:
-    """The hash of a revision.
-
-    Raises:
-        UsageError: `root` is not the top of a git checkout, or has no such revision.
-    """
-    try:
-        top = Path(git(root, "rev-parse", "--show-toplevel"))
-    except RuntimeError as error:
-        why = f"--against needs a git checkout, and {root} can't be used as one: {error}"
-        raise options.UsageError(why) from error
-    options.require(
-        top.resolve() == root.resolve(),
-        f"--against needs a git checkout, and {root} is only a folder in that of {top}",
-    )
-    try:
-        named = f"{revision}^{{commit}}"
-        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", named)
-    except RuntimeError as error:
-        raise options.UsageError(
-            f"--against {revision}: {root} has no such commit, branch or tag; git log lists them"
-        ) from error
-
-
-@contextlib.contextmanager
-def worktree(root: Path, commit: str, tree: Path) -> Iterator[Path]:
-    """A commit's files in a folder of their own, which git forgets again at the end.
-
-    Raises:
-        UsageError: git can't make it; says why.
-    """
-    no_hooks = ("-c", f"core.hooksPath={os.devnull}")
-    try:
-        try:
-            git(root, *no_hooks, "worktree", "add", "--quiet", "--detach", str(tree), commit)
-        except RuntimeError as error:
-            raise options.UsageError(f"git can't check out {commit}: {error}") from error
-        yield tree
-    finally:
-        with contextlib.suppress(RuntimeError):  # twice: also one that git has only begun
-            git(root, "worktree", "remove", "--force", "--force", str(tree))
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What a git command says.
-
-    Raises:
-        RuntimeError: it failed; has the last line of its errors.
-    """
-    ours = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # are set where a git hook calls us
-    settings = {name: value for name, value in os.environ.items() if name not in ours}
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, env=settings, capture_output=True, text=True
-        )
-    except FileNotFoundError as error:
-        raise RuntimeError("git is not installed") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
-    return done.stdout.strip()
-
-
 def write_tasks(config: Config, folder: Path) -> dict[str, Any]:
     """Writes what both sides train, ``here.npz`` and ``there.npz``, and describes the data."""
-    digits = load_digits(config.data)
-    console.show_data(digits.provenance)
-    try:
-        folds = kfold_splits(digits.labels, FOLDS)
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
-    refit = refit_split(digits.labels)
-    splits = {"folds": folds, "refit": refit, "folds+refit": stack_splits(folds, refit)}
+    digits = tasks.load_digits(config.data)
+    with options.usage_errors():
+        folds = dj.kfold_splits(digits.labels, FOLDS)
+    refit = dj.refit_split(digits.labels)
+    splits = {"folds": folds, "refit": refit, "folds+refit": dj.stack_splits(folds, refit)}
     timed = [(*call[:2], 0, 0) if config.bits_only else call for call in PLAN]
     for side, tree in {"here": ROOT, "there": folder / "tree"}.items():
         np.savez(
@@ -246,7 +174,7 @@ def run_rounds(
             }
         differences = differences or compare_bits(trained["here"], trained["there"])
         bits = f"{len(differences)} parts differ" if differences else "same bits"
-        console.notes.print(f"round {number + 1}  {bits}", highlight=False)
+        console.say(f"round {number + 1}  {bits}", console.notes)
         rounds.append(results)
     return rounds, differences
 

@@ -2,8 +2,8 @@
 
     python experiments/speedrun.py
 
-The recipe: the notebook's three convolutions with a linear layer on top, pixels scaled to 0..1, no
-dropout, label smoothing, batches of 64, and a one-cycle learning rate. It was chosen on folds of
+The recipe has the notebook's three convolutions with a linear layer on top, pixels scaled to 0..1,
+no dropout, label smoothing, batches of 64, and a one-cycle learning rate. It was chosen on folds of
 seeds 1000 and above; the report uses seeds 0 and above. Each repeat is a cross-validation of its
 own, as a user would run it: five folds at once, from initial weights to test scores.
 """
@@ -13,25 +13,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
+import numpy as np
 
-from common import command_line, console, options, startup, training
+import digits_jax as dj
+from common import command_line, console, options, startup, tasks, training
 from common.output import Output, describe, summary_json
+from report import Report
 
 if TYPE_CHECKING:
     import optax
 
-    from digits_jax import Hyperparameters
-
+FOLDS = 5
 NOTEBOOK = 0.9895  # mean accuracy of the notebook's five folds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Digits):
+class Config(options.Figures, options.Digits):
     """The options of the command line."""
 
     repeats: int = 20
@@ -41,17 +40,13 @@ class Config(options.Digits):
     batch_size: int = 64
     """Rows of an optimizer step."""
     learning_rate: float = 0.03
-    """Peak of the one-cycle schedule, of Adam, a step."""
+    """Peak of Adam's learning rate in the one-cycle schedule."""
     label_smoothing: float = 0.2
     """Fraction of a label that is spread over all classes."""
     seed: int = 0
-    """Of the first repeat; repeat r uses seed + r. Seeds from 1000 on chose the recipe."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/speedrun/<date>-<time>."""
+    """Seed of the first repeat; repeat r uses seed + r. Seeds from 1000 on chose the recipe."""
     compilation_cache: bool = False
     """Keep compiled programs in the user's cache folder; off, so that compiling is measured."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
 
 
 def main(config: Config) -> None:
@@ -63,10 +58,8 @@ def main(config: Config) -> None:
         learning_rate=config.learning_rate,
     )
     options.require(config.repeats >= 2, "--repeats must be at least 2, for an interval")
-    options.require(
-        0 <= config.label_smoothing < 1,
-        f"--label-smoothing must be at least 0 and below 1, not {config.label_smoothing}",
-    )
+    outside = f"--label-smoothing must be at least 0 and below 1, not {config.label_smoothing}"
+    options.require(0 <= config.label_smoothing < 1, outside)
     options.seed(seed=config.seed)
     options.require(
         config.seed + config.repeats <= 2**32,
@@ -74,52 +67,36 @@ def main(config: Config) -> None:
     )
     output = Output(config.output_dir, script="speedrun")
     startup.start_jax(compilation_cache=config.compilation_cache)
-    import numpy as np
-    import optax
-
-    import digits_jax as dj
-    from digits_jax import plots
-    from report import overviews
-
-    dataset = dj.load_digits(config.data)
-    console.show_data(dataset.provenance)
-    folds = 5
+    dataset = tasks.load_digits(config.data)
     options.countable(config.epochs, len(dataset.labels), config.batch_size)
-    try:
-        dj.kfold_splits(dataset.labels, folds)  # whether there is one
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
+    with options.usage_errors():
+        dj.kfold_splits(dataset.labels, FOLDS)  # whether there is one
     output.claim()
-    data = dataset.data
-    hyperparameters = dj.Hyperparameters(
-        learning_rate=config.learning_rate, label_smoothing=config.label_smoothing
-    )
-    steps = config.epochs * -(-len(dataset.labels) * (folds - 1) // folds // config.batch_size)
-    schedule = optax.cosine_onecycle_schedule(steps, 1.0, 0.3, 10.0, 100.0)
+    steps = config.epochs * -(-len(dataset.labels) * (FOLDS - 1) // FOLDS // config.batch_size)
     recipe = dj.Recipe(
         network=dj.DigitsCNN(dense_features=(), dropout_rate=0.0, pixel_scale=1 / 16),
-        optimizer=functools.partial(one_cycle, schedule=schedule),
+        optimizer=functools.partial(one_cycle, steps=steps),
         batch_size=config.batch_size,
+    )
+    hyperparameters = dj.Hyperparameters(
+        learning_rate=config.learning_rate, label_smoothing=config.label_smoothing
     )
     each: list[float] = []
     seconds: list[float] = []
     diverged: dict[str, int] = {}  # epochs by name
     for seed in range(config.seed, config.seed + config.repeats):
         started = time.perf_counter()
+        folds = dj.kfold_splits(dataset.labels, FOLDS, seed=seed)
         result = dj.cross_validate(
-            data,
-            dj.make_runs(
-                dj.kfold_splits(dataset.labels, folds, seed=seed),
-                hyperparameters,
-                seed=seed,
-            ),
+            dataset.data,
+            dj.make_runs(folds, hyperparameters, seed=seed),
             recipe=recipe,
             epochs=config.epochs,
             epochs_per_call=config.epochs,
             checkpoint_every=config.epochs,
         )
         seconds.append(time.perf_counter() - started)
-        names = [f"fold {fold} of seed {seed}" for fold in range(1, folds + 1)]
+        names = [f"fold {fold} of seed {seed}" for fold in range(1, FOLDS + 1)]
         if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean
         each.append(np.nan if lost else float(result.scores["accuracy"].mean()))
@@ -128,18 +105,15 @@ def main(config: Config) -> None:
         len(accuracies) >= 2,
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",
     )
-    scores = dj.summarize(accuracies)
-    summary = summary_json("accuracy", scores)
+    summary = summary_json("accuracy", dj.summarize(accuracies))
     low, high = summary["ci95"]
-    fast = float(np.median(seconds[1:]))
-    console.results.print(
+    mean, ends = f"{100 * summary['mean']:.3f} %", f"{100 * low:.3f} to {100 * high:.3f}"
+    fast, goal = float(np.median(seconds[1:])), f"{100 * NOTEBOOK:.2f} %"
+    console.say(
         f"{len(accuracies)} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
-        f"accuracy {100 * scores.mean:.3f} % (95 % interval {100 * low:.3f} to {100 * high:.3f}; "
-        f"sd of a repeat {100 * scores.std:.3f}); the notebook: {100 * NOTEBOOK:.2f} %\n"
-        f"seconds a cross-validation: {seconds[0]:.2f} with compiling, then {fast:.2f} "
-        f"({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})",
-        highlight=False,
-        soft_wrap=True,
+        f"accuracy {mean} (95 % interval {ends}; sd of a repeat {100 * summary['std']:.3f}); the "
+        f"notebook: {goal}\nseconds a cross-validation: {seconds[0]:.2f} with compiling, then "
+        f"{fast:.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})"
     )
     results = {
         "experiment": "speedrun",
@@ -159,23 +133,34 @@ def main(config: Config) -> None:
         # The first one compiles: it would hide the others.
         "Seconds": [np.nan, *seconds[1:]],
     }
-    figure = plots.fold_scores(panels, name="Repeat")
-    page = overviews.speedrun(results, target=NOTEBOOK, figure=figure)
-    output.finish(results, {"speedrun": figure}, page)
+    figure = dj.plots.fold_scores(panels, name="Repeat")
+    page = Report(
+        f"Five-fold cross-validation to {goal}",
+        f"{config.repeats} repeats of {config.epochs} epochs, each with folds and weights of its "
+        "own.",
+    )
+    reached = "reached" if results["reached"] else "not reached"
+    page.headline("Mean accuracy", mean, f"95 % interval {ends} %; the goal is {reached}")
+    compiling = f"median; the first, with compiling: {seconds[0]:.2f}"
+    page.headline("Seconds of a cross-validation", f"{fast:.2f}", compiling)
+    page.figure(
+        "Each repeat",
+        figure,
+        "Accuracy and seconds of each repeat, with mean and standard deviation.",
+        "The seconds of the first repeat, which compiles, are left out.",
+    )
+    output.finish(results, {"speedrun": figure}, page, svg=config.svg)
 
 
-def one_cycle(
-    hyperparameters: Hyperparameters, *, schedule: Callable[[Any], Any]
-) -> optax.GradientTransformation:
-    """Adam whose learning rate follows ``schedule`` (a fraction of the peak, by step)."""
+def one_cycle(h: dj.Hyperparameters, *, steps: int) -> optax.GradientTransformation:
+    """Adam whose learning rate follows one cycle of so many steps; h has its peak."""
     import optax
 
+    schedule = optax.cosine_onecycle_schedule(steps, 1.0, 0.3, 10.0, 100.0)
     return optax.chain(
-        optax.scale_by_adam(
-            hyperparameters.beta_1, hyperparameters.beta_2, hyperparameters.epsilon
-        ),
+        optax.scale_by_adam(h.beta_1, h.beta_2, h.epsilon),
         optax.scale_by_schedule(schedule),
-        optax.scale_by_learning_rate(hyperparameters.learning_rate),
+        optax.scale_by_learning_rate(h.learning_rate),
     )
 
 

@@ -8,7 +8,7 @@ measure. A random split mixes the writers; one of the same sizes is the control,
 difference is not one of training rows. Every seed trains on both, all at once; the control is also
 split anew for each. The networks vote besides: the mean of five seeds' probabilities. It writes
 ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, a figure, and the predictions
-of each method as soon as they are whole: ``--resume`` takes these and adds the others.
+of each method as soon as they are whole. ``--resume`` takes these and adds the others.
 
 No choice may be made on these test rows: a recipe that was tuned on them has no figure here.
 """
@@ -16,16 +16,19 @@ No choice may be made on these test rows: a recipe that was tuned on them has no
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+import digits_jax as dj
 import methods
-from common import command_line, console, options, startup, tasks
+from common import command_line, options, startup, tasks
 from common.output import Output, describe
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from digits_jax import Dataset, Split
+from common.scores import ACCURACY
+from common.tables import Table
+from methods import Predictions, title
+from report import Report, pages
 
 VOTERS = 5
 
@@ -45,25 +48,22 @@ def main(config: Config) -> None:
     options.few_enough(config.seeds, "--seeds")
     output = Output(config.output_dir, script="writers", resume=config.resume)
     startup.start_jax(compilation_cache=config.compilation_cache)
+    import predicting  # which imports JAX and scikit-learn
+
     task = tasks.load_task(config.data)
     dataset = task.dataset
     only = "--data must be the digits: of other data it isn't known who wrote what"
     options.require(dataset is not None, only)
     assert dataset is not None
-    console.show_data(dataset.provenance)
-    try:
+    with options.usage_errors():
         splits = make_splits(dataset.labels, seeds=config.seeds, seed=config.seed)
-    except ValueError as error:
-        raise options.UsageError(str(error)) from error
     names = [f"{kind}, seed {i}" for kind in ("new writers", "random") for i in range(config.seeds)]
-    done = methods.predict_all(config, task, splits, names, output)
+    done = predicting.predict_all(config, task, splits, names, output)
     report(config, dataset, done, output)
 
 
-def make_splits(labels: np.ndarray, *, seeds: int, seed: int) -> Split:
+def make_splits(labels: npt.NDArray[Any], *, seeds: int, seed: int) -> dj.Split:
     """The writer-disjoint split so many times, then as many random ones of its sizes."""
-    import digits_jax as dj
-
     disjoint = dj.writer_disjoint_split(labels)
     fraction = disjoint.test_rows.shape[1] / len(labels)
     random = [
@@ -73,37 +73,26 @@ def make_splits(labels: np.ndarray, *, seeds: int, seed: int) -> Split:
     return dj.stack_splits(*[disjoint] * seeds, *random)
 
 
-def votes(done: methods.Predictions, labels: np.ndarray, seeds: int) -> list[float]:
+def votes(done: Predictions, labels: npt.NDArray[Any], seeds: int) -> list[float]:
     """Accuracy of each five seeds' mean probabilities on the new writers; none without logits."""
-    from digits_jax import metrics
-
     if not done.logits.shape[-1]:
         return []
-    probabilities = metrics.probabilities(done.logits[:seeds])
-    return [
-        float(
-            (
-                probabilities[i : i + VOTERS].mean(axis=0).argmax(axis=1) == labels[done.rows[0]]
-            ).mean()
-        )
-        for i in range(0, seeds - VOTERS + 1, VOTERS)
-    ]
+    shares = dj.metrics.probabilities(done.logits[:seeds])
+    voted = [shares[i : i + VOTERS].mean(axis=0) for i in range(0, seeds - VOTERS + 1, VOTERS)]
+    return [float((vote.argmax(axis=1) == labels[done.rows[0]]).mean()) for vote in voted]
 
 
-def score(done: methods.Predictions, labels: np.ndarray, seeds: int) -> dict[str, Any]:
+def score(done: Predictions, labels: npt.NDArray[Any], seeds: int) -> dict[str, Any]:
     """One method's figures on both kinds of splits."""
-    from digits_jax import wilson_interval
-    from digits_jax.statistics import prediction_interval
-
     accuracies = done.accuracies(labels)
     new, random = accuracies[:seeds], accuracies[seeds:]
     tested = done.rows.shape[1]
-    low, high = prediction_interval(random)
+    low, high = dj.statistics.prediction_interval(random)
     return {
         "new_writers": {
             "mean": new.mean(),
             "std": new.std(),
-            "wilson95": wilson_interval(round(tested * new.mean()), tested),
+            "wilson95": dj.wilson_interval(round(tested * new.mean()), tested),
             "accuracies": new,
             "votes_of_five": votes(done, labels, seeds),
         },
@@ -119,59 +108,44 @@ def score(done: methods.Predictions, labels: np.ndarray, seeds: int) -> dict[str
 
 
 def report(
-    config: Config,
-    dataset: Dataset,
-    done: dict[str, methods.Predictions],
-    output: Output,
+    config: Config, dataset: dj.Dataset, done: dict[str, Predictions], output: Output
 ) -> None:
     """The table, the figure, the files; ``results.json`` last."""
-    import numpy as np
-    from rich.table import Table
-
-    from digits_jax import plots
-    from report import comparisons
-
     scores = {name: score(each, dataset.labels, config.seeds) for name, each in done.items()}
     order = sorted(done, key=lambda name: -scores[name]["new_writers"]["mean"])
-    table = Table(
-        title=f"Accuracy (%) of {config.seeds} seeds: new writers, and random splits of the same "
-        "sizes"
-    )
-    for column in ("method", "new writers", "Wilson 95 %", "vote", "random", "points"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    rows = []
     for name in order:
         new, random = scores[name]["new_writers"], scores[name]["random"]
-        low, high = (100 * bound for bound in new["wilson95"])
         vote = new["votes_of_five"]
-        table.add_row(
-            name,
-            f"{100 * new['mean']:.2f} ± {100 * new['std']:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{100 * np.mean(vote):.2f}" if vote else "",
-            f"{100 * random['mean']:.2f} ± {100 * random['std']:.2f}",
-            f"{100 * scores[name]['difference']:+.2f}",
+        rows.append(
+            (
+                title(name),
+                ACCURACY.mean(new),
+                ACCURACY.ends(new["wilson95"]),
+                ACCURACY.text(float(np.mean(vote))) if vote else "–",
+                ACCURACY.mean(random),
+                f"{100 * scores[name]['difference']:+.2f}",
+            )
         )
-    console.results.print(table)
-
-    kinds = {
-        "new_writers": (
-            f"new writers: {config.seeds} seeds, mean, Wilson 95 % interval",
-            "wilson95",
-        ),
-        "random": (
-            f"random splits of the same sizes: {config.seeds}, mean, 95 % range of one more",
-            "prediction95",
-        ),
-    }
-    accuracies = {
-        label: [scores[name][kind]["accuracies"] for name in order]
-        for kind, (label, _) in kinds.items()
-    }
-    intervals = {
-        label: [scores[name][kind][interval] for name in order]
-        for kind, (label, interval) in kinds.items()
-    }
-    figure = plots.method_scores([methods.title(name) for name in order], accuracies, intervals)
+    table = Table(
+        f"Accuracy of {config.seeds} seeds on new writers, and on random splits of the same sizes",
+        ("method", "new writers (%)", "Wilson 95 %", "vote of five (%)", "random (%)", "points"),
+        rows,
+        "± is the standard deviation between trainings (ddof 0). The vote is the mean of five "
+        "networks' probabilities.",
+    )
+    table.show()
+    new_writers = f"new writers: {config.seeds} seeds, mean, Wilson 95 % interval"
+    random = f"random splits of the same sizes: {config.seeds}, mean, 95 % range of one more"
+    kinds = {"new_writers": (new_writers, "wilson95"), "random": (random, "prediction95")}
+    figure = dj.plots.method_scores(
+        [title(name) for name in order],
+        {
+            label: [scores[n][kind]["accuracies"] for n in order]
+            for kind, (label, _) in kinds.items()
+        },
+        {label: [scores[n][kind][ends] for n in order] for kind, (label, ends) in kinds.items()},
+    )
     output.table(
         "scores.csv",
         [
@@ -186,27 +160,40 @@ def report(
         **describe(config, dataset.provenance),
         "methods": {
             name: {
-                "title": methods.title(name),
+                "title": title(name),
                 **scores[name],
                 "chosen": done[name].chosen if any(done[name].chosen) else None,
             }
             for name in order
         },
     }
-    page = comparisons.writers(
-        results,
-        dataset=dataset,
-        rows=done[order[0]].rows[0],
-        answers={name: done[name].predicted[: config.seeds] for name in order},
-        figure=figure,
+
+    tested = done[order[0]].rows[0]
+    page = Report(
+        "Digits of new writers",
+        f"{config.seeds} trainings of each method on the rows of 30 writers, tested on the "
+        f"{len(tested)} rows of 13 others; and as many on random splits of the same sizes.",
     )
-    output.finish(
-        results,
-        {"writers": figure},
-        page,
-        svg=config.svg,
-        also=["scores.csv", "predictions"],
+    best = scores[order[0]]
+    page.headline(
+        f"Best on new writers: {title(order[0])}",
+        f"{ACCURACY.mean(best['new_writers'])} %",
+        f"mean ± sd of {config.seeds} trainings; chance in the test rows: {rows[0][2]} % (95 %, "
+        "Wilson)",
     )
+    page.headline(
+        "Against random splits", pages.points(best["difference"]), f"random: {rows[0][4]} %"
+    )
+    page.table(*table)
+    page.figure(
+        "Each training",
+        figure,
+        "Accuracies of each training of each method on new writers and on random splits.",
+    )
+    answers = {title(name): done[name].predicted[: config.seeds] for name in order}
+    pages.mistakes_of_methods(page, dataset, tested, answers)
+    figures, also = {"writers": figure}, ["scores.csv", "predictions"]
+    output.finish(results, figures, page, svg=config.svg, also=also)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ from common import command_line
 try:
     command_line.run(benchmark.Config, benchmark.main, benchmark.__doc__)
 finally:
-    print(sorted({{"jax", "torch", "numpy", "matplotlib"}} & set(sys.modules)))
+    print(sorted({{"jax", "torch", "sklearn", "matplotlib"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
+import baselines
 import digits_jax as dj
+from common.tasks import load_task
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare.py"
 COMMON = ["--data", "bundled", "--folds", "2", "--repeats", "2", "--epochs", "1"]
@@ -208,27 +210,27 @@ def test_a_users_mistake_gets_one_line(
 
 
 @pytest.mark.parametrize("name", ["knn1", "knn3", "logistic", "forest", "mlp", "svm"])
-def test_no_method_sees_the_test_labels_and_all_learn(methods: ModuleType, name: str) -> None:
+def test_no_method_sees_the_test_labels_and_all_learn(name: str) -> None:
     digits = dj.load_digits("bundled")
     pixels, labels = digits.images[:450].reshape(450, -1) / 16, digits.labels[:450]
     train, test = np.arange(300), np.arange(300, 450)
     hidden = labels.copy()
     hidden[test] = (labels[test] + 1) % 10
-    more = (train, test, 7, methods.GAMMAS, False)
+    more = (train, test, 7)
     with threadpool_limits(1):  # matrix products this small wait for threads more than they gain
-        predicted, tuned = methods._fit(name, pixels, labels, *more)
-        again, tuned_again = methods._fit(name, pixels, hidden, *more)
+        predicted, tuned = baselines.fit(name, pixels, labels, *more)
+        again, tuned_again = baselines.fit(name, pixels, hidden, *more)
     np.testing.assert_array_equal(predicted, again)
     assert tuned == tuned_again and set(tuned) == ({"C", "gamma"} if name == "svm" else set())
     assert (predicted == labels[test]).mean() > 0.85
 
 
-def test_a_methods_runs_draw_differently_and_again_equally(methods: ModuleType) -> None:
-    task = methods.tasks.load_task("bundled")
+def test_a_methods_runs_draw_differently_and_again_equally() -> None:
+    task = load_task("bundled")
     split = dj.holdout_split(task.targets, test_size=0.9)
     splits = dj.stack_splits(split, split)
     with joblib.parallel_config("sequential"):
-        one, same, other = (methods._predict("forest", task, splits, s) for s in (3, 3, 4))
+        one, same, other = (baselines.predict("forest", task, splits, s) for s in (3, 3, 4))
     np.testing.assert_array_equal(one.predicted, same.predicted)
     assert (one.predicted[0] != one.predicted[1]).any()
     assert (one.predicted != other.predicted).any()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import digits_jax as dj
+import feature_maps
 
 pytestmark = pytest.mark.slow  # trains and draws
 
@@ -155,6 +156,36 @@ def test_the_untrained_network_is_the_run_as_it_began(
         assert matplotlib.image.imread(tmp_path / "out" / f"{name}.png").std() > 0.02, name
 
 
+def test_every_run_of_a_checkpoint_begins_where_it_began(tmp_path: Path) -> None:
+    """Those that learn at rate 0 end there."""
+    digits = dj.load_digits("bundled")
+    recipe = dj.Recipe(network=dj.DigitsCNN(width=0.125))
+    splits = dj.stack_splits(dj.kfold_splits(digits.labels, 2), dj.refit_split(digits.labels))
+    runs = dj.make_runs(splits, dj.Hyperparameters(learning_rate=0.0), members=2, seed=5)
+    names = [f"{name}, member {m}" for m in (1, 2) for name in ("fold 1", "fold 2", "refit")]
+    folder = tmp_path / "checkpoints"
+    identity = {"seed": 5}
+    dj.cross_validate(
+        digits.data,
+        runs,
+        recipe=recipe,
+        epochs=1,
+        checkpoints=folder,
+        names=names,
+        identity=identity,
+    )
+    data = dj.Data(digits.images[:1], digits.labels[:1])
+    begun = set()
+    for name in names:
+        config = feature_maps.Config(checkpoint=folder, run=name)
+        state, run, _ = feature_maps.load(config, digits, recipe)
+        start = dj.init_state(run, data, recipe=recipe)
+        kernel = np.asarray(start.params["conv_1"]["kernel"])
+        np.testing.assert_allclose(kernel, state.params["conv_1"]["kernel"], rtol=1e-6)
+        begun.add(kernel.tobytes())
+    assert len(begun) == len(names)
+
+
 @pytest.mark.slow
 def test_without_a_checkpoint_it_trains_one_and_says_so(tmp_path: Path) -> None:
     done = _run(tmp_path, "--epochs", "1", "--index", "0", "--output-dir", "out", "--untrained")
@@ -189,4 +220,4 @@ def test_help_imports_no_jax() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "--checkpoint" in done.stdout and "59" in done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "tyro" in imported and not imported & {"jax", "numpy"}
+    assert "tyro" in imported and not imported & {"jax", "sklearn", "matplotlib"}

@@ -21,8 +21,10 @@ import pytest
 from PIL import Image
 
 from common.scores import scores_of
+from common.tables import Table
+from common.tasks import Task
 from digits_jax import Dataset, Recipe, load_digits, metrics, plots
-from report import SHOWN, Report, comparisons, misclassified, overviews, pages
+from report import SHOWN, Report, misclassified, pages
 
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=http://example.com/x.png>"
 FOLDS, EPOCHS, REPEATS = 3, 5, 2
@@ -92,16 +94,15 @@ def page(digits: Dataset, predictions: tuple[np.ndarray, np.ndarray]) -> str:
     results = _results()
     return pages.cross_validation(
         results,
+        task=Task(data=digits.data, provenance=digits.provenance, class_names=digits.class_names),
         result=result,
+        table=Table("Folds", ("run", "score"), [(name, 1) for name in names]),
         scores=scores_of(Recipe()),
         names=names,
         figures={
             "folds": plots.fold_scores({"Loss (nats)": [0.1, 0.2]}),
             "learning_curves": plots.learning_curves({"<b>Loss": result.history["loss"]}, names),
         },
-        classes=digits.class_names,
-        labels=digits.labels,
-        images=digits.images,
         pooled=predictions,
     ).html(results)
 
@@ -218,22 +219,11 @@ def test_a_confusion_matrix_has_a_button_for_each_cell() -> None:
 
 
 def test_a_lead_that_rounds_to_nothing_is_a_tie() -> None:
-    assert [comparisons.difference(d) for d in (0.001, -0.00004, 0.00004)] == [
+    assert [pages.points(d) for d in (0.001, -0.00004, 0.00004)] == [
         "+0.10 points",
         "tied",
         "tied",
     ]
-
-
-def test_reports_of_speed_and_of_layers(tmp_path: Path) -> None:
-    """Those whose results are quickly made up; the others are tested with their scripts."""
-    accuracy = {"mean": 0.991, "std": 0.001, "ci95": (0.9901, 0.9919)}
-    seconds = {"each": [9.0, 0.8, 0.9], "with_compilation": 9.0, "median_without_compilation": 0.85}
-    results = {"config": {"repeats": 3, "epochs": 4, "seed": 7}, "seconds": seconds}
-    results |= {"accuracies": [0.99, 0.991, 0.992], "accuracy": accuracy, "reached": True}
-    figure = plots.fold_scores({"Seconds": [np.nan, 0.8, 0.9]})
-    page = overviews.speedrun(results, target=0.9895, figure=figure).html(results)
-    assert "99.100 %" in page and "the goal is reached" in page and "9, 0.8, 0.9" in page
 
 
 def test_a_page_without_figures_is_small() -> None:
@@ -243,10 +233,28 @@ def test_a_page_without_figures_is_small() -> None:
     assert len(page) < 20_000 and "&lt;x&gt;" in page and "1 &lt; 2" in page
 
 
+def test_a_table_has_the_same_cells_on_the_console_and_in_a_report(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [("[bold]a", 1), ("<b>", 2.5), ("c", None)]
+    table = Table("Runs [red]", ("run", "score"), rows, "1 < 2", totals=[("mean", 1.75)])
+    table.show(2)
+    shown = capsys.readouterr().out
+    cells = [re.findall(r"[^│\s]+", line) for line in shown.splitlines() if "│" in line]
+    assert cells == [["[bold]a", "1"], ["<b>", "2.5"], ["mean", "1.75"]] and "Runs [red]" in shown
+    report = Report("Tables")
+    report.table(*table)
+    parsed = _Page(report.html({}))
+    written = [text for tag, text in parsed.texts if tag in ("th", "td") and text.strip()]
+    assert written == ["run", "score", "[bold]a", "1", "<b>", "2.5", "c", "None", "mean", "1.75"]
+
+
 def test_every_script_with_a_folder_of_results_writes_a_report() -> None:
     scripts = Path(__file__).parents[1].glob("experiments/*.py")
     texts = {path.name: path.read_text() for path in scripts}
-    with_folder = {name for name, text in texts.items() if " Output(" in text}
+    with_folder = {
+        name for name, text in texts.items() if re.search(r" Output\(|training\.begin\(", text)
+    }
     assert len(with_folder) > 12 and "predict.py" not in with_folder
     assert {name for name in with_folder if ".finish(" not in texts[name]} == set()
 
@@ -434,7 +442,8 @@ def test_reports_of_scripts_in_a_browser(browser: Any, made: Path, script: str) 
         low, high = (100 * end for end in found["ci95"])
         assert f"{100 * found['mean']:.2f} ± {100 * found['std']:.2f} %" in headlines[0]
         assert f"{low:.2f} to {high:.2f} %" in headlines[0]
-        assert _count(browser, "section.table tbody tr") == 2 + 4
+        # Two splits, their mean and interval; four configurations.
+        assert _count(browser, "section.table tbody tr") == 2 + 2 + 4
     else:
         missed = results["left"] if script == "leftovers" else results["missed_by_all"]
         row = {"leftovers": 0, "compare": 2}[script]

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import costs
+import measuring
 from digits_jax.data import load_digits
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -36,22 +38,22 @@ def _point(runs: int, *, rows: int = 1000, steps: int = 7, **more: Any) -> dict[
     }
 
 
-def test_the_fit_finds_the_costs_that_made_the_points(scaling: ModuleType) -> None:
+def test_the_fit_finds_the_costs_that_made_the_points() -> None:
     points = [_point(runs) for runs in (1, 2, 5, 50)] + [_point(10, rows=300, steps=2)]
-    model = scaling.fit(points)
+    model = costs.fit(points)
     assert model["call_seconds"] == pytest.approx(0.01)
     assert model["step_seconds"] == pytest.approx(0.002)
     assert model["checkpoint_bytes_a_run"] == pytest.approx(3000)
     assert model["memory_bytes"] == pytest.approx(10**8)
     assert model["start_seconds"] == 5
     for unseen in (_point(20), _point(60, wave_size=20) | {"seconds": {"epoch": [0.15]}}):
-        assert scaling.check(model, unseen)["ratio"] == pytest.approx(1)
+        assert costs.check(model, unseen)["ratio"] == pytest.approx(1)
 
 
-def test_a_million_runs_are_their_waves(scaling: ModuleType) -> None:
-    model = scaling.fit([_point(runs) for runs in (1, 2, 5, 50)])
+def test_a_million_runs_are_their_waves() -> None:
+    model = costs.fit([_point(runs) for runs in (1, 2, 5, 50)])
     wave = _point(40, wave_size=20) | {"bytes": {"results": 40 * 500}}
-    one, eight = (scaling.predict(model, devices, 7, wave, 900.0) for devices in (1, 8))
+    one, eight = (costs.predict(model, devices, 7, wave, 900.0) for devices in (1, 8))
     epoch = 0.01 + 0.002 * 7 * 10  # ten of a wave's runs on each of two devices
     assert one["waves"] == 100_000
     assert one["seconds"] == pytest.approx(5 + 100_000 * 100 * epoch)
@@ -62,16 +64,16 @@ def test_a_million_runs_are_their_waves(scaling: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_a_point_is_measured_in_a_process_of_its_own(scaling: ModuleType) -> None:
-    config = scaling.Config(data="bundled", epochs=2)
-    point = scaling.measure_alone(scaling.Point(runs=2, rows=200, width=0.5), config)
+def test_a_point_is_measured_in_a_process_of_its_own() -> None:
+    point = measuring.measure_alone(costs.Trial(runs=2, rows=200, width=0.5), "bundled", 2)
     assert len(point["seconds"]["epoch"]) == 2 and min(point["seconds"]["epoch"]) > 0
     assert point["steps"] == 2  # 160 rows in batches of 128
     assert point["bytes"]["checkpoint"] > 2 * 4 * 20_000  # more than the weights of two
     assert point["bytes"]["peak"] > 0
-    waves = scaling.measure_alone(scaling.Point(runs=6, rows=200, width=0.5, wave_size=2), config)
+    trial = costs.Trial(runs=6, rows=200, width=0.5, wave_size=2)
+    waves = measuring.measure_alone(trial, "bundled", 2)
     assert len(waves["seconds"]["epoch"]) == 2  # of three waves; the first compiles
-    assert waves["bytes"]["results"] > 6 * 4 * 2 * scaling.WAVED_EPOCHS
+    assert waves["bytes"]["results"] > 6 * 4 * 2 * measuring.WAVED_EPOCHS
 
 
 def test_the_figure_shows_every_point_once(scaling: ModuleType) -> None:
@@ -79,7 +81,7 @@ def test_the_figure_shows_every_point_once(scaling: ModuleType) -> None:
     points += [_point(10, width=2.0)]
     points += [_point(60, wave_size=20, seconds={"epoch": [0.15, 0.14, 0.16]})]
     config = scaling.Config(runs=(1, 5, 10), held_out=(20,))
-    figure = scaling.make_figure(points, scaling.fit(points[:3]), config, most=1000)
+    figure = scaling.make_figure(points, costs.fit(points[:3]), config, most=1000)
     time, *_, by_width = figure.axes[:3]
     assert len(time.containers) == 5 and len(by_width.containers) == 2
     assert [text.get_text() for text in time.get_legend().get_texts()] == [
@@ -89,35 +91,36 @@ def test_the_figure_shows_every_point_once(scaling: ModuleType) -> None:
     assert dots[60] == pytest.approx(7.5) and dots[5] == pytest.approx(45 / 5)  # ms
 
 
-def test_less_memory_makes_smaller_waves(scaling: ModuleType) -> None:
+def test_less_memory_makes_smaller_waves() -> None:
     dataset = load_digits("bundled")
-    sizes = [scaling.chosen_wave_size(dataset, free) for free in (1 << 27, 1 << 28, 1 << 40)]
+    sizes = [measuring.chosen_wave_size(dataset, free) for free in (1 << 27, 1 << 28, 1 << 40)]
     assert sizes[0] < sizes[1] < sizes[2] == 64 * 8  # rounds, devices
 
 
-def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) -> None:
+def test_the_report_tells_what_was_measured_and_predicted(
+    scaling: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     points = [_point(runs) for runs in (1, 2, 10)] + [_point(10, rows=300, steps=2)]
     points.append(_point(10, width=2.0))
     waved = _point(10, wave_size=5, bytes={"results": 5000, "peak": 12 * 10**7})
-    model = scaling.fit(points[:4])
+    model = costs.fit(points[:4])
     results = {
         "config": {"epochs": 3},
         "points": [*points, waved],
         "model": model,
-        "held_out": [scaling.check(model, _point(20)), scaling.check(model, waved)],
-        "predictions": [scaling.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
+        "held_out": [costs.check(model, _point(20)), costs.check(model, waved)],
+        "predictions": [costs.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
     }
     figure = scaling.make_figure(results["points"], model, scaling.Config(), 1000)
-    page = importlib.import_module("report.searches").scaling(results, figure=figure).html(results)
+    page = scaling.report(results, figure).html(results)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in page.split("<tr>")]
     of_ten = [line for line in cells if line[:4] == ["10", "1000", "1", "–"]]
     assert of_ten == [["10", "1000", "1", "–", "8.0", "110"]]  # 80 ms by ten runs
     waved_line = [line for line in cells if line[3:4] == ["5"]]
     assert waved_line == [["10", "1000", "1", "5", "16.0", "120"]]  # 80 ms by a wave's five
-    assert "Check: 10 runs in waves of 5" in page
-    assert (
-        "Check: 20 runs" in page and f"{results['predictions'][0]['seconds'] / 86400:.1f}" in page
-    )
+    assert "Check: 10 runs in waves of 5" in page and "Check: 20 runs" in page
+    days, shown = f"{results['predictions'][0]['seconds'] / 86400:.2f}", capsys.readouterr().out
+    assert days in page and days in shown and "held out, 10 runs in waves of 5" in shown
 
 
 def test_bad_options_are_refused(

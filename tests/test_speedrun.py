@@ -22,7 +22,7 @@ def test_it_reports_each_repeat(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "seconds a cross-validation" in done.stdout and "scikit-learn" not in done.stdout
-    assert "Five-fold cross-validation" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(results["accuracies"]) == len(results["seconds"]["each"]) == 2
     assert results["accuracies"][0] != results["accuracies"][1]
@@ -32,3 +32,6 @@ def test_it_reports_each_repeat(tmp_path: Path) -> None:
     low, high = results["accuracy"]["ci95"]
     assert high <= 1  # two repeats are few: Student's interval would end above
     assert results["reached"] == (low >= 0.9895)
+    mean = f"{100 * results['accuracy']['mean']:.3f} %"
+    assert "Five-fold cross-validation to 98.95 %" in page and mean in page and mean in done.stdout
+    assert ("the goal is reached" in page) == results["reached"]

@@ -123,11 +123,11 @@ def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    sweep = importlib.import_module("sweep")
+    sweep, stages = (importlib.import_module(name) for name in ("sweep", "stages"))
     config = sweep.Config(data="bundled", folds=2, output_dir=tmp_path / "out")
     output = sweep.Output(config.output_dir, script="sweep")
     task = sweep.tasks.load_task("bundled")
-    search = sweep.Sweep(config, task, sweep.make_structures(config, task), output)
+    search = stages.Sweep(config, task, stages.make_structures(config, task), output)
 
     def last_wave(**options: object) -> None:
         signal.raise_signal(signal.SIGTERM)

@@ -37,7 +37,7 @@ def test_it_prints_what_the_notebook_prints(finished: tuple[Path, str]) -> None:
     _, printed = finished
     for text in ("Epoch 1/8 - ", "Epoch 8/8 - ", "loss: ", "macro precision (%)", "weighted avg"):
         assert text in printed
-    assert printed.index("scores by class, of run 1 alone") < printed.index("weighted avg")
+    assert printed.index("Scores by class, run 1") < printed.index("weighted avg")
 
 
 def test_its_scores_are_those_of_scikit_learn(finished: tuple[Path, str]) -> None:

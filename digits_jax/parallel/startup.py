@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import platformdirs
 from jax.sharding import Mesh
 
 from digits_jax.parallel.mesh import RUNS, place, runs_sharding
@@ -93,8 +94,6 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> None:
         folder: default: ``digits_jax/compiled`` in the user's cache folder.
     """
     if folder is None:
-        import platformdirs
-
         folder = Path(platformdirs.user_cache_dir("digits_jax")) / "compiled"
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

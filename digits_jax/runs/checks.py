@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.augment import Jitter
+from digits_jax.evaluation import predict
 from digits_jax.losses import accuracy, check_class_targets, cross_entropy
 from digits_jax.networks import named_arguments, with_mask
 from digits_jax.recipe import Recipe
@@ -233,8 +234,6 @@ def _trial_rows(data: Data) -> np.ndarray:
 
 
 def _output_shapes(recipe: Recipe, state: Any, inputs: Any, h: Any) -> Any:
-    from digits_jax.evaluation import predict
-
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (inputs, h))
     return jax.eval_shape(functools.partial(predict, recipe=recipe), state, *one)
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from digits_jax import evaluation, train
 from digits_jax.networks import Variables, as_network
@@ -126,8 +127,6 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
 
 def _host_memory() -> int:
     """Bytes that this process may still take of the host's memory."""
-    import psutil
-
     return min([int(psutil.virtual_memory().available), *_left_by_control_groups()])
 
 

@@ -3,8 +3,12 @@
 command_line     parsing, help, exit codes, errors in one line
 training         cross_validate with a bar and checkpoints; the runs of a checkpoint by name
 tracking         what TensorBoard shows
+plans            --recipe and --set: how a script trains
+tasks            --data: what is learned, and its splits
 output           the output folder; what results.json begins with
 startup          JAX and its devices, the processes of a job
+tables           tables for the console and the report
 console          consoles, progress, signals, warnings in plain words
+scores           how a recipe's scores are worded
 options          options that scripts share, checks of arguments
 """

@@ -1,7 +1,7 @@
 """The command line of a script: its options, its help, its exit codes, its errors in one line.
 
-Only the standard library, tyro and rich are imported before the arguments are parsed, so that
-``--help`` answers at once.
+Nothing slower than tyro, rich and NumPy is imported before the arguments are parsed, so that
+``--help`` answers at once; ``digits_jax`` loads each name at its first use.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 from rich.markup import escape
 
+import digits_jax as dj
 from common import console, options
 from common.startup import process_index
+from digits_jax.storage.errors import CheckpointError, SaveError
+from digits_jax.storage.locks import FolderInUse
 
 Config = TypeVar("Config")
 
@@ -80,16 +83,13 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}{_remedy(error)}", 1)
     except Exception as error:
-        # Imported by main already, if it came that far; they are the user's to mend.
-        from digits_jax.data import DataError
+        # Imported by main already, if it came that far.
         from digits_jax.parallel.processes import ProcessesDiffer, ProcessLost
-        from digits_jax.storage.errors import CheckpointError, SaveError
-        from digits_jax.storage.locks import FolderInUse
 
         if isinstance(error, ProcessLost):
             why = str(error).splitlines()[0]
             _fail(f"{why}; start all again, with --resume to go on from what was saved", 1)
-        if not isinstance(error, CheckpointError | DataError | FolderInUse | ProcessesDiffer):
+        if not isinstance(error, CheckpointError | dj.DataError | FolderInUse | ProcessesDiffer):
             raise
         _fail(error, 1 if isinstance(error, SaveError) else 2)
 
@@ -108,7 +108,7 @@ def _remedy(error: OSError) -> str:
 def _fail(message: object, code: int) -> NoReturn:
     who = f"process {process_index()}: " if process_index() else ""
     text = f"{who}[bold red]error:[/] {escape(str(message))}"
-    console.errors.print(text, highlight=False, soft_wrap=True)
+    console.say(text, console.errors)
     sys.exit(code)
 
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -38,6 +39,11 @@ JAX_SAYS = {
     "CUDA backend failed to initialize": "the GPU could not be started, and JAX takes the CPU; "
     "JAX_LOGGING_LEVEL=WARNING shows why. Often another program holds the GPU's memory: nvidia-smi",
 }
+
+
+def say(text: str, on: Console = results) -> None:
+    """A line as it is: no word of it coloured, none of it wrapped."""
+    on.print(text, highlight=False, soft_wrap=True)
 
 
 def say_in_plain_words() -> None:
@@ -88,11 +94,8 @@ def show_data(provenance: Provenance) -> None:
     fallback = "because" in note  # not the rows that one would wish for
     if fallback:
         note = f"[yellow]{note}[/]"
-    (errors if fallback and notes.quiet else notes).print(
-        f"[bold]data[/] {note} ({provenance.rows} rows, sha256 {provenance.sha256[:12]}…)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    line = f"[bold]data[/] {note} ({provenance.rows} rows, sha256 {provenance.sha256[:12]}…)"
+    say(line, errors if fallback and notes.quiet else notes)
 
 
 class Stopped(Exception):
@@ -149,8 +152,6 @@ class Stop:
 
 def _latest(history: Any) -> Any:
     """The last value of each run [R, E] that there is: a run that has stopped has NaN since."""
-    import numpy as np
-
     known = np.isfinite(history)
     last = history.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
     return history[np.arange(len(history)), last]
@@ -247,5 +248,5 @@ class Watch:
             if rate:
                 left = (progress.epochs - progress.epoch) / rate
                 line += f", {speed}" * bool(speed) + f", {left:.0f} s left" * (left > 0)
-            notes.print(line, highlight=False, soft_wrap=True)
+            say(line, notes)
         return self.signal is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,35 +49,40 @@ class Training(Data):
     FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives (Recipe, hyperparameters,
     epochs)."""
     epochs: int | None = None
-    """Passes over the training rows. Default: the recipe's, of the notebook's 100."""
+    """Passes over the training rows. Default: the recipe's (notebook: 100)."""
     batch_size: int | None = None
-    """Rows of an optimizer step; the last of an epoch takes what is left. Default: the recipe's, of
-    the notebook's 128."""
+    """Rows of an optimizer step; the last step of an epoch takes the rest. Default: the recipe's
+    (notebook: 128)."""
     learning_rate: float | None = None
-    """Of the optimizer, a step; where the recipe has a schedule, its peak. Default: the recipe's,
-    of the notebook's 0.001."""
+    """Learning rate of the optimizer; its peak, if the recipe has a schedule. Default: the recipe's
+    (notebook: 0.001)."""
     set: tuple[str, ...] = ()
     """NAME=VALUE of other hyperparameters of the recipe, such as dropout_rate=0.1, or of a field of
     its network, such as network.width=0.5."""
     validation: float = 0.0
-    """Fraction of the training rows that don't train, but draw the validation curve, and choose the
-    best epoch with --patience or --keep best."""
+    """Fraction of the training rows that are held out for validation. They give the validation
+    curve and, with --patience or --keep best, the best epoch."""
     patience: int | None = None
-    """Stop a run after so many epochs without a better one on its validation rows."""
+    """Stop a run after this many epochs without a better one on its validation rows."""
     keep: Literal["last", "best"] = "last"
-    """Test the weights of the last epoch, or of the best one on the validation rows."""
+    """Test the weights of the last epoch, or of the best epoch on the validation rows."""
     seed: int = 0
-    """Of the splits, initial weights, shuffles and dropout."""
+    """Seed of the splits, initial weights, shuffles and dropout."""
     checkpoint_every: int | None = None
     """Epochs between checkpoints. Default: a tenth of the run."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write what TensorBoard shows, to the folder tensorboard of the output."""
+    """Also write TensorBoard's files, to the folder tensorboard of the output."""
 
     @property
     def settings(self) -> tuple[str, ...]:
         """--set, and the learning rate with it."""
         rate = self.learning_rate
         return self.set if rate is None else (*self.set, f"learning_rate={rate!r}")
+
+    @property
+    def watched(self) -> bool:
+        """Whether validation rows decide how long a run trains, or which epoch is tested."""
+        return self.patience is not None or self.keep == "best"
 
     def check(self) -> None:
         """Raises UsageError."""
@@ -91,25 +98,58 @@ class Training(Data):
             require("=" in text, f"--set {text}: write it as NAME=VALUE")
         inside = 0 <= self.validation < 1
         require(inside, f"--validation must be at least 0 and below 1, not {self.validation}")
-        watched = self.patience is not None or self.keep == "best"
-        require(
-            not watched or self.validation > 0,
-            "--patience and --keep best need validation rows: add --validation 0.1",
-        )
+        needs = "--patience and --keep best need validation rows: add --validation 0.1"
+        require(not self.watched or self.validation > 0, needs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Out:
-    """Where results go, and how; a base of a script's ``Config``."""
+class Folds:
+    """Repeated cross-validation; a base of a script's ``Config``."""
+
+    folds: int = 5
+    """Parts of the rows; each is the test set of one run."""
+    repeats: int = 1
+    """Times that the rows are split anew."""
+
+    def check_folds(self) -> None:
+        """Raises UsageError."""
+        at_least(2, folds=self.folds)
+        positive(repeats=self.repeats)
+        few_enough(self.folds * self.repeats, "--folds times --repeats")
+
+    def fold_names(self) -> list[str]:
+        """One for each fold of each repeat, in the order of the runs."""
+        return [
+            f"fold {fold}" + f", repeat {repeat}" * (self.repeats > 1)
+            for repeat in range(1, self.repeats + 1)
+            for fold in range(1, self.folds + 1)
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folder:
+    """Where results go; a base of a script's ``Config``."""
 
     output_dir: Path | None = None
     """Folder for all that is written. Default: runs/<script>/<date>-<time>."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
-    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figures as SVG."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print nothing but the result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figures(Folder):
+    """As ``Folder``, of a script that draws."""
+
+    svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the figures as SVG."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Out(Figures):
+    """As ``Figures``, of a script that trains."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +157,7 @@ class ResumableOut(Out):
     """As ``Out``, of a script that can be stopped, and go on."""
 
     resume: bool = False
-    """Go on with what is saved in --output-dir."""
+    """Go on with the run that is saved in --output-dir."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,9 +171,9 @@ class Job:
     """HOST:PORT of process 0, any free port. Under SLURM, Open MPI and Kubernetes, and on Cloud
     TPUs, JAX finds out this and the next two."""
     num_processes: int | None = None
-    """Of the job."""
+    """Number of processes of the job."""
     process_id: int | None = None
-    """Of this process, from 0."""
+    """Number of this process, from 0."""
 
 
 def identifying(config: Any) -> dict[str, Any]:
@@ -143,8 +183,7 @@ def identifying(config: Any) -> dict[str, Any]:
     """
     fields = (each.name for each in dataclasses.fields(config))
     named = (name for name in fields if name not in (*NOT_IN_IDENTITY, "epochs", "data"))
-    values = {f"--{name.replace('_', '-')}": getattr(config, name) for name in named}
-    return {name: _plain(value) for name, value in values.items()}
+    return {flag(name): _plain(getattr(config, name)) for name in named}
 
 
 def _plain(value: Any) -> Any:
@@ -160,13 +199,35 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+@contextlib.contextmanager
+def usage_errors(
+    prefix: str = "", kinds: tuple[type[Exception], ...] = (ValueError,)
+) -> Iterator[None]:
+    """What is raised within, of these kinds, is a user's mistake: UsageError, with the prefix."""
+    try:
+        yield
+    except kinds as error:
+        raise UsageError(f"{prefix}{error}") from error
+
+
+def flag(name: str) -> str:
+    """A field of a ``Config`` as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
 def positive(**values: float | None) -> None:
     """Checks that numbers are greater than zero and fit int32 or float32; None passes."""
     for name, value in values.items():
-        flag = "--" + name.replace("_", "-")
-        require(value is None or value > 0, f"{flag} must be a positive number, not {value}")
-        most = INT32_MAX if isinstance(value, int) else FLOAT32_MAX
-        require(value is None or value <= most, f"{flag} must be at most {most}, not {value}")
+        if value is not None:
+            require(value > 0, f"{flag(name)} must be a positive number, not {value}")
+            most = INT32_MAX if isinstance(value, int) else FLOAT32_MAX
+            require(value <= most, f"{flag(name)} must be at most {most}, not {value}")
+
+
+def at_least(least: int, **values: int) -> None:
+    """Checks that numbers are not smaller."""
+    for name, value in values.items():
+        require(value >= least, f"{flag(name)} must be at least {least}, not {value}")
 
 
 def few_enough(count: int, flags: str) -> None:
@@ -184,5 +245,4 @@ def countable(epochs: int, rows: int, batch_size: int) -> None:
 def seed(**values: int) -> None:
     """Checks that seeds are what both NumPy and JAX take."""
     for name, value in values.items():
-        flag = "--" + name.replace("_", "-")
-        require(0 <= value < 2**32, f"{flag} must be in 0 to 2^32 - 1, not {value}")
+        require(0 <= value < 2**32, f"{flag(name)} must be in 0 to 2^32 - 1, not {value}")

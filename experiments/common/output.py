@@ -16,15 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+import digits_jax as dj
 from common import console
 from common.options import Job, UsageError, require
-from common.startup import process_index, reports
+from common.startup import anywhere, process_index, reports
+from digits_jax.storage.files import remove_partial_files, whole_file
+from digits_jax.storage.locks import FolderLock
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from digits_jax import Provenance
-    from digits_jax.storage.locks import FolderLock
     from report import Report
 
 # Packages whose versions results.json names.
@@ -84,11 +87,7 @@ class Output:
         if reports():
             self._take()
         if process_index() is not None:
-            import numpy as np
-
-            from digits_jax.parallel.processes import gather_values
-
-            gather_values(np.zeros(()))  # process 0 has it now
+            anywhere(False)  # all wait here: process 0 has it now
             require(
                 self.folder.is_dir(),
                 f"--output-dir {self.folder} is not what process 0 made; choose a folder on a file "
@@ -96,9 +95,6 @@ class Output:
             )
 
     def _take(self) -> None:
-        from digits_jax.storage.files import remove_partial_files
-        from digits_jax.storage.locks import FolderLock
-
         self._lock = FolderLock(self.folder)
         self._refuse_another_run()  # which may have ended since we looked
         remove_partial_files(self.folder)
@@ -115,8 +111,6 @@ class Output:
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[Path]:
         """A path to write to, which becomes ``name`` if nothing fails."""
-        from digits_jax.storage.files import whole_file
-
         try:
             self.begin()
             with whole_file(self.folder / name) as path:
@@ -127,8 +121,6 @@ class Output:
 
     def arrays(self, name: str, **arrays: Any) -> None:
         """Writes a compressed .npz."""
-        import numpy as np
-
         with self._whole(name) as path, path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -173,10 +165,8 @@ class Output:
             track: writes for TensorBoard, once the figures are there.
             name: of the file of results.
         """
-        from digits_jax import plots
-
         for stem, figure in figures.items():
-            plots.save(figure, self.folder / stem, ("png", "svg") if svg else ("png",))
+            dj.plots.save(figure, self.folder / stem, ("png", "svg") if svg else ("png",))
         if track is not None:
             track()
         seconds = {**results.get("seconds", {}), "total": time.perf_counter() - STARTED}
@@ -186,14 +176,11 @@ class Output:
         parts = [f"{part} {seconds[part]:.1f}" for part in ("compile", "train") if part in seconds]
         took = f"{seconds['total']:.1f} s" + (f" ({', '.join(parts)})" if parts else "")
         files = ["report.html", name, *also, *(f"{stem}.png" for stem in figures)]
-        console.results.print(
-            f"{says + ' ' if says else ''}{took}. Written to {self.folder}/: {', '.join(files)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        before = f"{says} " if says else ""
+        console.say(f"{before}{took}. Written to {self.folder}/: {', '.join(files)}")
 
 
-def describe(config: Any, provenance: Provenance) -> dict[str, Any]:
+def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:
     """What every ``results.json`` begins with: data, configuration, devices, versions, command."""
     import jax
 

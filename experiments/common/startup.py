@@ -13,6 +13,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import digits_jax as dj
 from common import console
 from common.options import Job, UsageError, require
 
@@ -29,14 +32,12 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
         flags = "--coordinator-address, --num-processes and --process-id"
         require(job.distributed or not given, f"{flags} need --distributed")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of XLA: its errors raise exceptions
-    from digits_jax import use_all_cpu_cores, use_compilation_cache
-
     console.say_in_plain_words()
     _quiet_orbax()
     os.environ.update(xla_flags())
-    use_all_cpu_cores()
+    dj.use_all_cpu_cores()
     if compilation_cache:
-        use_compilation_cache()
+        dj.use_compilation_cache()
         _mend_compilation_cache()
     if job is not None and job.distributed:
         _join(job)
@@ -69,8 +70,6 @@ def anywhere(condition: bool) -> bool:
     """Whether something is so in any process of the job, all of which must ask at once."""
     if process_index() is None:
         return condition
-    import numpy as np
-
     from digits_jax.parallel.processes import gather_values
 
     return bool(gather_values(np.asarray(condition)).any())

@@ -13,20 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+import digits_jax as dj
 from common.options import NOT_IN_IDENTITY
-from common.tasks import learning_rate_of
+from common.plans import learning_rate_of
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from digits_jax import Recipe, Run
     from digits_jax.runs.results import History
 
 FOLDER = "tensorboard"
 FIGURES = "figures"  # the run that holds them
 
 
-def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
+def learning_rates(runs: dj.Run, recipe: dj.Recipe, epochs: int) -> npt.NDArray[Any]:
     """The learning rate [R, E] of the last step of each epoch.
 
     The rate of an optimizer with a method ``rate_fraction``, such as ``OneCycleAdam``, follows it;
@@ -37,8 +38,6 @@ def learning_rates(runs: Run, recipe: Recipe, epochs: int) -> npt.NDArray[Any]:
         recipe: whose optimizer it is.
         epochs: E.
     """
-    import numpy as np
-
     peak = learning_rate_of(runs.hyperparameters)
     if np.ndim(peak) != 1:  # none, or one that is no number
         return np.full((len(runs.key), epochs), np.nan)
@@ -62,7 +61,6 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, names: Sequence[str], learning_rates: npt.ArrayLike) -> None:
-        import numpy as np
         from tensorboardX import SummaryWriter
 
         root = folder / FOLDER
@@ -80,8 +78,6 @@ class Tracker:
 
     def write(self, history: History) -> None:
         """Writes the epochs of a history [R, E] that are new."""
-        import numpy as np
-
         epochs = history["loss"].shape[1]
         for r, writer in enumerate(self._writers):
             for epoch in range(self._written, epochs):
@@ -109,7 +105,6 @@ def finish(
         scores: of the test rows, by the name of the run and of the score.
         figures: names of PNG files in the folder, without suffix.
     """
-    import numpy as np
     from PIL import Image
     from tensorboardX import SummaryWriter
 

@@ -3,30 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
+import tyro
 from rich.markup import escape
 
-from common import console, tracking
+import digits_jax as dj
+from common import console, options, plans, startup, tasks, tracking
 from common.options import require
-from common.output import Output
+from common.output import Output, describe
+from common.plans import Plan
 from common.scores import Score, scores_of
-from common.startup import reports
-from common.tasks import Plan
+from common.tasks import Task
 
 if TYPE_CHECKING:
-    from digits_jax import CrossValidation, Run
-    from digits_jax.runs.results import Progress
+    from matplotlib.figure import Figure
+
+    from report import Report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(options.ResumableOut, options.Training):
+    """The options of a script that trains one recipe; the base of its ``Config``."""
+
+    job: tyro.conf.OmitArgPrefixes[options.Job] = options.Job()
+    """Several processes, on one host or many."""
+
+
+Config = TypeVar("Config", bound=Options)
+
+
+def begin(config: Config, script: str) -> tuple[Config, Output, Task, Plan]:
+    """Starts JAX; gives the options with what the recipe decides, the folder, rows and recipe."""
+    output = Output(config.output_dir, script=script, resume=config.resume, job=config.job)
+    startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
+    task = tasks.load_task(config.data)
+    plan = plans.load_plan(
+        config.recipe,
+        task,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        set_=config.settings,
+    )
+    return dataclasses.replace(config, **plans.numbers_of(plan)), output, task, plan
+
+
+def asked(config: Options, *, watched: bool = True) -> dict[str, Any]:
+    """What the options say of ``train``; not ``watched``: nothing of validation rows."""
+    names = ["seed", "resume", "checkpoint_every"]
+    names += ["patience", "keep", "tensorboard"] * watched
+    of_options = {name: getattr(config, name) for name in names}
+    return {**of_options, "about": options.identifying(config)}
 
 
 def train(
     data: Any,
-    runs: Run,
+    runs: dj.Run,
     names: list[str],
     output: Output,
     plan: Plan,
@@ -40,25 +79,21 @@ def train(
     part: str = "",
     tensorboard: bool = False,
     about: Mapping[str, Any] | None = None,
-) -> CrossValidation:
+) -> dj.CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
     ``part`` is the checkpoints' own folder, where a script trains more than once; ``about`` are the
     options that a refusal names, see ``options.identifying``.
     """
-    import numpy as np
-
-    import digits_jax as dj
-
     rows = float(np.sum(runs.split.train_weights))
     recipe, epochs = plan.recipe, plan.epochs
+    score = scores_of(recipe)[0]
     with contextlib.ExitStack() as stack:
-        score = scores_of(recipe)[0]
         watch = stack.enter_context(
             console.Watch(epochs, len(names), rows=rows, verbose=verbose, score=score)
         )
         tracker = None
-        if tensorboard and reports():
+        if tensorboard and startup.reports():
             from digits_jax.runs.checks import check_data
             from digits_jax.runs.preparation import prepare
 
@@ -66,35 +101,31 @@ def train(
             rates = tracking.learning_rates(complete, recipe, epochs)
             tracker = stack.enter_context(tracking.Tracker(output.folder, names, rates))
 
-        def on_epoch(progress: Progress) -> bool:
+        def on_epoch(progress: dj.Progress) -> bool:
             output.begin()
             if tracker is not None:
                 tracker.write(progress.history)
             return watch.on_epoch(progress)
 
         try:
-            result = dj.cross_validate(
-                data,
-                runs,
-                recipe=recipe,
-                epochs=epochs,
-                patience=patience,
-                keep=keep,
-                checkpoints=output.checkpoints / part,
-                checkpoint_every=checkpoint_every,
-                names=names,
-                identity={"seed": seed},
-                about=about,
-                resume=resume,
-                on_epoch=on_epoch,
-            )
+            with plan.naming_mistakes():
+                result = dj.cross_validate(
+                    data,
+                    runs,
+                    recipe=recipe,
+                    epochs=epochs,
+                    patience=patience,
+                    keep=keep,
+                    checkpoints=output.checkpoints / part,
+                    checkpoint_every=checkpoint_every,
+                    names=names,
+                    identity={"seed": seed},
+                    about=about,
+                    resume=resume,
+                    on_epoch=on_epoch,
+                )
         except dj.Interrupted as stop:
             raise stopped(stop, watch, output) from stop
-        except Exception as error:
-            mistake = plan.mistake(error)
-            if mistake is None:
-                raise
-            raise mistake from error
         if tracker is not None:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
         return result
@@ -102,7 +133,7 @@ def train(
 
 def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:
     """What to raise when a signal has ended the run, with the command that goes on with it."""
-    if not reports():
+    if not startup.reports():
         return SystemExit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
     words = [word for word in sys.argv if word != "--resume"]
     if not any(word.startswith("--output-dir") for word in words):
@@ -112,27 +143,55 @@ def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseExcept
     return console.Stopped(message, watch.signal or signal.SIGINT)
 
 
-def name_diverged(result: CrossValidation, names: list[str]) -> dict[str, int]:
+def name_diverged(result: dj.CrossValidation, names: list[str]) -> dict[str, int]:
     """The epochs since which runs diverged, by name; each also gets a line on standard error."""
     epochs = zip(names, result.diverged.tolist(), strict=True)
     diverged = {name: epoch for name, epoch in epochs if epoch}
     for name, epoch in diverged.items():
-        console.errors.print(
+        console.say(
             f"[yellow]{escape(name)} diverged in epoch {epoch}[/]; it is left out of the means. "
             "Try a smaller --learning-rate.",
-            highlight=False,
-            soft_wrap=True,
+            console.errors,
         )
     return diverged
 
 
-def curves(result: CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
+def about(config: Options, task: Task, result: dj.CrossValidation) -> dict[str, Any]:
+    """What ``results.json`` holds of every training."""
+    runs, epochs = result.history["loss"].shape
+    return {
+        **describe(config, task.provenance),
+        "trained": {"runs": runs, "epochs": epochs},
+        "epochs_of_runs": result.epochs,
+        "best_epochs": result.best_epochs,
+        "seconds": result.seconds,
+    }
+
+
+def finish(
+    config: Options,
+    output: Output,
+    results: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+    page: Report,
+    scores: Mapping[str, Mapping[str, float]],
+) -> None:
+    """``output.finish``; the scores of each tested run are for TensorBoard."""
+
+    def track() -> None:
+        tracking.finish(output.folder, config=vars(config), scores=scores, figures=figures)
+
+    also = ["history.npz", "predictions.npz", "checkpoints/"]
+    also += ["tensorboard/"] * config.tensorboard
+    follow = track if config.tensorboard else None
+    output.finish(results, figures, page, svg=config.svg, also=also, track=follow)
+
+
+def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
     """Curves [R, E] for a figure, in the scores' units, by "training" and "validation" and title.
 
     NaN from where a run diverged on.
     """
-    import numpy as np
-
     epochs = np.arange(1, result.history["loss"].shape[1] + 1)
     failed = (result.diverged[:, None] > 0) & (epochs[None] >= result.diverged[:, None])
     found: dict[str, dict[str, Any]] = {"training": {}, "validation": {}}
@@ -142,6 +201,27 @@ def curves(result: CrossValidation, scores: Sequence[Score]) -> dict[str, dict[s
             if values is not None:
                 found[kind][score.title] = np.where(failed, np.nan, score.scale * values)
     return found
+
+
+def wrong_digits(
+    name: str, task: Task, rows: Sequence[int], answers: Sequence[str], title: str
+) -> dict[str, Figure]:
+    """The figure of that name: rows [M] that were read wrong, with what was read [M].
+
+    None of them, where the task has no images of one channel; the first 64 of more.
+    """
+    images, names = task.images, task.class_names
+    if images is None or images.ndim != 3 or names is None:
+        return {}
+    shown = list(zip(rows, answers, strict=True))[:64]  # a sheet of more is no longer looked at
+    titles = [f"row {row}\n{names[task.targets[row]]} as {answer}" for row, answer in shown]
+    sheet = dj.plots.digit_sheet(
+        images[[row for row, _ in shown]],
+        titles,
+        title=f"{len(shown)} of {len(rows)} {title}",
+        black=float(images.max()),
+    )
+    return {name: sheet}
 
 
 def named_outputs(outputs: Any, name: str) -> dict[str, Any]:

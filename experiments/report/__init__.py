@@ -16,18 +16,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from markupsafe import Markup
+
+import digits_jax as dj
 from common.output import plain
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
+    from common.scores import Score
+
 HERE = Path(__file__).parent
 SHEET = (
     300  # digits of a sheet at most: a page stays under 600 KB, and a browser filters them at once
 )
+NADEAU = "Intervals and p after Nadeau and Bengio (2003): folds share training rows."
 SHOWN = 40  # of them, before a click on "show all"
-Table = tuple[Sequence[str], Iterable[Sequence[Any]]]  # names of columns, and rows
+Values = tuple[Sequence[str], Iterable[Sequence[Any]]]  # names of columns, and rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +71,24 @@ class Report:
         """A number that answers the question, large, with what it rests on below it."""
         self._headlines.append({"label": label, "value": value, "note": note})
 
+    def score(self, label: str, score: Score, summary: Mapping[str, Any], note: str = "") -> None:
+        """A headline of a summary of ``results.json``: mean ± sd, and the interval of the mean."""
+        ends = score.with_unit(score.interval(summary))
+        self.headline(
+            label, score.with_unit(score.mean(summary)), f"95 % interval of the mean: {ends}{note}"
+        )
+
     def table(
-        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = ""
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        note: str = "",
+        totals: Iterable[Sequence[Any]] = (),
     ) -> None:
         """A table; the cells of its first column are the names of the rows."""
         part = {"kind": "table", "title": title, "note": note}
-        self._parts.append(part | _cells((columns, rows)))
+        self._parts.append(part | _cells((columns, [*rows, *totals])))
 
     def figure(
         self,
@@ -78,7 +97,7 @@ class Report:
         alt: str,
         note: str = "",
         *,
-        values: Table | None = None,
+        values: Values | None = None,
         points: tuple[npt.ArrayLike, Sequence[str]] | None = None,
     ) -> None:
         """A figure, as SVG.
@@ -91,16 +110,12 @@ class Report:
             values: what is drawn, as a table to unfold.
             points: of its first panel [N, 2], and what each is called when it is pointed at.
         """
-        from markupsafe import Markup
-
-        from digits_jax import plots
-
         part: dict[str, Any] = {"kind": "figure", "title": title, "alt": alt, "note": note}
-        part |= {"svg": Markup(plots.svg(figure)), "width": round(124 * figure.get_figwidth())}
+        part |= {"svg": Markup(dj.plots.svg(figure)), "width": round(124 * figure.get_figwidth())}
         part["values"] = None if values is None else _cells(values)
         part["points"] = None
         if points is not None:
-            fractions = plots.places(figure, points[0]).round(4).tolist()
+            fractions = dj.plots.places(figure, points[0]).round(4).tolist()
             part["points"] = {"places": fractions, "names": list(points[1])}
         self._parts.append(part)
 
@@ -127,11 +142,6 @@ class Report:
         part = {"kind": "confusion", "title": title, "rows": rows, "classes": classes}
         self._parts.append(part | {"note": note})
 
-    def image(self, title: str, path: Path, alt: str, note: str = "") -> None:
-        """A PNG file, for what has nothing to zoom into but pixels."""
-        uri = _data_uri(path.read_bytes())
-        self._parts.append({"kind": "image", "title": title, "uri": uri, "alt": alt, "note": note})
-
     def sheet(
         self,
         title: str,
@@ -152,7 +162,6 @@ class Report:
             results: what ``results.json`` gets: its data, configuration, versions and command.
         """
         import jinja2
-        from markupsafe import Markup
 
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE),
@@ -174,7 +183,7 @@ class Report:
         )
 
 
-def _cells(table: Table) -> dict[str, Any]:
+def _cells(table: Values) -> dict[str, Any]:
     """The columns and rows of a table, as text."""
     columns, rows = table
     return {"columns": list(columns), "rows": [[str(cell) for cell in row] for row in rows]}
@@ -226,8 +235,6 @@ def misclassified(
         class_names: [K].
         methods: the name of the method of each prediction [M], where there are several.
     """
-    import numpy as np
-
     predicted = probabilities.argmax(1)
     white = float(np.max(images, initial=0)) or 1.0
     found = []
@@ -252,7 +259,6 @@ def misclassified(
 
 def _picture(image: npt.NDArray[Any], white: float) -> str:
     """Ink as dark on light; three channels as they are."""
-    import numpy as np
     from PIL import Image
 
     file = io.BytesIO()

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from report import SHEET, Report, Table, misclassified
+import numpy as np
+import numpy.typing as npt
+
+import digits_jax as dj
+from common import tables
+from common.scores import ACCURACY, Score
+from report import SHEET, Report, Values, misclassified
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from matplotlib.figure import Figure
 
-    from common.scores import Score
-    from digits_jax import CrossValidation
+    from common.tasks import Task
 
 Results = Mapping[str, Any]
 MANY = 12  # runs; of more, the table of curves has means
@@ -26,141 +28,108 @@ MANY = 12  # runs; of more, the table of curves has means
 def cross_validation(
     results: Results,
     *,
-    result: CrossValidation,
+    task: Task,
+    result: dj.CrossValidation,
+    table: tables.Table,
     scores: Sequence[Score],
     names: Sequence[str],
     figures: Mapping[str, Figure],
-    classes: Sequence[str] | None,
-    labels: npt.NDArray[Any] | None,
-    images: npt.NDArray[Any] | None,
     pooled: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
 ) -> Report:
     """The report of ``cross_validate.py``.
 
     Args:
         results: of ``results.json``.
+        task: the rows.
         result: of ``cross_validate``.
+        table: the scores of each fold.
         scores: their wording, the most important first.
-        names: of the runs [R]; those with test rows come first.
+        names: of the runs [R].
         figures: "folds" and "learning_curves".
-        classes: their names [K]; None, as the next three, where it is no classification.
-        labels: the classes [N].
-        images: of the rows [N, H, W], where they are images.
-        pooled: row numbers [M] and probabilities [M, K] of all runs' predictions.
+        pooled: row numbers [M] and probabilities [M, K] of all runs' predictions; None where it is
+            no classification.
     """
     config, folds = results["config"], results["folds"]
     repeats = f", {config['repeats']} times" if config["repeats"] > 1 else ""
     page = Report(f"{config['folds']}-fold cross-validation{repeats}", _how(results))
     members = config["members"]
     size = f"{len(folds) // members} folds" + f" of {members} networks" * (members > 1)
-    _headlines(page, results, scores, size)
+    for score in scores:
+        page.score(f"Test {score.name}, mean ± sd of {size}", score, results[score.name])
     for score in scores if "votes" in results else []:
-        vote = results["votes"][score.name]
-        page.headline(
-            f"Test {score.name} of the vote of {members}",
-            f"{score.spread(vote['mean'], vote['std'])} {score.unit}".strip(),
-            f"95 % interval of the mean: {interval(vote, score)} {score.unit}".strip(),
-        )
-    columns = ("run", *(f"test {score.title.lower()}" for score in scores))
-    cells = [
-        (name, *(score.text(fold[score.name]) for score in scores))
-        for name, fold in zip(names, folds, strict=False)
-    ]
-    summary = [
-        ("mean ± sd", *(spread(results[score.name], score) for score in scores)),
-        ("95 % interval", *(interval(results[score.name], score) for score in scores)),
-    ]
-    page.table("Scores of each fold", columns, [*cells, *summary], _summary_note(results))
+        label = f"Test {score.name} of the vote of {members}"
+        page.score(label, score, results["votes"][score.name])
+    scored = table._replace(title="Scores of each fold", note=_summary_note(results))
+    page.table(*scored)
     page.figure(
         "Scores by fold",
         figures["folds"],
         f"Test scores of each of the {size}, with their mean and standard deviation.",
     )
     learning_curves(page, result, scores, names, figures["learning_curves"])
-    if pooled is not None and classes is not None and labels is not None:
-        mistakes(page, images, labels, classes, *pooled)
+    if pooled is not None:
+        mistakes(page, task, *pooled)
     return page
 
 
 def train(
     results: Results,
     *,
-    result: CrossValidation,
+    task: Task,
+    result: dj.CrossValidation,
     scores: Sequence[Score],
     figures: Mapping[str, Figure],
-    classes: Sequence[str] | None,
-    labels: npt.NDArray[Any] | None,
-    images: npt.NDArray[Any] | None,
-    rows: npt.NDArray[Any],
     probabilities: npt.NDArray[Any] | None,
-    by_class: Mapping[str, Any] | None,
+    by_class: tables.Table | None,
 ) -> Report:
     """The report of ``train.py``.
 
     Args:
         results: of ``results.json``.
+        task: the rows.
         result: of ``cross_validate``.
         scores: their wording, the most important first.
         figures: "training_curves" and, of the first run of a classification, "roc" and
             "reliability".
-        classes: their names [K]; None, as all of the next but ``rows``, where there are none.
-        labels: the classes [N].
-        images: of the rows [N, H, W], where they are images.
-        rows: row numbers [S] of the test rows.
-        probabilities: of the predictions [R, S, K], of the runs that did not diverge.
-        by_class: scikit-learn's classification report of the first run, as a dictionary.
+        probabilities: of the predictions [R, S, K], of the runs that did not diverge; None, as the
+            next, where there are no classes.
+        by_class: the scores of each class, of the first run.
     """
-    import numpy as np
-
-    count = len(results["runs"])
+    runs = results["runs"]
+    several = len(runs) > 1
     page = Report("Training and test on held-out rows", _how(results))
-    names = [f"run {run['run']}" for run in results["runs"]]
+    names = [f"run {run['run']}" for run in runs]
     first = names[0]  # of those that did not diverge
-    if count > 1:
-        _headlines(page, results, scores, f"{count} runs on one split")
-    else:
-        for score in scores:
+    for score in scores:
+        if several:
+            label = f"Test {score.name}, mean ± sd of {len(runs)} runs on one split"
+            page.score(label, score, results[score.name])
+        else:
             value = score.text(results[score.name]["mean"])
-            page.headline(f"Test {score.name}", f"{value} {score.unit}".strip())
-    if "accuracy_wilson95" in results:
-        low, high = results["accuracy_wilson95"]
+            page.headline(f"Test {score.name}", score.with_unit(value))
+    note = ""
+    if by_class is not None:
         page.headline(
-            "95 % interval (Wilson)" + (f" of {first}" if count > 1 else ""),
-            f"{100 * low:.2f} to {100 * high:.2f} %",
+            "95 % interval (Wilson)" + f" of {first}" * several,
+            f"{ACCURACY.ends(results['accuracy_wilson95'])} %",
             f"chance in the {results['test_rows']} test rows, not in training",
         )
-    cells = [
-        (name, *(score.text(run[score.name]) for score in scores))
-        for name, run in zip(names, results["runs"], strict=True)
+        error = f"{100 * results['expected_calibration_error']:.2f} %"
+        note = f"calibration error of {first}: {error}"
+    rows = [
+        (name, *(s.text(run[s.name]) for s in scores))
+        for name, run in zip(names, runs, strict=True)
     ]
-    if count > 1:
-        cells.append(("mean ± sd", *(spread(results[score.name], score) for score in scores)))
-    note = ""
-    if "expected_calibration_error" in results:
-        note = f"calibration error of {first}: {100 * results['expected_calibration_error']:.2f} %"
-    page.table("Test scores", ("run", *(score.title for score in scores)), cells, note)
-    if by_class is not None and classes is not None:
-        page.table(
-            f"Scores by class, {first}",
-            ("class", "precision (%)", "recall (%)", "F1 (%)", "rows"),
-            [
-                (
-                    name,
-                    *(f"{100 * by_class[name][score]:.2f}" for score in ("precision", "recall")),
-                    f"{100 * by_class[name]['f1-score']:.2f}",
-                    f"{by_class[name]['support']:.0f}",
-                )
-                for name in by_class
-                if name in classes
-            ],
-        )
-    runs = [f"run {i + 1}" for i in range(len(result.epochs))]
+    totals = [("mean ± sd", *(s.mean(results[s.name]) for s in scores))] if several else []
+    page.table("Test scores", ("run", *(s.title for s in scores)), rows, note, totals)
+    if by_class is not None:
+        page.table(*by_class)
+    of_all = [f"run {i + 1}" for i in range(len(result.epochs))]
     measured = [score for score in scores if score.name in result.history]
-    learning_curves(page, result, measured, runs, figures["training_curves"])
-    if probabilities is not None and classes is not None and labels is not None:
+    learning_curves(page, result, measured, of_all, figures["training_curves"])
+    if probabilities is not None:
         pooled = probabilities.reshape(-1, probabilities.shape[-1])
-        mistakes(page, images, labels, classes, np.tile(rows, count), pooled, runs=count)
-    if "roc" in figures:
+        mistakes(page, task, np.tile(result.test_rows[0], len(runs)), pooled, runs=len(runs))
         page.figure(
             f"ROC curves, {first}",
             figures["roc"],
@@ -170,7 +139,7 @@ def train(
             f"Calibration, {first}",
             figures["reliability"],
             "Accuracy by confidence, and the rows of each bin; the expected calibration error is "
-            f"{100 * results['expected_calibration_error']:.2f} %.",
+            f"{error}.",
         )
     return page
 
@@ -198,44 +167,21 @@ def _how(results: Results) -> str:
     )
 
 
-def _headlines(page: Report, results: Results, scores: Sequence[Score], size: str) -> None:
-    """The scores with their intervals."""
-    for score in scores:
-        found = results[score.name]
-        page.headline(
-            f"Test {score.name}, mean ± sd of {size}",
-            f"{spread(found, score)} {score.unit}".strip(),
-            f"95 % interval of the mean: {interval(found, score)} {score.unit}".strip(),
-        )
-
-
-def interval(summary: Mapping[str, Any], score: Score) -> str:
-    """Its ends, or a dash where a single score has none."""
-    ends = summary["ci95"]
-    if any(end is None or math.isnan(end) for end in ends):
-        return "–"
-    return " to ".join(map(score.text, ends))
-
-
-def spread(summary: Mapping[str, Any], score: Score) -> str:
-    """Mean ± sd."""
-    return score.spread(summary["mean"], summary["std"])
-
-
 def learning_curves(
     page: Report,
-    result: CrossValidation,
+    result: dj.CrossValidation,
     scores: Sequence[Score],
     names: Sequence[str],
     figure: Figure,
 ) -> None:
     """The curves of the history, with their values to unfold."""
     runs, epochs = result.history["loss"].shape
-    words = [
-        f"the mean {score.name} of training ends at "
-        f"{score.text(float(_mean(result.history[score.name][:, -1])))} {score.unit}".strip()
-        for score in scores
-    ]
+    words = []
+    for score in scores:
+        last = result.history[score.name][:, -1]
+        known = last[np.isfinite(last)]
+        end = score.text(float(known.mean())) if known.size else "nan"
+        words.append(f"the mean {score.name} of training ends at {score.with_unit(end)}")
     dotted = any(name.startswith("validation_") for name in result.history)
     page.figure(
         "Learning curves",
@@ -247,7 +193,9 @@ def learning_curves(
     )
 
 
-def _curve_values(result: CrossValidation, scores: Sequence[Score], names: Sequence[str]) -> Table:
+def _curve_values(
+    result: dj.CrossValidation, scores: Sequence[Score], names: Sequence[str]
+) -> Values:
     """An epoch a line; for many runs their mean, lowest and highest."""
     columns, series = ["epoch"], []
     for score in scores:
@@ -267,18 +215,9 @@ def _curve_values(result: CrossValidation, scores: Sequence[Score], names: Seque
     return columns, [(e + 1, *(each[e] for each in series)) for e in range(epochs)]
 
 
-def _mean(values: Any) -> float:
-    import numpy as np
-
-    known = np.asarray(values)[np.isfinite(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
 def mistakes(
     page: Report,
-    images: npt.NDArray[Any] | None,
-    labels: npt.NDArray[Any],
-    classes: Sequence[str],
+    task: Task | dj.Dataset,
     rows: npt.NDArray[np.integer],
     probabilities: npt.NDArray[Any],
     *,
@@ -286,22 +225,20 @@ def mistakes(
     runs: int = 1,
     methods: npt.NDArray[Any] | None = None,
 ) -> None:
-    """The confusion matrix, and the sheet of digits behind it.
+    """The confusion matrix, and the sheet of digits behind it, where the rows are images.
 
     Args:
         page: what they go to.
-        images: of the rows [N, H, W]; None: there is no sheet.
-        labels: the classes [N].
-        classes: their names [K].
+        task: the rows, with classes.
         rows: row numbers [M] of predictions; a row may have several.
         probabilities: of the predictions [M, K], or 1 for the class predicted.
         whose: predictions, where they are not of one network.
         runs: of one network, whose predictions of the same rows these are.
         methods: the name of the method of each prediction [M], where there are several.
     """
-    from digits_jax import metrics
-
-    matrix = metrics.confusion(labels[rows], probabilities.argmax(1), len(classes))
+    images, labels, classes = task.images, task.labels, task.class_names
+    assert labels is not None and classes is not None
+    matrix = dj.metrics.confusion(labels[rows], probabilities.argmax(1), len(classes))
     wrong = int(matrix.sum() - matrix.trace())
     of = whose or (f"sum of {runs} runs" if runs > 1 else "")
     page.confusion(
@@ -328,3 +265,23 @@ def mistakes(
         "predictions of a row.",
         bars,
     )
+
+
+def mistakes_of_methods(
+    page: Report,
+    task: Task | dj.Dataset,
+    rows: npt.NDArray[np.integer],
+    answers: Mapping[str, npt.NDArray[np.integer]],
+) -> None:
+    """``mistakes`` of several methods: the classes predicted [R, S] of rows [S], by title."""
+    together = np.concatenate([*answers.values()])
+    votes = np.eye(len(task.class_names or ()), dtype=np.int8)[together.ravel()]
+    names = np.repeat([*answers], [each.size for each in answers.values()])
+    tested = np.tile(rows, len(together))
+    mistakes(page, task, tested, votes, whose="all methods", methods=names)
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies in percentage points; one that rounds to nothing is a tie."""
+    text = f"{100 * fraction:+.2f}"
+    return "tied" if float(text) == 0 else f"{text} points"

@@ -7,9 +7,6 @@
     root.dataset.theme = dark ? "light" : "dark";
   });
 
-  for (const button of document.querySelectorAll(".zoom"))
-    button.addEventListener("click", () => button.classList.toggle("large"));
-
   // The point that is nearest to the pointer says which it is.
   for (const layer of document.querySelectorAll(".points")) {
     const { places, names } = JSON.parse(layer.textContent);

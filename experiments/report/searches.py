@@ -1,195 +1,142 @@
-"""The reports of searches: hyperparameters, and what runs cost.
-
-``results`` is what goes to ``results.json``; beside it come the arrays that are drawn. C is the
-number of configurations, R of runs.
-"""
+"""The report of ``sweep.py``: its tables and figures, and the page."""
 
 from __future__ import annotations
 
 import itertools
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from report import Report
-from report.comparisons import NADEAU
-from report.pages import interval, spread
+import numpy as np
+import numpy.typing as npt
+
+import digits_jax as dj
+from common.tables import Table
+from report import NADEAU, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from common.scores import Score
+    from stages import Sweep
 
 Results = Mapping[str, Any]
 LINES = 100  # of a table that may be endless
 
 
-def sweep(
-    results: Results,
-    *,
-    columns: Mapping[str, Sequence[Any]],
-    scores: Sequence[Score],
-    score: Score,
-    figures: Mapping[str, Figure],
-) -> Report:
-    """The report of ``sweep.py``.
+def chosen(results: Results, sweep: Sweep, who: str) -> Table:
+    """What was chosen in each split, and its scores; below, the test scores' mean and interval."""
+    score, names = sweep.score, sweep.varied
+    rows = [
+        (
+            row["outer_split"],
+            *(cell(row.get(name)) for name in names),
+            score.text(row["chosen_by"]),
+            score.text(row[score.name]) + ", diverged" * row["diverged"],
+        )
+        for row in results["outer_splits"]
+    ]
+    blank = [""] * (len(names) + 1)
+    totals = [
+        ("mean ± sd", *blank, score.mean(results[score.name])),
+        ("95 % interval", *blank, score.interval(results[score.name])),
+    ]
+    title = "Chosen for each split by its training rows, scored on its test rows"
+    columns = ("split", *map(heading, names), f"{who}: {score.title}", f"test: {score.title}")
+    return Table(title, columns, rows, NADEAU, totals)
 
-    Args:
-        results: of ``results.json``.
-        columns: the values [C] of what was varied, by name.
-        scores: of the recipes.
-        score: that chooses.
-        figures: "effects", and of pairs of names, "a_b"; fewer where too little was varied.
-    """
-    config, table = results["config"], results["configurations"]
-    nested = config["nested"]
-    who = f"{config['inner_folds']} inner folds" if nested else "validation rows"
-    times = f", {config['repeats']} times" if config["repeats"] > 1 else ""
-    page = Report(
+
+def configurations(results: Results, sweep: Sweep, who: str) -> Table:
+    """The configurations by the rows that choose, the best first."""
+    rows = [
+        (
+            row["rank"],
+            *(cell(row.get(name)) for name in sweep.varied),
+            *(each.spread(row[each.name], row[f"{each.name}_sd"]) for each in sweep.scores),
+            f"{row['epochs']:g}",
+            row["diverged"] or "",
+        )
+        for row in results["configurations"][:LINES]
+    ]
+    columns = ["rank", *map(heading, sweep.varied), *(each.title for each in sweep.scores)]
+    title = f"Configurations on the {who} of {len(results['outer_splits'])} splits"
+    others = len(results["configurations"]) - LINES
+    more = f" The other {others} are in configurations.csv." if others > 0 else ""
+    note = f"The best first; mean ± sd.{more}"
+    return Table(title, [*columns, "epochs", "runs diverged"], rows, note)
+
+
+def page(
+    results: Results,
+    sweep: Sweep,
+    tables: tuple[Table, Table],
+    figures: Mapping[str, Figure],
+    who: str,
+) -> Report:
+    """The report."""
+    config, score, halving = sweep.config, sweep.score, results["halving"]
+    many = f"{config.inner_folds} {who}" if config.nested else who
+    times = f", {config.repeats} times" if config.repeats > 1 else ""
+    report = Report(
         "Search for hyperparameters",
-        f"{len(table)} configurations on {config['folds']} folds{times}; {who} of each training "
-        "set choose, and the test rows score the choice.",
+        f"{len(sweep.table)} configurations on {config.folds} folds{times}; {many} of each "
+        "training set choose, and the test rows score the choice.",
     )
-    page.headline(
-        f"Test {score.name} of what is chosen, mean ± sd of the folds",
-        f"{spread(results[score.name], score)} {score.unit}".strip(),
-        f"95 % interval of the mean: {interval(results[score.name], score)} {score.unit}; without "
-        "bias: no test row chose",
-    )
-    best = ", ".join(f"{_title(name)} {_cell(results['best'][name])}" for name in columns)
-    page.headline("Best of all", best or str(results["best"]["recipe"]), results["best_command"])
-    if results.get("halving"):
-        halving = results["halving"]
+    label = f"Test {score.name} of what is chosen, mean ± sd of the folds"
+    report.score(label, score, results[score.name], "; without bias: no test row chose")
+    best = ", ".join(f"{heading(name)} {cell(results['best'].get(name))}" for name in sweep.varied)
+    report.headline("Best of all", best or str(results["best"]["recipe"]), results["best_command"])
+    if halving:
         same = halving["same_winner"]
-        page.headline(
+        report.headline(
             "Halving",
             f"{100 * halving['share_of_epochs_trained']:.0f} %",
             "of all the epochs of all runs were trained"
             + (f"; the same winner in {sum(same)} of {len(same)} splits" if same else ""),
         )
-    page.table(
-        "Chosen in each split",
-        ("split", *map(_title, columns), f"{who}: {score.title}", f"test: {score.title}"),
-        [
-            (
-                row["outer_split"],
-                *(_cell(row[name]) for name in columns),
-                score.text(row["chosen_by"]),
-                score.text(row[score.name]) + ", diverged" * row["diverged"],
-            )
-            for row in results["outer_splits"]
-        ],
-        NADEAU,
-    )
-    label = f"{score.title} of the {who}"
-    page.table(
-        "Configurations, the best first",
-        ("rank", *map(_title, columns), *(each.title for each in scores), "epochs", "diverged"),
-        [
-            (
-                row["rank"],
-                *(_cell(row[name]) for name in columns),
-                *(each.spread(row[each.name], row[f"{each.name}_sd"]) for each in scores),
-                f"{row['epochs']:g}",
-                row["diverged"] or "",
-            )
-            for row in table[:LINES]
-        ],
-        f"Scores are of the {who}, mean ± sd."
-        + (f" The other {len(table) - LINES} are in configurations.csv." * bool(table[LINES:])),
-    )
-    if "effects" in figures:
-        page.figure(
-            "What each does",
-            figures["effects"],
-            f"{label} by {', '.join(map(_title, columns))}, each configuration a dot.",
-        )
-    for x, y in itertools.combinations(columns, 2):
-        if f"{x}_{y}" in figures:
-            page.figure(
-                f"{_title(x).capitalize()} and {_title(y)}",
-                figures[f"{x}_{y}"],
-                f"{label} by {_title(x)} and {_title(y)}, as colours.",
-            )
-    return page
+    for table in tables:
+        report.table(*table)
+    pairs = {
+        f"{x}_{y}": f"{heading(x)} and {heading(y)}"
+        for x, y in itertools.combinations(sweep.varied, 2)
+    }
+    for name, figure in figures.items():
+        varied = pairs.get(name, ", ".join(map(heading, sweep.varied)))
+        alt = f"{score.title} of the {who} by {varied}, of each configuration."
+        report.figure(f"The effect of {varied}", figure, alt)
+    return report
 
 
-def scaling(results: Results, *, figure: Figure) -> Report:
-    """The report of ``scaling.py``."""
-    points, model, predictions = (results[key] for key in ("points", "model", "predictions"))
-    page = Report(
-        "What a run costs",
-        "The notebook's network on five folds; each point in a process of its own, "
-        f"{points[0]['devices']} devices; means and ranges of {results['config']['epochs']} "
-        "epochs.",
-    )
-    one = predictions[0]
-    page.headline(
-        f"{one['runs']:,} runs on {one['devices']} device{'s' * (one['devices'] > 1)}",
-        f"{one['seconds'] / 86400:.1f} days",
-        "predicted, of 100 epochs each, in waves",
-    )
-    for each in results["held_out"]:
-        in_waves = f" in waves of {each['wave_size']}" if each["wave_size"] else ""
-        page.headline(
-            f"Check: {each['runs']} runs{in_waves}",
-            f"{each['ratio']:.2f}",
-            "predicted seconds by measured ones, of an epoch that the fit did not see",
-        )
-    page.figure(
-        "Time and memory",
-        figure,
-        "Milliseconds an epoch of one run, and the most memory that training took, compiling "
-        "included, by runs, rows and width.",
-    )
-    page.table(
-        "Points",
-        ("runs", "rows", "width", "wave", "ms an epoch of one run", "memory (MB)"),
-        [
-            (
-                point["runs"],
-                point["rows"],
-                f"{point['width']:g}",
-                point["wave_size"] or "–",
-                f"{statistics.mean(_milliseconds(point)):.1f}",
-                f"{_megabytes(point)[0]:.0f}",
-            )
-            for point in points
-        ],
-        "In waves, evaluating and saving are counted; the first wave, which compiles, is left out.",
-    )
-    page.table(
-        f"{one['runs']:,} runs, predicted",
-        ("devices", "days", "waves (files)", "results (GB)", "memory of a wave (MB)"),
-        [
-            (
-                each["devices"],
-                f"{each['seconds'] / 86400:.2f}",
-                f"{each['waves']:,.0f}",
-                f"{each['results_bytes'] / 1e9:.2f}",
-                f"{each['memory_bytes_of_a_wave'] / 1e6:,.0f}",
-            )
-            for each in predictions
-        ],
-        "Devices like those measured. An epoch takes "
-        f"{1e3 * model['call_seconds']:.1f} ms + {1e3 * model['step_seconds']:.3f} ms for each "
-        "step of each run on a device.",
-    )
-    return page
+def figures(sweep: Sweep, values: npt.NDArray[Any]) -> dict[str, Figure]:
+    """What each name does, and each pair of numbers: of values [K, F] of the score that chooses.
+
+    Without those that not every recipe has.
+    """
+    columns: dict[str, list[Any]] = {}
+    for name in sweep.varied:
+        if all(name in row for row in sweep.table):
+            columns[name] = [row[name] for row in sweep.table]
+    found: dict[str, Figure] = {}
+    if not columns or np.isnan(values).all():
+        return found
+    scaled, label = sweep.score.scale * values, f"Validation {sweep.score.label}"
+    numeric = {
+        name: each for name, each in columns.items() if not any(isinstance(v, str) for v in each)
+    }
+    # A logarithmic axis, where positive values are far enough apart.
+    log = [name for name, each in numeric.items() if min(each) > 0 and max(each) >= 5 * min(each)]
+    found["effects"] = dj.plots.effects(columns, scaled, label=label, log=log)
+    means = scaled.mean(axis=1)
+    for x, y in itertools.combinations(numeric, 2):
+        if not np.isnan(means).all():
+            drawn = dj.plots.pair(columns[x], columns[y], means, (x, y), label=label, log=log)
+            found[f"{x}_{y}"] = drawn
+    return found
 
 
-def _milliseconds(point: Results) -> list[float]:
-    vmap_size = point["wave_size"] or point["runs"]
-    return [1e3 * seconds / vmap_size for seconds in point["seconds"]["epoch"]]
-
-
-def _megabytes(point: Results) -> list[float]:
-    return [point["bytes"]["peak"] / 1e6]
-
-
-def _title(name: str) -> str:
+def heading(name: str) -> str:
+    """A name, in a heading."""
     return name.replace("_", " ")
 
 
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+def cell(value: Any) -> str:
+    """A value of a configuration, in a table."""
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.4g}"

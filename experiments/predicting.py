@@ -1,0 +1,124 @@
+"""Predictions of the methods of ``methods.py``, each made once and kept in the output folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import baselines
+import digits_jax as dj
+import methods
+from common import console, options, plans, training
+from common.options import usage_errors
+from common.output import Output
+from common.plans import Plan
+from common.tasks import Task
+from digits_jax.runs.checks import check_data
+from digits_jax.runs.identity import describe, describe_program
+from digits_jax.runs.preparation import prepare
+from digits_jax.runs.refusals import refuse_other_training
+from digits_jax.storage.errors import CheckpointError
+from methods import Predictions, title
+
+
+def predict_all(
+    config: methods.Options, task: Task, splits: dj.Split, names: list[str], output: Output
+) -> dict[str, Predictions]:
+    """The predictions of all methods asked for; ``names`` are those of the splits [R]."""
+    found = sorted(path.name for path in output.folder.glob("predictions_*.npz"))
+    options.require(
+        config.resume or not found,
+        f"{output.folder} holds {''.join(found[:1])} already; add --resume to go on with it, or "
+        "choose another --output-dir",
+    )
+    chosen = config.chosen(task)
+    networks = {
+        name: plans.load_plan(name, task, epochs=config.epochs)
+        for name in chosen
+        if methods.is_network(name)
+    }
+    output.claim()
+    done: dict[str, Predictions] = {}
+    for name in chosen:
+        path = output.folder / f"predictions_{methods.file_name(name)}.npz"
+        if name in networks:
+            plan = networks[name]
+            runs = dj.make_runs(splits, plan.hyperparameters, seed=config.seed)
+            identity = _identity(plan, runs, task)
+        else:
+            identity = baselines.identity(name, task, splits, config.seed)
+        if path.exists():
+            done[name] = _reused(path, identity)
+        else:
+            if name in networks:
+                done[name] = _predict(config, plan, runs, task, names, output)
+            else:
+                done[name] = baselines.predict(name, task, splits, config.seed)
+            _save(path, done[name], identity, output)
+        accuracy = 100 * done[name].accuracies(task.targets).mean()
+        console.say(
+            f"{title(name)}: {accuracy:.2f} % of the test rows, mean of {len(names)} splits; "
+            f"{done[name].seconds:.0f} s"
+        )
+    return done
+
+
+def _identity(plan: Plan, runs: dj.Run, task: Task) -> dict[str, Any]:
+    """Of what a network trains on these data, and by which program."""
+    data = check_data(task.data)
+    complete, state = prepare(data, runs, plan.recipe, plan.epochs)
+    device = jax.devices()[0]
+    return {
+        "epochs": plan.epochs,
+        **describe(data, runs, plan.recipe),
+        **describe_program(data, complete, plan.recipe, state, device=device),
+    }
+
+
+def _predict(
+    config: methods.Options, plan: Plan, runs: dj.Run, task: Task, names: list[str], output: Output
+) -> Predictions:
+    """A network's predictions."""
+    console.say(f"{title(plan.name)}:")
+    result = training.train(
+        task.data,
+        runs,
+        names,
+        output,
+        plan,
+        part=methods.file_name(plan.name),
+        seed=config.seed,
+        resume=config.resume,
+    )
+    logits = result.outputs
+    vote = f"{plan.name} gives no logits of the classes, and can't vote"
+    options.require(task.has_logits(logits), vote)
+    diverged = ~np.isfinite(logits).all((1, 2))
+    options.require(not diverged.any(), f"{plan.name} diverged: {names[int(diverged.argmax())]}")
+    predicted = np.where(result.test_rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
+    seconds = sum(result.seconds.values())
+    return Predictions(result.test_rows, predicted, logits, seconds, [{} for _ in names])
+
+
+def _save(path: Path, done: Predictions, identity: dict[str, Any], output: Output) -> None:
+    about = {"identity": identity, "seconds": done.seconds, "chosen": done.chosen}
+    output.arrays(
+        path.name,
+        rows=done.rows,
+        predicted=done.predicted,
+        logits=done.logits,
+        about=json.dumps(about),
+    )
+
+
+def _reused(path: Path, wanted: dict[str, Any]) -> Predictions:
+    """Predictions of an earlier run, which must be of the same training."""
+    done, known = methods.load(path)
+    with usage_errors(kinds=(CheckpointError,)):
+        remedy = "delete it, or choose another --output-dir"
+        refuse_other_training(path, known, wanted, remedy=remedy)
+    return done
