@@ -31,8 +31,8 @@ class FolderLock:
     It is filelock's lock of ``<folder>/.lock``. The system releases it when the process ends,
     however it ends, so the next writer takes over from a dead one. On Linux it also holds between
     machines that share the folder by NFS. Where a file system has no such locks, filelock or this
-    class warns. ``release()`` gives the lock back, as do the end of a ``with`` block, of the process
-    and of the object.
+    class warns. ``release()`` gives the lock back, as does the end of a ``with`` block, of the
+    process or of the object.
 
     Args:
         folder: made if it is missing.
