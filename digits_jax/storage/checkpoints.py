@@ -281,8 +281,10 @@ class Checkpoints:
         """Raises DamagedError unless orbax finds the recorded arrays, and those alone."""
         where = self.folder / str(epoch)
         with reading(where):
-            found = array_lines(saved_arrays(where)).keys()
-            if strange := found ^ {f"arrays/{name}" for name in record.arrays}:
+            tree = saved_arrays(where)
+            if tree is None:
+                raise ValueError("orbax can't read its list of arrays")
+            if strange := array_lines(tree).keys() ^ {f"arrays/{name}" for name in record.arrays}:
                 raise ValueError(f"array {min(strange)!r} is in only one of its two lists")
 
     def restore(

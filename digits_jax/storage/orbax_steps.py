@@ -32,7 +32,7 @@ def open_writer(folder: Path, keep: int) -> ocp.training.Checkpointer:
 
 
 def saved_arrays(step: Path) -> Any:
-    """The tree of a step, its leaves with ``shape`` and ``dtype``."""
+    """The tree of a step, its leaves with ``shape`` and ``dtype``; None where it can't be read."""
     with _alone():
         return ocp.metadata(step).metadata
 
