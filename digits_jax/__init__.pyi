@@ -23,15 +23,16 @@ from .splits import (
     Split,
     SplitKind,
     holdout_split,
+    index_splits,
     inner_splits,
     kfold_splits,
     refit_split,
     stack_splits,
     test_sizes,
     train_sizes,
+    with_validation,
     writer_disjoint_split,
 )
-from .splitters import index_splits, with_validation
 from .statistics import (
     McNemarResult,
     Summary,
