@@ -349,8 +349,8 @@ class Sweep:
         """Work in waves, with progress, a tally of time and memory, and a stop at a signal."""
         import psutil
 
+        from digits_jax import WavesInterrupted
         from digits_jax.runs.results import Progress
-        from digits_jax.waves import WavesInterrupted
 
         done, config = 0, self.config
 
