@@ -6,35 +6,6 @@ runs, E epochs, K classes, M methods, C configurations. Pixels are ink counts, 0
 on light.
 """
 
-from digits_jax.plots.classes import confusion_matrix, reliability_diagram, roc_curves
-from digits_jax.plots.files import places, save, svg
-from digits_jax.plots.images import class_means, digit_sheet, embedding, pixel_statistics
-from digits_jax.plots.layers import feature_maps, filters, saliency
-from digits_jax.plots.methods import common_errors, differences, method_scores
-from digits_jax.plots.searches import effects, pair
-from digits_jax.plots.style import styled
-from digits_jax.plots.training import fold_scores, learning_curves
+import lazy_loader
 
-__all__ = [
-    "class_means",
-    "common_errors",
-    "confusion_matrix",
-    "differences",
-    "digit_sheet",
-    "effects",
-    "embedding",
-    "feature_maps",
-    "filters",
-    "fold_scores",
-    "learning_curves",
-    "method_scores",
-    "pair",
-    "pixel_statistics",
-    "places",
-    "reliability_diagram",
-    "roc_curves",
-    "saliency",
-    "save",
-    "styled",
-    "svg",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
