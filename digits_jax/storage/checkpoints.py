@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.parallel.processes import ProcessLost, gather_values
@@ -49,6 +48,8 @@ from digits_jax.storage.records import (
     read_record,
     record_of,
     run_checksums,
+    with_keys,
+    without_keys,
     write_record,
 )
 
@@ -148,7 +149,7 @@ class Checkpoints:
             SaveError: this checkpoint, or the one before it, can't be written.
         """
         self.wait()
-        tree = jax.tree.map(_without_key, tree)
+        tree = without_keys(tree)
         with saving(self.folder / str(epoch)):
             if self._lock is not None and not self._lock.held:  # orbax would make it again
                 raise FileNotFoundError("the folder was removed or replaced")
@@ -310,7 +311,7 @@ class Checkpoints:
         if epoch is None:
             return self.newest(lambda epoch: self.restore(like, epoch, sharding))
         where, wanted = self.folder / str(epoch), like
-        like = jax.tree.map(_without_key, like)
+        like = without_keys(like)
         self.check_identity(epoch)
         record = self._record(epoch)
         self._check_arrays(epoch, record)  # orbax would look for whatever is named there
@@ -330,29 +331,11 @@ class Checkpoints:
                     raise ValueError(f"run {run} does not have the checksum that it was saved with")
         if sharding is None:
             arrays = jax.tree.map(lambda leaf: leaf[:runs], arrays)
-        return jax.tree.map(_with_key, wanted, arrays)
+        return with_keys(wanted, arrays)
 
 
 def _refuse_any(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     refuse_difference(where, "configuration", saved, wanted)
-
-
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
-
-
-def _without_key(leaf: Any) -> Any:
-    """The words of random keys, and their shape and dtype where only these are given."""
-    if not _is_key(leaf):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return jax.random.key_data(leaf)
-
-
-def _with_key(wanted: Any, leaf: Any) -> Any:
-    """Random keys again, where they are wanted."""
-    return jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(wanted) else leaf
 
 
 def _all_intact(epoch: int, intact: bool = True) -> bool:

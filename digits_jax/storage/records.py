@@ -1,4 +1,4 @@
-"""What is recorded of a saved tree: its identity, its arrays, and a checksum of each run."""
+"""A tree as it is saved, and its record: identity, arrays, and a checksum of each run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.parallel.processes import gather_values
@@ -109,6 +110,32 @@ def array_lines(tree: Any, runs: int | None = None) -> dict[str, str]:
         )
         for path, leaf in leaves
     }
+
+
+def without_keys(tree: Any) -> Any:
+    """A tree of arrays or their shapes, random keys as their words, uint32."""
+
+    def words(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, leaf)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(words, tree)
+
+
+def with_keys(wanted: Any, tree: Any) -> Any:
+    """The tree with random keys again, where the wanted tree has some."""
+    return jax.tree.map(
+        lambda like, leaf: jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(like) else leaf,
+        wanted,
+        tree,
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _blocks(leaves: list[Any]) -> Iterator[tuple[int, list[np.ndarray]]]:
