@@ -78,9 +78,9 @@ def train_in_waves(
 ) -> WaveResults:
     """Trains any number of runs and evaluates each on its test rows, with one wave in memory.
 
-    In a job of several processes (see ``devices.initialize_distributed``) each calls this with the
-    same arguments and trains its share of every wave. Process 0 alone reads and writes the folder,
-    and tells the others what it found. With ``jax.local_devices()`` each process is on its own
+    In a job of several processes (see ``initialize_distributed``) each calls this with the
+    same arguments and trains its part of every wave. Process 0 alone reads and writes the folder,
+    and gives the others what it found. With ``jax.local_devices()`` each process is on its own
     instead, in a folder of its own.
 
     Args:
