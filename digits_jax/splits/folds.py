@@ -19,6 +19,7 @@ from digits_jax.splits.stacked import (
     check_stacked,
     kinds,
     one_split,
+    real_rows,
     stack_splits,
 )
 
@@ -121,8 +122,7 @@ def inner_splits(
     labels = _check_targets(labels, stratified)
     check_stacked(outer)
     splits = []
-    for i, (padded, weights) in enumerate(zip(outer.train_rows, outer.train_weights, strict=True)):
-        rows = padded[weights > 0]
+    for i, (rows, *_) in enumerate(real_rows(outer)):
         _check_shuffles(i, rows, SplitKind(int(kinds(outer)[i])))
         inner = kfold_splits(labels[rows], folds, seed=seed + i, stratified=stratified)
         # Padding repeats a row, so it too becomes a number of the whole set.
