@@ -49,7 +49,7 @@ def read_record(path: Path) -> Record:
         OSError: it can't be read at all.
     """
     arrays, about = read_arrays(path)
-    return Record(**about, **arrays)
+    return Record(**about, checksums=arrays["checksums"])
 
 
 def record_of(
