@@ -267,10 +267,7 @@ class Checkpoints:
         where, path = self.folder / str(epoch), self._record_path(epoch)
         with reading(where):
             if path.exists():
-                record = read_record(path)
-                if record.epoch != epoch:
-                    raise ValueError(f"{path.name} is of epoch {record.epoch}")
-                return record
+                return read_record(path, epoch)
             if custom_metadata(where):  # where records once were
                 raise CheckpointError(
                     f"checkpoint {shortened_path(where)} is of an earlier version of digits_jax, "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.parallel.processes import gather_values
-from digits_jax.storage.files import read_arrays, write_arrays
+from digits_jax.storage.files import DamagedFile, read_arrays, write_arrays
 
 
 class Record(NamedTuple):
@@ -41,15 +41,21 @@ def write_record(path: Path, record: Record) -> None:
     write_arrays(path, {"checksums": about.pop("checksums")}, about)
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path, epoch: int) -> Record:
     """Reads what ``write_record`` wrote.
 
     Raises:
-        DamagedFile: its bytes are not those that were written.
+        ValueError: its bytes are not those that were written, or it is of another epoch.
         OSError: it can't be read at all.
     """
-    arrays, about = read_arrays(path)
-    return Record(**about, checksums=arrays["checksums"])
+    try:
+        arrays, about = read_arrays(path)
+    except DamagedFile:
+        raise ValueError(f"the bytes of {path.name} are not those that were written") from None
+    record = Record(**about, checksums=arrays["checksums"])
+    if record.epoch != epoch:
+        raise ValueError(f"{path.name} is of epoch {record.epoch}")
+    return record
 
 
 def record_of(
