@@ -3,12 +3,13 @@
 from . import metrics, plots, statistics
 from .augment import Jitter, ShiftedViews
 from .data import DataError, Dataset, DataWarning, Provenance, load_digits
+from .dropout import Dropout
 from .estimators import Classifier, Regressor
 from .evaluation import eval_step, evaluate, predict
 from .losses import accuracy, cross_entropy, squared_error
 from .lowering.jaxprs import fast, lower
 from .model import DigitsCNN, layer_table
-from .networks import Dropout, Network, NetworkWithHyperparameters, as_network
+from .networks import Network, NetworkWithHyperparameters, as_network
 from .optimizers import Hyperparameters, OneCycleAdam, adam
 from .parallel.mesh import runs_mesh
 from .parallel.startup import use_all_cpu_cores, use_compilation_cache
@@ -23,15 +24,16 @@ from .splits import (
     Split,
     SplitKind,
     holdout_split,
+    index_splits,
     inner_splits,
     kfold_splits,
     refit_split,
     stack_splits,
     test_sizes,
     train_sizes,
+    with_validation,
     writer_disjoint_split,
 )
-from .splitters import index_splits, with_validation
 from .statistics import (
     McNemarResult,
     Summary,
@@ -43,7 +45,8 @@ from .statistics import (
 )
 from .structures import Batch, Data, Run, Sums, TrainState
 from .train import init_state, train_epoch, train_epochs, train_step
-from .waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
+from .wave_files import WavesInterrupted
+from .waves import WaveResults, read_waves, train_in_waves
 
 __version__: str
 

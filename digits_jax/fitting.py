@@ -21,8 +21,7 @@ from digits_jax.recipe import Recipe, on_platform
 from digits_jax.runs.axis import make_runs, shared, take_run
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.results import CrossValidation
-from digits_jax.splits import Split, SplitKind, one_split
-from digits_jax.splitters import with_validation
+from digits_jax.splits import Split, SplitKind, one_split, with_validation
 from digits_jax.structures import Data
 
 ROWS_PER_CALL = 512  # of a prediction

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -48,15 +49,37 @@ class Variables(NamedTuple):
     collections: Any
 
 
-class Callee(Protocol):
+class _Pass(NamedTuple):
+    """How a forward pass is made."""
+
+    flags: dict[str, Any]  # what the network's signature names
+    h: Any
+    key: jax.Array | None
+    train: bool
+
+
+class Callee(abc.ABC):
     """What ``as_network`` gives."""
+
+    @property
+    @abc.abstractmethod
+    def function(self) -> Callable[..., Any]:
+        """The forward pass as it was written; its signature names what it gets."""
 
     @property
     def takes_mask(self) -> bool:
         """Whether the network asks which rows are padding."""
+        return bool(named_arguments(self.function, mask=None))
 
+    @abc.abstractmethod
     def init(self, key: jax.Array, inputs: Inputs, h: Any) -> Variables:
-        """The initial variables. ``inputs`` give shapes; ``h`` are the hyperparameters."""
+        """The initial variables.
+
+        Args:
+            key: a random key.
+            inputs: give shapes and dtypes, leading axis B.
+            h: the hyperparameters.
+        """
 
     def apply(
         self,
@@ -68,7 +91,26 @@ class Callee(Protocol):
         mask: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[Outputs, Any]:
-        """Outputs, leading axis B, and the new collections (those given where not training)."""
+        """A forward pass.
+
+        Args:
+            variables: as from ``init``.
+            inputs: leading axis B.
+            h: the hyperparameters.
+            train: whether it is in training.
+            mask: bool [B], False for padding.
+            key: a random key, for what the network draws.
+
+        Returns:
+            The outputs, leading axis B, and the new collections: those given, where not training.
+        """
+        how = _Pass(_flags(self.function, train, mask), h, key, train)
+        outputs, collections = self._call(variables, inputs, how)
+        return outputs, collections if train else variables.collections
+
+    @abc.abstractmethod
+    def _call(self, variables: Variables, inputs: Inputs, how: _Pass) -> tuple[Outputs, Any]:
+        """Outputs and new collections; what it returns of these counts in training only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +162,8 @@ def as_network(network: Any, h: Any = None) -> Callee:
         return _Linen(network)
     if _is_nnx_class(network):
         return _Nnx(network)
-    if not inspect.isclass(network) and callable(getattr(network, "init", None)):
-        if callable(getattr(network, "apply", None)):
-            return _Pure(network)
+    if _is_pair(network):
+        return _Pure(network)
     check_network(network)
     return as_network(network(h))
 
@@ -150,9 +191,7 @@ def check_network(network: Any) -> None:
         )
     elif inspect.isclass(network) and not _is_nnx_class(network):
         raise TypeError(f"network is the class {network.__name__}, which is no nnx.Module")
-    elif not callable(network) and not all(
-        callable(getattr(network, name, None)) for name in ("init", "apply")
-    ):
+    elif not callable(network) and not _is_pair(network):
         raise TypeError(
             "network must be a flax.linen module, an nnx.Module class, a Network(init, apply), or "
             f"a function of the hyperparameters that gives one, not {type(network).__name__}"
@@ -175,28 +214,26 @@ def _flags(function: Callable[..., Any], train: bool, mask: Any) -> dict[str, An
     )
 
 
+def _key_or_constant(how: _Pass) -> jax.Array:
+    """The key; without one, what draws in evaluation draws the same each time."""
+    return jax.random.key(0) if how.key is None else how.key
+
+
 @dataclasses.dataclass(frozen=True)
-class _Linen:
+class _Linen(Callee):
     module: nn.Module
 
     @property
-    def takes_mask(self) -> bool:
-        return "mask" in inspect.signature(type(self.module).__call__).parameters
+    def function(self) -> Callable[..., Any]:
+        return type(self.module).__call__
 
     def init(self, key: jax.Array, inputs: Inputs, h: Any) -> Variables:
-        del h
-        flags = _flags(type(self.module).__call__, False, None)
-        variables = dict(self.module.init(key, inputs, **flags))
+        variables = dict(self.module.init(key, inputs, **_flags(self.function, False, None)))
         params = variables.pop("params", {})
         if variables:
             # What a module sows grows with each call, so it is no state.
-            _, after = jax.eval_shape(
-                functools.partial(self._call, train=True, names=tuple(variables)),
-                Variables(params, variables),
-                inputs,
-                None,
-                key,
-            )
+            call = functools.partial(self.apply, h=h, train=True)
+            _, after = jax.eval_shape(call, Variables(params, variables), inputs, key=key)
             variables = {
                 name: value
                 for name, value in variables.items()
@@ -204,92 +241,51 @@ class _Linen:
             }
         return Variables(params, variables)
 
-    def _call(
-        self,
-        variables: Variables,
-        inputs: Inputs,
-        mask: jax.Array | None,
-        key: jax.Array | None,
-        *,
-        train: bool,
-        names: tuple[str, ...] = (),
-    ) -> tuple[Outputs, Any]:
-        flags = _flags(type(self.module).__call__, train, mask)
-        # A module that draws in evaluation, too, draws the same each time.
-        key = jax.random.key(0) if key is None else key
+    def _call(self, variables: Variables, inputs: Inputs, how: _Pass) -> tuple[Outputs, Any]:
+        key = _key_or_constant(how)
         # Flax draws any other stream that is asked for from "params".
         rngs = {"dropout": key, "params": jax.random.fold_in(key, 0)}
+        apply = functools.partial(self.module.apply, rngs=rngs, **how.flags)
         held = {"params": variables.params, **variables.collections}
-        if not train:
-            return self.module.apply(held, inputs, **flags, rngs=rngs), variables.collections
-        outputs, collections = self.module.apply(
-            held, inputs, **flags, rngs=rngs, mutable=list(names)
-        )
-        return outputs, dict(collections)
-
-    def apply(
-        self,
-        variables: Variables,
-        inputs: Inputs,
-        h: Any,
-        *,
-        train: bool,
-        mask: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> tuple[Outputs, Any]:
-        del h
-        names = tuple(variables.collections)
-        return self._call(variables, inputs, mask, key, train=train, names=names)
+        if not how.train:
+            return apply(held, inputs), {}
+        outputs, after = apply(held, inputs, mutable=list(variables.collections))
+        return outputs, dict(after)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Nnx:
+class _Nnx(Callee):
     make: Any  # an nnx.Module class, or a partial of one
 
     @property
-    def takes_mask(self) -> bool:
-        return "mask" in inspect.signature(_class_of(self.make).__call__).parameters
+    def function(self) -> Callable[..., Any]:
+        return cast(Callable[..., Any], _class_of(self.make).__call__)
 
     def _model(self, key: jax.Array) -> nnx.Module:
         init = _class_of(self.make).__init__  # the class's own signature is its metaclass's
         return cast(nnx.Module, self.make(**named_arguments(init, rngs=nnx.Rngs(key))))
 
     def init(self, key: jax.Array, inputs: Inputs, h: Any) -> Variables:
-        del inputs, h
         _, params, _, rest = _split(self._model(key))
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
 
-    def apply(
-        self,
-        variables: Variables,
-        inputs: Inputs,
-        h: Any,
-        *,
-        train: bool,
-        mask: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> tuple[Outputs, Any]:
-        del h
+    def _call(self, variables: Variables, inputs: Inputs, how: _Pass) -> tuple[Outputs, Any]:
         abstract = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
         graph, params, rngs, rest = _split(abstract)
         nnx.replace_by_pure_dict(params, variables.params)
         nnx.replace_by_pure_dict(rest, variables.collections)
-        key = jax.random.key(0) if key is None else key
-        paths = jax.tree.leaves(rngs)
+        key = _key_or_constant(how)
         fresh = [
             jax.random.fold_in(key, i)
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             else jnp.zeros(leaf.shape, leaf.dtype)
-            for i, leaf in enumerate(paths)
+            for i, leaf in enumerate(jax.tree.leaves(rngs))
         ]
         rngs = jax.tree.unflatten(jax.tree.structure(rngs), fresh)
-        model = nnx.merge(graph, params, rngs, rest, copy=True)
-        model.train() if train else model.eval()
-        call = cast(Any, model)
-        outputs = call(inputs, **_flags(type(model).__call__, train, mask))
-        if not train:
-            return outputs, variables.collections
-        return outputs, nnx.to_pure_dict(_split(model)[3])
+        model = cast(Any, nnx.merge(graph, params, rngs, rest, copy=True))
+        model.train() if how.train else model.eval()
+        outputs = model(inputs, **how.flags)
+        return outputs, nnx.to_pure_dict(_split(model)[3]) if how.train else {}
 
 
 def _split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
@@ -299,29 +295,19 @@ def _split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pure:
+class _Pure(Callee):
     pair: Any  # has init and apply
 
     @property
-    def takes_mask(self) -> bool:
-        return bool(named_arguments(self.pair.apply, mask=None))
+    def function(self) -> Callable[..., Any]:
+        return cast(Callable[..., Any], self.pair.apply)
 
     def init(self, key: jax.Array, inputs: Inputs, h: Any) -> Variables:
         return Variables(self.pair.init(key, inputs, **named_arguments(self.pair.init, h=h)), {})
 
-    def apply(
-        self,
-        variables: Variables,
-        inputs: Inputs,
-        h: Any,
-        *,
-        train: bool,
-        mask: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> tuple[Outputs, Any]:
-        known = {**_flags(self.pair.apply, train, mask)}
-        known |= named_arguments(self.pair.apply, h=h, key=key, rng=key)
-        return self.pair.apply(variables.params, inputs, **known), {}
+    def _call(self, variables: Variables, inputs: Inputs, how: _Pass) -> tuple[Outputs, Any]:
+        known = named_arguments(self.function, h=how.h, key=how.key, rng=how.key)
+        return self.function(variables.params, inputs, **how.flags, **known), {}
 
 
 def _class_of(network: Any) -> Any:
@@ -336,39 +322,17 @@ def _is_nnx_class(network: Any) -> bool:
     return inspect.isclass(network) and issubclass(network, nnx.Module)
 
 
+def _is_pair(network: Any) -> bool:
+    functions = (getattr(network, name, None) for name in ("init", "apply"))
+    return not inspect.isclass(network) and all(map(callable, functions))
+
+
 def _same_shapes(a: Any, b: Any) -> bool:
     def shapes(tree: Any) -> Any:
         leaves, structure = jax.tree.flatten(tree)
         return [(tuple(leaf.shape), leaf.dtype) for leaf in leaves], structure
 
     return bool(shapes(a) == shapes(b))
-
-
-class Dropout(nn.Module):
-    """Dropout whose rate may be traced, so that it can be a hyperparameter.
-
-    A layer of your own network: ``dj.Dropout(h.dropout_rate)(x, deterministic=not train)``.
-    Flax's own ``nn.Dropout`` tests its rate in Python, and so needs a plain number.
-
-    Attributes:
-        rate: fraction of the units that are set to zero in training; [0, 1). A number, or traced.
-    """
-
-    rate: float | jax.Array
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
-        """Gives x, of any shape, with some units zero and the others scaled so that the mean stays.
-
-        Args:
-            x: float, any shape.
-            deterministic: True leaves x as it is; else the random stream ``dropout`` is used.
-        """
-        if deterministic:
-            return x
-        keep = 1 - jnp.asarray(self.rate, x.dtype)
-        kept = jax.random.uniform(self.make_rng("dropout"), x.shape) < keep.astype(jnp.float32)
-        return jnp.where(kept, x / keep, jnp.zeros_like(x))
 
 
 def with_mask(function: Callable[..., Any], mask: Any) -> Mapping[str, Any]:

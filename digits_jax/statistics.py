@@ -328,10 +328,11 @@ def mcnemar_test(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemarR
         raise ValueError(f"correct_a has {len(first)} rows and correct_b {len(second)}")
     only_a = int(np.sum(first & ~second))
     only_b = int(np.sum(second & ~first))
-    discordant = only_a + only_b
-    # Binomial(n, 1/2) is symmetric: two-sided is twice the smaller tail. Integers keep it exact.
-    tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1))
-    return McNemarResult(only_a, only_b, min(1.0, 2 * tail / 2**discordant))
+    if not only_a + only_b:
+        return McNemarResult(0, 0, 1.0)
+    from scipy.stats import binomtest
+
+    return McNemarResult(only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue))
 
 
 def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -374,16 +375,10 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
         raise ValueError(f"successes must be in 0..count, count at least 1: {successes} of {count}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1 (exclusive), got {confidence}")
-    from scipy.special import ndtri
+    from scipy.stats import binomtest
 
-    z = float(ndtri((1 + confidence) / 2))
-    h = z / (2 * count)
-
-    def low(p: float) -> float:
-        return (p + z * h - z * math.sqrt(p * (1 - p) / count + h**2)) / (1 + 2 * z * h)
-
-    # By symmetry; so 0 and n of n end at exactly 0 and 1.
-    return low(successes / count), 1 - low((count - successes) / count)
+    low, high = binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)
 
 
 def _all_equal(values: npt.NDArray[np.float64]) -> bool:

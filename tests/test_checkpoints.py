@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
 
 from digits_jax.parallel.mesh import RUNS, place, runs_sharding
-from digits_jax.storage.checkpoints import Checkpoints, run_checksums
+from digits_jax.storage.checkpoints import Checkpoints
 from digits_jax.storage.errors import CheckpointError
+from digits_jax.storage.records import run_checksums
 
 
 class State(NamedTuple):
@@ -36,6 +38,10 @@ def _like(state: State) -> State:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
 
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 def test_a_state_comes_back_bitwise_and_two_are_kept(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "new" / "folder", {"a": 1}) as checkpoints:
         assert checkpoints.latest is None
@@ -49,7 +55,7 @@ def test_a_state_comes_back_bitwise_and_two_are_kept(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, earlier, _state(2))
     assert isinstance(restored, State)
     assert restored.nested["step"].dtype == np.int32
-    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["2", "5"]
+    assert _names(tmp_path / "new" / "folder") == ["2", "2.npz", "5", "5.npz"]
 
 
 def test_saving_an_epoch_twice_keeps_the_first(tmp_path: Path) -> None:
@@ -71,11 +77,13 @@ def test_what_an_interrupted_save_left_is_cleaned_up(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, {}) as checkpoints:
         checkpoints.save(1, _state(1))
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "2.npz").write_bytes((tmp_path / "1.npz").read_bytes())  # written before the arrays
+    (tmp_path / ".3.npz.0.partial").touch()
     with Checkpoints(tmp_path, {}) as checkpoints:
         assert checkpoints.latest == 1
         np.testing.assert_array_equal(checkpoints.restore(_like(_state(0))).weights, 1)
-        checkpoints.save(2, _state(2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+        checkpoints.save(3, _state(3))
+    assert _names(tmp_path) == ["1", "1.npz", "3", "3.npz"]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +135,25 @@ def test_a_checksum_does_not_depend_on_where_a_run_is() -> None:
         "b": np.arange(8, dtype=np.int32),
     }
     on_host = run_checksums(tree)
-    sharded = run_checksums(place(tree, runs_sharding(Mesh(np.asarray(jax.devices()), (RUNS,)))))
-    np.testing.assert_array_equal(sharded, on_host)
-    np.testing.assert_array_equal(
-        run_checksums({k: v[::-1] for k, v in tree.items()}), on_host[::-1]
-    )
-    assert len(set(on_host.tolist())) == 8
+    on_devices = place(tree, runs_sharding(Mesh(np.asarray(jax.devices()), (RUNS,))))
+    assert run_checksums(on_devices) == on_host
+    backwards = run_checksums({name: leaf[::-1] for name, leaf in tree.items()})
+    assert backwards == {7 - run: checksum for run, checksum in on_host.items()}
+    assert len(set(on_host.values())) == len(on_host) == 8
+
+
+def test_a_checkpoint_of_the_earlier_layout_is_refused_and_kept(tmp_path: Path) -> None:
+    """Its record was orbax's custom metadata."""
+    with ocp.training.Checkpointer(tmp_path) as writer:
+        record = {"identity": {"a": 1}, "arrays": {"weights": "float32[3]"}, "crc32": 1, "kept": 2}
+        tree = {"arrays": {"weights": np.ones(3, np.float32)}, "checksums": np.ones(3, np.uint32)}
+        writer.save(4, tree, custom_metadata=record)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        for use in (
+            checkpoints.saved_identity,
+            lambda: checkpoints.restore(_like(_state(0))),
+            lambda: checkpoints.save(5, _state(5)),
+        ):
+            with pytest.raises(CheckpointError, match="4 is of an earlier version of digits_jax"):
+                use()
+    assert _names(tmp_path) == ["4"]

@@ -19,7 +19,7 @@ from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.search import grids, halving
 from digits_jax.search.spaces import grid
 from digits_jax.splits import inner_splits, kfold_splits
-from digits_jax.waves import WavesInterrupted
+from digits_jax.wave_files import WavesInterrupted
 
 RECIPE = Recipe(
     network=DigitsCNN(conv_features=(2,), dense_features=()),

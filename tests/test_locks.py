@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -48,11 +49,11 @@ def test_the_lock_of_a_dead_process_is_taken_over(
 ) -> None:
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert f'"pid": {other.pid},' in (tmp_path / ".lock").read_text()
+    assert f'"pid": {other.pid},' in (tmp_path / ".lock.holder").read_text()
     lock = FolderLock(tmp_path)
-    assert f'"pid": {os.getpid()},' in (tmp_path / ".lock").read_text()
+    assert f'"pid": {os.getpid()},' in (tmp_path / ".lock.holder").read_text()
     lock.release()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nobody is named any more"
 
 
 def test_it_is_given_back(tmp_path: Path) -> None:
@@ -77,7 +78,9 @@ def test_it_knows_when_its_folder_was_removed(tmp_path: Path) -> None:
     assert not lock.held
     other = FolderLock(tmp_path / "a")
     lock.release()  # not the other's
-    assert other.held and (tmp_path / "a" / ".lock").exists()
+    assert other.held
+    with pytest.raises(FolderInUse, match=f"process {os.getpid()} on"):
+        FolderLock(tmp_path / "a")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -86,18 +89,19 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         FolderLock(tmp_path / "file" / "a")
 
 
-def test_a_lock_given_back_between_opening_and_locking_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = FolderLock(tmp_path)
-    flock = fcntl.flock
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    def late(*arguments: Any) -> None:
-        first.release()  # removes the file that was just opened
-        flock(*arguments)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with FolderLock(tmp_path) as lock:
+        assert f"{tmp_path}: no locks here" in caplog.text
+        assert lock.held
 
-    monkeypatch.setattr(fcntl, "flock", late)
-    second = FolderLock(tmp_path)
-    assert second.held
-    with pytest.raises(FolderInUse):
+
+def test_a_line_that_names_nobody(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    (tmp_path / ".lock.holder").write_text("{")
+    with pytest.raises(FolderInUse, match="is in use by another process; wait"):
         FolderLock(tmp_path)

@@ -17,8 +17,7 @@ from digits_jax.runs.axis import make_runs
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.results import CrossValidation, diverged_since
 from digits_jax.search.spaces import grid
-from digits_jax.splits import kfold_splits, refit_split, stack_splits
-from digits_jax.splitters import index_splits
+from digits_jax.splits import index_splits, kfold_splits, refit_split, stack_splits
 from digits_jax.statistics import summarize
 
 

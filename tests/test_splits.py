@@ -31,15 +31,16 @@ from digits_jax.splits import (
     SplitKind,
     check_stacked,
     holdout_split,
+    index_splits,
     inner_splits,
     kfold_splits,
     refit_split,
     stack_splits,
     test_sizes,
     train_sizes,
+    with_validation,
     writer_disjoint_split,
 )
-from digits_jax.splitters import index_splits, with_validation
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1797).astype(np.int32)  # 5 folds are unequal
 

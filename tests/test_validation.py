@@ -20,8 +20,7 @@ from digits_jax.runs import advancing, cross_validation, programs
 from digits_jax.runs.axis import make_runs, take_run
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.results import CrossValidation, Interrupted
-from digits_jax.splits import kfold_splits, refit_split, stack_splits
-from digits_jax.splitters import with_validation
+from digits_jax.splits import kfold_splits, refit_split, stack_splits, with_validation
 from digits_jax.structures import Data
 
 EPOCHS, PATIENCE = 30, 2

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from digits_jax import waves
+from digits_jax import wave_files, waves
 from digits_jax.data import load_digits
 from digits_jax.model import DigitsCNN
 from digits_jax.optimizers import Hyperparameters
@@ -31,14 +31,8 @@ from digits_jax.storage import files
 from digits_jax.storage.errors import CheckpointError
 from digits_jax.storage.locks import FolderInUse, FolderLock
 from digits_jax.structures import Run
-from digits_jax.waves import (
-    WaveResults,
-    WavesInterrupted,
-    _by_first,
-    in_waves,
-    read_waves,
-    train_in_waves,
-)
+from digits_jax.wave_files import WavesInterrupted, by_first, in_waves
+from digits_jax.waves import WaveResults, read_waves, train_in_waves
 
 RECIPE = Recipe(network=DigitsCNN(conv_features=(2,), dense_features=()), batch_size=32)
 COUNT = 10
@@ -310,7 +304,7 @@ def test_a_folder_in_use_is_refused_by_name(data: Arrays, runs: Run, tmp_path: P
     lock = FolderLock(tmp_path)
     with pytest.raises(FolderInUse, match=f"{tmp_path} is in use by process {os.getpid()} on "):
         _train(data, runs, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nothing was done"
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lock.holder"}, "nothing else"
     lock.release()
 
     def another(done: int) -> None:
@@ -350,7 +344,7 @@ def test_what_the_first_process_finds_or_refuses_is_told_to_all(
         for process, own in enumerate((look, lambda: pytest.fail("process 1 looked"))):
             monkeypatch.setattr(jax, "process_index", lambda process=process: process)
             try:
-                outcome.append(_by_first(own, together=True))
+                outcome.append(by_first(own, together=True))
             except Exception as error:
                 outcome.append(error)
         return outcome[0], outcome[1]
@@ -359,7 +353,7 @@ def test_what_the_first_process_finds_or_refuses_is_told_to_all(
         sent[:] = [content] if jax.process_index() == 0 else sent
         return sent[0]
 
-    monkeypatch.setattr(waves, "from_first", from_first)
+    monkeypatch.setattr(wave_files, "from_first", from_first)
     found = {"loss": np.array([np.pi, np.nan]), "starts": np.array([], np.int64)}
     for got in told(lambda: found):
         assert got.keys() == found.keys()
@@ -381,8 +375,8 @@ def test_all_stop_where_one_is_asked_to_and_the_first_alone_writes(
     nothing_yet = io.BytesIO()
     np.savez(nothing_yet, starts=np.array([], np.int64))
     asked = iter([False, False, True])  # the other process: at the start, and after each wave
-    monkeypatch.setattr(waves, "from_first", lambda content: nothing_yet.getvalue())
-    monkeypatch.setattr(waves, "gather_values", lambda mine: np.array([mine, next(asked)]))
+    monkeypatch.setattr(wave_files, "from_first", lambda content: nothing_yet.getvalue())
+    monkeypatch.setattr(wave_files, "gather_values", lambda mine: np.array([mine, next(asked)]))
     monkeypatch.setattr(jax, "process_index", lambda: process)
     with pytest.raises(WavesInterrupted, match="stopped after 4 of 6 runs"):
         in_waves(

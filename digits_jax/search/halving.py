@@ -38,7 +38,7 @@ from digits_jax.search.grids import (
 )
 from digits_jax.splits import Split
 from digits_jax.structures import Run, TrainState
-from digits_jax.waves import in_waves, load_waves, saved_wave_size
+from digits_jax.wave_files import in_waves, load_waves, saved_wave_size
 
 
 class Halving(NamedTuple):

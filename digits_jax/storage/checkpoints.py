@@ -1,41 +1,57 @@
-"""Checkpoints of all runs in one, through ``orbax.checkpoint.v1``; the only file that knows orbax.
+"""Checkpoints of all runs in one.
 
-A folder of checkpoints holds one numbered folder for each saved epoch, the newest two. Each
-carries the *identity* of what was trained, and is only restored into the same. It also carries a
-checksum of each run's arrays and one of the identity, because orbax reads a flipped bit of an
-array without a word.
+A folder holds the newest two checkpoints. That of epoch 3 is the folder ``3``, which orbax writes,
+and the file ``3.npz``, its record: what was trained, which arrays there are, and a checksum of each
+run, because orbax reads a flipped bit of an array without a word. The record is whole before orbax
+begins, and the folder gets its name when all is in it. So whenever a process is killed, a folder
+without its record is damage, and a record without its folder is no checkpoint.
 
-In a job of several processes, all use the folder, which each must reach: process 0 locks it, and
-each writes and reads the runs on its own devices.
+In a job of several processes, all use the folder, which each must reach: process 0 locks it and
+writes the records, and each process writes and reads the runs on its own devices.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-from digits_jax.parallel.processes import ProcessLost, gather_values, reporting_lost_processes
+from digits_jax.parallel.processes import ProcessLost, gather_values
 from digits_jax.storage.errors import (
     CheckpointError,
     DamagedError,
     SaveError,
     refuse_difference,
+    shortened_path,
 )
+from digits_jax.storage.files import remove_partial_files
 from digits_jax.storage.locks import FolderLock
+from digits_jax.storage.orbax_steps import (
+    custom_metadata,
+    load_arrays,
+    open_writer,
+    reading,
+    saved_arrays,
+    saving,
+)
+from digits_jax.storage.records import (
+    Record,
+    array_lines,
+    read_record,
+    record_of,
+    run_checksums,
+    with_keys,
+    without_keys,
+    write_record,
+)
 
 KEPT = 2  # the newest checkpoints that are kept
 
@@ -101,7 +117,7 @@ class Checkpoints:
             raise failed
 
     def _close(self) -> None:
-        with _saving(self.folder):
+        with saving(self.folder):
             if self._writer is not None:
                 self._writer.close()
 
@@ -119,55 +135,60 @@ class Checkpoints:
         return next(iter(self.epochs), None)
 
     def save(self, epoch: int, tree: Any, *, runs: int | None = None) -> None:
-        """Begins to save a pytree of arrays [R + padding, ...]; an earlier save is waited for.
+        """Begins to save a pytree of arrays; an earlier save is waited for.
 
-        The arrays are copied before this returns, and written in the background.
+        The arrays are copied before this returns, and written in the background. An epoch that is
+        saved already stays as it is.
 
         Args:
             epoch: its number.
-            tree: NumPy arrays, or ``jax.Array``s of one sharding.
+            tree: arrays [R + padding, ...]: NumPy arrays, or ``jax.Array``s of one sharding.
             runs: R. Default: there is no padding.
 
         Raises:
             SaveError: this checkpoint, or the one before it, can't be written.
         """
         self.wait()
-        tree = jax.tree.map(_without_key, tree)
-        record = {"identity": self.identity, "arrays": _shapes(tree, runs)}
-        with _saving(self.folder / str(epoch)):
+        tree = without_keys(tree)
+        with saving(self.folder / str(epoch)):
             if self._lock is not None and not self._lock.held:  # orbax would make it again
                 raise FileNotFoundError("the folder was removed or replaced")
             if self._writer is None:
                 self._writer = self._open_writer()
-            if self.latest == epoch:
+            if epoch in self.epochs:
                 return
-            answer = self._writer.save_async(
-                epoch,
-                {"arrays": tree, "checksums": run_checksums(tree)},
-                custom_metadata={**record, "crc32": _crc32(record), "kept": KEPT},
-            )
+            record = record_of(epoch, tree, self.identity, runs)
+            if jax.process_index() == 0:
+                write_record(self._record_path(epoch), record)
+            answer = self._writer.save_async(epoch, {"arrays": tree})
         self._pending = epoch, answer
+
+    def _record_path(self, epoch: int) -> Path:
+        return self.folder / f"{epoch}.npz"
 
     def _open_writer(self) -> Any:
         """Orbax's writer of numbered checkpoints, after the damaged ones are deleted.
 
-        It would not open beside damaged metadata, nor save an epoch that is there. It removes what
-        a kill left of an unfinished save.
+        It would not open beside damaged metadata, nor save an epoch that is there. What a kill left
+        of an unfinished save is removed.
         """
         for epoch in self.epochs:
-            self._sound(epoch, self._check_metadata)
-        if self._damaged:
-            if jax.process_index() == 0:
-                for epoch in self._damaged:
-                    shutil.rmtree(self.folder / str(epoch), ignore_errors=True)
-            self._damaged.clear()
-            _all_sound(0)  # the others wait here until they are gone
-        return ocp.training.Checkpointer(
-            self.folder,
-            save_decision_policy=_Always(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
-            cleanup_tmp_directories=True,
-        )
+            self._intact(epoch, lambda epoch: self._check_arrays(epoch, self._record(epoch)))
+        if jax.process_index() == 0:
+            for epoch in self._damaged:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self.folder / str(epoch))
+            remove_partial_files(self.folder)
+            self._remove_unused_records()
+        self._damaged.clear()
+        _all_intact(0)  # the other processes wait here until the damaged ones are gone
+        return open_writer(self.folder, KEPT)
+
+    def _remove_unused_records(self) -> None:
+        """Removes the records of checkpoints that are gone, or that never were complete."""
+        for path in self.folder.glob("*.npz"):
+            if path.stem.isdecimal() and not path.with_suffix("").exists():
+                path.unlink()
 
     def wait(self) -> None:
         """Returns once all that was saved is on the disk.
@@ -178,8 +199,10 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             epoch, answer = pending
-            with _saving(self.folder / str(epoch)):
+            with saving(self.folder / str(epoch)):
                 answer.result()  # also ends the thread that orbax started for this save
+                if jax.process_index() == 0:
+                    self._remove_unused_records()
 
     def newest(self, read: Callable[[int], T]) -> T:
         """``read(epoch)`` of the newest checkpoint that is not damaged.
@@ -193,23 +216,23 @@ class Checkpoints:
             CheckpointError: there is no checkpoint, or all are damaged.
         """
         for epoch in self.epochs:
-            for found in self._sound(epoch, read):
+            for found in self._intact(epoch, read):
                 return found
         if self._damaged:
             raise DamagedError(
-                f"no sound checkpoint is left: {'; '.join(self._damaged.values())}; delete "
+                f"all checkpoints are damaged: {'; '.join(self._damaged.values())}; delete "
                 f"{self.folder} to start from the beginning"
             )
         raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
 
-    def _sound(self, epoch: int, read: Callable[[int], T]) -> list[T]:
+    def _intact(self, epoch: int, read: Callable[[int], T]) -> list[T]:
         """``[read(epoch)]``, or ``[]`` and a warning for a checkpoint damaged in any process."""
         damage: DamagedError | None = None
         try:
             found = [read(epoch)]
         except DamagedError as error:
             damage = error
-        if _all_sound(epoch, damage is None):
+        if _all_intact(epoch, damage is None):
             return found
         where = self.folder / str(epoch)
         why = str(damage or f"checkpoint {where} is damaged where another process reads it")
@@ -218,12 +241,12 @@ class Checkpoints:
         return []
 
     def saved_identity(self, epoch: int | None = None) -> dict[str, Any]:
-        """The identity of what a saved epoch (default: the newest sound one) trained.
+        """The identity of what a saved epoch (default: the newest undamaged one) trained.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it can't be read.
         """
-        return dict(self._record(epoch)["identity"])
+        return dict(self._record(epoch).identity)
 
     def check_identity(self, epoch: int | None = None) -> None:
         """Raises CheckpointError unless a saved epoch (default: the newest) is of our identity."""
@@ -235,30 +258,32 @@ class Checkpoints:
 
     def shapes(self, epoch: int | None = None) -> dict[str, str]:
         """The arrays of a saved epoch (default: the newest): path to ``float32[6, 10]``."""
-        return dict(self._record(epoch)["arrays"])
+        return dict(self._record(epoch).arrays)
 
-    def _record(self, epoch: int | None) -> dict[str, Any]:
-        """What was saved beside the arrays: identity and shapes."""
+    def _record(self, epoch: int | None) -> Record:
+        """What is recorded of a saved epoch (default: the newest)."""
         if epoch is None:
             return self.newest(self._record)
-        where = self.folder / str(epoch)
-        with _reading(where):
-            saved = json.loads((where / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
-            record = {name: saved[name] for name in ("identity", "arrays")}
-            if saved["crc32"] != _crc32(record):
-                raise ValueError("its identity does not have the checksum that it was saved with")
-            # Before orbax looks for the arrays: it would look for whatever is named there.
-            strange = {"checksums", *(f"arrays/{name}" for name in record["arrays"])}
-            strange ^= _named_arrays(where)
-            if strange:
-                raise ValueError(f"array {min(strange)!r} is in only one of its two lists")
-            return record
+        where, path = self.folder / str(epoch), self._record_path(epoch)
+        with reading(where):
+            if path.exists():
+                return read_record(path, epoch)
+            if custom_metadata(where):  # where records once were
+                raise CheckpointError(
+                    f"checkpoint {shortened_path(where)} is of an earlier version of digits_jax, "
+                    "and can't be read; start anew in another folder"
+                )
+            raise ValueError(f"{path.name} beside it is missing")
 
-    def _check_metadata(self, epoch: int) -> None:
-        """Raises DamagedError for what would keep orbax's writer from opening."""
-        self._record(epoch)
-        with _reading(self.folder / str(epoch)):
-            ocp.metadata(self.folder / str(epoch))
+    def _check_arrays(self, epoch: int, record: Record) -> None:
+        """Raises DamagedError unless orbax finds the recorded arrays, and those alone."""
+        where = self.folder / str(epoch)
+        with reading(where):
+            tree = saved_arrays(where)
+            if tree is None:
+                raise ValueError("orbax can't read its list of arrays")
+            if strange := array_lines(tree).keys() ^ {f"arrays/{name}" for name in record.arrays}:
+                raise ValueError(f"array {min(strange)!r} is in only one of its two lists")
 
     def restore(
         self,
@@ -283,10 +308,12 @@ class Checkpoints:
         if epoch is None:
             return self.newest(lambda epoch: self.restore(like, epoch, sharding))
         where, wanted = self.folder / str(epoch), like
-        like = jax.tree.map(_without_key, like)
+        like = without_keys(like)
         self.check_identity(epoch)
-        refuse_difference(where, "array", self.shapes(epoch), _shapes(like))
-        runs = jax.tree.leaves(like)[0].shape[0]
+        record = self._record(epoch)
+        self._check_arrays(epoch, record)  # orbax would look for whatever is named there
+        refuse_difference(where, "array", record.arrays, array_lines(like))
+        runs = len(record.checksums)
 
         def target(leaf: Any) -> Any:
             if sharding is None:
@@ -294,186 +321,28 @@ class Checkpoints:
             shape = (runs + -runs % sharding.mesh.size, *leaf.shape[1:])
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 
-        checksums = jax.ShapeDtypeStruct((runs,), np.uint32)
-        with _reading(where), _alone():
-            saved = ocp.load(where, jax.tree.map(target, {"arrays": like, "checksums": checksums}))
-            found = run_checksums(saved["arrays"])
-            for start, (mine, theirs) in _parts([found, saved["checksums"]]):
-                bad = start + np.flatnonzero(mine != theirs)
-                if bad.size and bad[0] < runs:
-                    raise ValueError(
-                        f"run {bad[0]} does not have the checksum that it was saved with"
-                    )
-        arrays = saved["arrays"]
+        with reading(where):
+            arrays = load_arrays(where, {"arrays": jax.tree.map(target, like)})["arrays"]
+            for run, checksum in run_checksums(arrays).items():
+                if run < runs and checksum != record.checksums[run]:
+                    raise ValueError(f"run {run} does not have the checksum that it was saved with")
         if sharding is None:
             arrays = jax.tree.map(lambda leaf: leaf[:runs], arrays)
-        return jax.tree.map(_with_key, wanted, arrays)
+        return with_keys(wanted, arrays)
 
 
 def _refuse_any(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     refuse_difference(where, "configuration", saved, wanted)
 
 
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
-
-
-def _without_key(leaf: Any) -> Any:
-    """The words of random keys, and their shape and dtype where only these are given."""
-    if not _is_key(leaf):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return jax.random.key_data(leaf)
-
-
-def _with_key(wanted: Any, leaf: Any) -> Any:
-    """Random keys again, where they are wanted."""
-    return jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(wanted) else leaf
-
-
-def run_checksums(tree: Any) -> Any:
-    """The CRC-32 (zlib's) of each run's slices of all leaves, in the order of the tree.
-
-    Args:
-        tree: a pytree of arrays [R, ...]: NumPy arrays, or ``jax.Array``s of one sharding.
-
-    Returns:
-        uint32 [R], sharded as they are. That of a run does not depend on the others, nor on where
-        they are.
-    """
-    parts = {}
-    for start, leaves in _parts(tree):
-        parts[start] = np.zeros(len(leaves[0]), np.uint32)
-        for leaf in leaves:
-            for run, values in enumerate(leaf):
-                parts[start][run] = zlib.crc32(values.tobytes(), int(parts[start][run]))
-    first = jax.tree.leaves(tree)[0]
-    if not _sharded(tree):
-        return parts[0]
-    return jax.make_array_from_single_device_arrays(
-        first.shape[:1],
-        first.sharding,
-        [
-            jax.device_put(parts[_start(shard.index)], shard.device)
-            for shard in first.addressable_shards
-        ],
-    )
-
-
-def _parts(tree: Any) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """The leaves as host arrays, device by device of this process, each with its first run."""
-    leaves = jax.tree.leaves(tree)
-    if not _sharded(tree):
-        yield 0, [np.asarray(leaf) for leaf in leaves]
-        return
-    for shards in zip(*(leaf.addressable_shards for leaf in leaves), strict=True):
-        yield _start(shards[0].index), [np.asarray(shard.data) for shard in shards]
-
-
-def _start(index: Any) -> int:
-    """The first run of a device, from what JAX calls the index of its shard."""
-    return index[0].start or 0
-
-
-def _sharded(tree: Any) -> bool:
-    return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-
-
-def _all_sound(epoch: int, sound: bool = True) -> bool:
-    """Whether an epoch's checkpoint is sound in all processes, which all must ask for at once."""
+def _all_intact(epoch: int, intact: bool = True) -> bool:
+    """Whether all processes of a job find an epoch's checkpoint intact; all must ask at once."""
     if jax.process_count() == 1:
-        return sound
-    told = gather_values(np.array([epoch, sound]))
-    if (told[:, 0] != epoch).any():
+        return intact
+    by_process = gather_values(np.array([epoch, intact]))
+    if (by_process[:, 0] != epoch).any():
         raise CheckpointError(
-            f"the processes see different checkpoints, {told[:, 0].tolist()}; give all the same "
-            "folder, on a file system that they share"
+            f"the processes see different checkpoints, {by_process[:, 0].tolist()}; give all the "
+            "same folder, on a file system that they share"
         )
-    return bool(told[:, 1].all())
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Lets orbax load without waiting for other processes, which may find damage and give up."""
-    context = ocp.Context()
-    # Of the padding alone: all other shapes were compared.
-    context.array_options.loading.enable_padding_and_truncation = True
-    if jax.process_count() > 1:
-        mine = jax.process_index()
-        context.multiprocessing_options.primary_host = mine
-        context.multiprocessing_options.active_processes = {mine}
-        context.multiprocessing_options.barrier_sync_key_prefix = f"process_{mine}"
-    with context:
-        yield
-
-
-def _named_arrays(where: Path) -> set[str]:
-    """The paths of the arrays that orbax would read, from its own list of them."""
-    tree = json.loads((where / "state" / "_METADATA").read_text())["tree_metadata"]
-    return {
-        "/".join(key["key"] for key in entry["key_metadata"])
-        for entry in tree.values()
-        if not entry["value_metadata"]["skip_deserialize"]  # an empty part of the tree
-    }
-
-
-def _crc32(record: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
-
-
-@contextlib.contextmanager
-def _reading(where: Path) -> Iterator[None]:
-    """Whatever goes wrong here is damage: it shows as any of a dozen exceptions."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise DamagedError(f"checkpoint {where} is damaged ({_reason(error)})") from error
-
-
-@contextlib.contextmanager
-def _saving(where: Path) -> Iterator[None]:
-    """Whatever goes wrong here becomes a SaveError, if it is not another process."""
-    try:
-        with reporting_lost_processes():
-            yield
-    except (CheckpointError, ProcessLost):
-        raise
-    except Exception as error:
-        raise SaveError(
-            f"checkpoint {where} can't be written ({_reason(error)}); make room or make the folder "
-            "writable, then resume: the checkpoints before it are intact"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """Why, in a few words: orbax and TensorStore add their whole configuration to a message."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    code = re.search(r"\[os_error_code='(\d+)'", str(error))
-    if code is not None:
-        return os.strerror(int(code[1]))
-    text = " ".join(str(error).split("[tensorstore_spec")[0].split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-class _Always:
-    """The caller decides when to save."""
-
-    def should_save(self, *args: Any, **kwargs: Any) -> bool:
-        return True
-
-
-def _shapes(tree: Any, runs: int | None = None) -> dict[str, str]:
-    """A line for each array: its path, and its dtype and shape without padding."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda x: hasattr(x, "shape") and hasattr(x, "dtype")
-    )
-    return {
-        "/".join(str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path): (
-            f"{np.dtype(leaf.dtype)}{[runs or leaf.shape[0], *leaf.shape[1:]]}"
-        )
-        for path, leaf in leaves
-    }
+    return bool(by_process[:, 1].all())

@@ -1,4 +1,4 @@
-"""One writer for each folder, by a lock that ends with its process."""
+"""One writer for each folder: filelock's lock, and a line beside it that names the writer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import socket
 import time
 import weakref
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
-try:
-    import fcntl
-except ImportError:  # Windows: no protection
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
-LOCK = ".lock"
+LOCK = ".lock"  # stays in the folder: removing it would race with who opens it
+HOLDER = ".lock.holder"  # a line of JSON, there while the lock is held
 
 logger: logging.Logger = logging.getLogger("digits_jax")
 
@@ -30,10 +28,11 @@ class FolderInUse(Exception):
 class FolderLock:
     """The right to write to a folder, for one process at a time.
 
-    It is a ``flock(2)`` on ``<folder>/.lock``, which the system gives up when the process ends,
-    however it ends; so what a dead process left is simply taken over. The file names the process
-    that holds the lock. ``release()`` gives it back, as do the end of a ``with`` block, of the
-    process and of the object.
+    It is filelock's lock of ``<folder>/.lock``. The system releases it when the process ends,
+    however it ends, so the next writer takes over from a dead one. On Linux it also holds between
+    machines that share the folder by NFS. Where a file system has no such locks, filelock or this
+    class warns. ``release()`` gives the lock back, as does the end of a ``with`` block, of the
+    process or of the object.
 
     Args:
         folder: made if it is missing.
@@ -46,20 +45,31 @@ class FolderLock:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         path = Path(folder) / LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
-        while not _is(path, file):  # removed by its holder after we had opened it
-            file.close()
-            file = _locked(path)
-        file.truncate(0)
+        lock = FileLock(path, thread_local=False)  # any thread may release it
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise FolderInUse(
+                f"{path.parent} is in use by {_holder(path)}; wait until it ends, or choose "
+                "another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            logger.warning("%s: no locks here, so that two writers go unseen", path.parent)
+            path.touch()
+        self._path, self._file = path, path.stat()
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        file.write(json.dumps(holder) + "\n")
-        file.flush()
-        self._path, self._file = path, file
-        self.release = weakref.finalize(self, _release, path, file)
+        try:
+            path.with_name(HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
+        except OSError:
+            lock.release()
+            raise
+        self.release = weakref.finalize(self, _release, path, self._file, lock)
 
     def __enter__(self) -> Self:
         return self
@@ -69,46 +79,27 @@ class FolderLock:
 
     @property
     def held(self) -> bool:
-        """Whether the lock is still in its place: not after the folder was removed."""
+        """True until it is released, or the folder is removed or replaced."""
         return self.release.alive and _is(self._path, self._file)
 
 
-def _locked(path: Path) -> TextIO:
-    file = path.open("a+", encoding="utf-8")  # not "w", which would wipe the holder's name
+def _is(path: Path, file: os.stat_result) -> bool:
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise FolderInUse(
-            f"{path.parent} is in use by {_holder(path)}; wait until it ends, or choose another "
-            "folder"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            file.close()
-            raise
-        logger.warning("%s: a file system without locks; two writers would go unseen", path.parent)
-    return file
-
-
-def _is(path: Path, file: TextIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.stat(), file)
     except FileNotFoundError:
         return False
 
 
-def _release(path: Path, file: TextIO) -> None:
-    with contextlib.suppress(OSError):  # the folder may be gone, and the lock with it
-        if _is(path, file):
-            path.unlink()
-    file.close()
+def _release(path: Path, file: os.stat_result, lock: FileLock) -> None:
+    with contextlib.suppress(OSError):  # the folder may be gone
+        if _is(path, file):  # else the line is another holder's
+            path.with_name(HOLDER).unlink()
+    lock.release()
 
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = json.loads(path.with_name(HOLDER).read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, LookupError, TypeError):  # it has only just been taken
         return "another process"

@@ -13,7 +13,7 @@
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 packages=(
-    docstring-parser flax lazy-loader optax orbax-checkpoint platformdirs tensorboardX
+    docstring-parser filelock flax lazy-loader optax orbax-checkpoint platformdirs tensorboardX
     typeguard tyro ucimlrepo
 )
 
