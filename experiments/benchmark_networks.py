@@ -48,7 +48,7 @@ from programs import Peer, machine, mean_epoch, run_program, spread
 
 NetworkName = Literal["lenet", "vgg", "resnet", "separable", "unet", "wavenet"]
 PeerName = Literal["digits-jax", "digits-jax-none", "flax", "flax-scan", "torch", "keras"]
-PEERS: dict[PeerName, Peer] = {  # a variant stands behind a network's name
+PEERS: dict[str, Peer] = {  # a variant stands behind a network's name
     "digits-jax": Peer(title="digits_jax", program="own_networks_digits_jax.py"),
     "digits-jax-none": Peer(
         title="digits_jax, lowering none", program="own_networks_digits_jax.py", variant="none"
@@ -63,7 +63,7 @@ PEERS: dict[PeerName, Peer] = {  # a variant stands behind a network's name
         environment={"KERAS_BACKEND": "tensorflow"},
     ),
 }
-REFERENCE: PeerName = "digits-jax"
+REFERENCE = "digits-jax"
 MATMUL = "matmul"
 MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 BATCH = 128  # rows of a step, as in peers/protocol.py
@@ -181,7 +181,7 @@ def main(config: Config) -> None:
         sys.exit(1)
 
 
-def choose_peers(config: Config) -> tuple[list[PeerName], dict[str, str]]:
+def choose_peers(config: Config) -> tuple[list[str], dict[str, str]]:
     """The programs to run, this project first, and why others are left out."""
     peers, left_out = [REFERENCE], {}
     for name in dict.fromkeys(config.peers):
@@ -242,14 +242,14 @@ Rounds = list[dict[str, Any]]  # for each round, the result of each program by i
 
 
 def run_rounds(
-    config: Config, peers: Sequence[PeerName], cases: Sequence[Case]
-) -> tuple[dict[Case, Rounds], dict[tuple[Case, PeerName], str], bool]:
+    config: Config, peers: Sequence[str], cases: Sequence[Case]
+) -> tuple[dict[Case, Rounds], dict[tuple[Case, str], str], bool]:
     """Whole rounds of each case; why programs failed, which are then dropped; was there no time?"""
     from rich.markup import escape
 
     ends = math.inf if config.max_seconds is None else time.perf_counter() + config.max_seconds
     measured: dict[Case, Rounds] = {}
-    failed: dict[tuple[Case, PeerName], str] = {}
+    failed: dict[tuple[Case, str], str] = {}
 
     def run_round(number: int, case: Case, task: Path) -> dict[str, Any] | None:
         results: dict[str, Any] = {}

@@ -61,7 +61,8 @@ class ResNet(nn.Module):
 
         def normed(x: jax.Array, features: int, taps: int, stride: int = 1) -> jax.Array:
             x = nn.Conv(features, (taps, taps), stride, use_bias=False)(x)
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            return x
 
         x = nn.relu(normed(x, 16, 3))
         for features, stride in ((16, 1), (32, 2), (64, 2)):
