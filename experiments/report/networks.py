@@ -154,6 +154,7 @@ def make_figure(report: Results) -> Figure:
 
 def _figure(report: Results) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     cases = report["cases"]
     titles = {name: each["title"] for name, each in report["overall"].items()}
@@ -171,7 +172,9 @@ def _figure(report: Results) -> Figure:
         )
     axes.axvline(1, color="0.35", linestyle="--", linewidth=1.2)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}×")
+    axes.minorticks_off()
     axes.set_yticks(range(len(cases)), [case["name"] for case in cases], fontsize=8)
     axes.set_ylim(len(cases) - 0.4, -0.6)
     axes.set_xlabel("time of an epoch beside digits_jax (right of the line: slower)")
