@@ -38,7 +38,7 @@ from rich.markup import escape
 import digits_jax as dj
 from common import command_line, console, options, tasks
 from common.output import Output
-from programs import MATMUL_PROGRAM, PEERS, about, run_program
+from programs import MATMUL_PROGRAM, PEERS, about, mean_epoch, run_program, spread
 from report import speeds
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def run_rounds(
 def _in_words(result: dict[str, Any]) -> str:
     if "flop_per_second" in result:
         return f"{result['flop_per_second'] / 1e9:.0f} GFLOP/s"
-    return f"{_mean_epoch(result):.3f} s an epoch"
+    return f"{mean_epoch(result):.3f} s an epoch"
 
 
 def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[str, Any]:
@@ -231,42 +231,33 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
     """
     rates = [results[MATMUL]["flop_per_second"] for results in rounds]
     floors = [flop_per_epoch / rate for rate in rates]
-    own = [_mean_epoch(results[REFERENCE]) for results in rounds]
+    own = [mean_epoch(results[REFERENCE]) for results in rounds]
     peers = {}
     for name, peer in PEERS.items():
         runs = [results[name] for results in rounds if name in results]
         if not runs:
             continue
-        seconds = [_mean_epoch(run) for run in runs]
+        seconds = [mean_epoch(run) for run in runs]
         peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
         peers[name] = {
             "title": peer.title,
-            "epoch_seconds": _spread(seconds),  # of all folds
-            "ratio": _spread([s / o for s, o in zip(seconds, own, strict=True)]),
-            "share_of_floor": _spread([f / s for f, s in zip(floors, seconds, strict=True)]),
-            "first_epoch_seconds": _spread([run["first_epoch_seconds"] for run in runs]),
-            "import_seconds": _spread([run["import_seconds"] for run in runs]),
+            "epoch_seconds": spread(seconds),  # of all folds
+            "ratio": spread([s / o for s, o in zip(seconds, own, strict=True)]),
+            "share_of_floor": spread([f / s for f, s in zip(floors, seconds, strict=True)]),
+            "first_epoch_seconds": spread([run["first_epoch_seconds"] for run in runs]),
+            "import_seconds": spread([run["import_seconds"] for run in runs]),
             "peak_bytes": statistics.median(peaks) if peaks else None,
-            "train_accuracy": _spread([run["train_accuracy"] for run in runs]),
+            "train_accuracy": spread([run["train_accuracy"] for run in runs]),
             "parameters": runs[0]["parameters"],
         }
     fractions = [run["others_share"] for results in rounds for run in results.values()]
     known = [each for each in fractions if each is not None]
     return {
-        "flop_per_second": _spread(rates),
-        "floor_seconds": _spread(floors),
-        "others_share": _spread(known) if known else None,  # of all cores, of each program's time
+        "flop_per_second": spread(rates),
+        "floor_seconds": spread(floors),
+        "others_share": spread(known) if known else None,  # of all cores, of each program's time
         "peers": peers,
     }
-
-
-def _mean_epoch(result: dict[str, Any]) -> float:
-    # The mean: where folds go round robin over the devices, long epochs alternate with short ones.
-    return float(statistics.mean(result["epoch_seconds"]))
-
-
-def _spread(values: Sequence[float]) -> list[float]:
-    return [statistics.median(values), min(values), max(values)]
 
 
 if __name__ == "__main__":

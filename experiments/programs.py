@@ -8,11 +8,12 @@ import json
 import os
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,19 @@ def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
     return outcome | {
         "others_share": None if others is None else max(0.0, others / seconds / _cores())
     }
+
+
+def mean_epoch(result: Mapping[str, Any]) -> float:
+    """Seconds of an epoch of all runs, of what a program reported.
+
+    The mean: where runs go round robin over the devices, long epochs alternate with short ones.
+    """
+    return float(statistics.mean(result["epoch_seconds"]))
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, least and greatest."""
+    return [statistics.median(values), min(values), max(values)]
 
 
 def environment(folder: Path) -> dict[str, str]:

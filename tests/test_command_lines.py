@@ -123,7 +123,8 @@ def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "script", [name for name in SCRIPTS if name not in (*REQUIRED, "compare_runs")]
+    "script",
+    [n for n in SCRIPTS if n not in (*REQUIRED, "compare_runs", "benchmark_networks")],
 )
 def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
@@ -178,6 +179,8 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
         ("benchmark --peers tinygrad", "--peers"),
         ("benchmark --bits-only", "--bits-only needs --against"),
         ("benchmark --against HEAD --quick", "--against runs no peers: leave out --quick"),
+        ("benchmark_networks --rows 600", "--rows must be 640 to a million"),
+        ("benchmark_networks --sizes 7", "--sizes"),
         ("ablate --epochs 2147483647", "steps; at most 2147483647 can be counted"),
         ("compare --epochs 2147483647 --methods notebook", "can be counted"),
         ("compare --methods knn1 knn1", "--methods must name each method once"),

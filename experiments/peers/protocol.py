@@ -34,7 +34,7 @@ EPSILON = 1e-7
 class Task(NamedTuple):
     """What to train: R folds (training rows padded to the longest fold's T) of N images."""
 
-    images: npt.NDArray[np.uint8]  # [N, 8, 8], 0..16
+    images: npt.NDArray[np.uint8]  # [N, 8, 8], 0..16; of own networks [N, S, S, C], 0..255
     labels: npt.NDArray[np.int32]  # [N], 0..9
     train_rows: npt.NDArray[np.int32]  # [R, T]
     train_weights: npt.NDArray[np.float32]  # [R, T], 1 for a row that counts, 0 for padding
@@ -63,6 +63,7 @@ class Clock:
         self._accuracies: list[float] = []  # of the last epoch of each fold
         self._parameters = 0
         self._other_bytes = 0
+        self._notes: dict[str, float] = {}
 
     def fold(self) -> None:
         """From here on, another fold (or all of them) trains."""
@@ -80,12 +81,16 @@ class Clock:
         """The number of weights of one fold's network, so that a reader sees it is the same."""
         self._parameters = int(count)
 
+    def note(self, **values: float) -> None:
+        """What else the result says, such as the ``steps`` that a run's optimizer has counted."""
+        self._notes |= values
+
     def merge(self, workers: Sequence[Clock], peak_bytes: Sequence[int | None]) -> None:
         """The clocks of processes that trained side by side: the slowest counts, epoch by epoch."""
         slowest = np.max([np.sum(clock._seconds, axis=0) for clock in workers], axis=0)
         self._seconds = [slowest.tolist()]
         self._accuracies = [accuracy for clock in workers for accuracy in clock._accuracies]
-        self._parameters = workers[0]._parameters
+        self._parameters, self._notes = workers[0]._parameters, workers[0]._notes
         self._other_bytes = sum(peak or 0 for peak in peak_bytes)
 
     def result(self, warm_up: int) -> dict[str, Any]:
@@ -98,6 +103,7 @@ class Clock:
             "train_accuracy": float(np.mean(self._accuracies)),
             "parameters": self._parameters,
             "peak_bytes": None if peak is None else peak + self._other_bytes,
+            **self._notes,
         }
 
 
