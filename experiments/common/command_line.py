@@ -27,7 +27,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 from rich.markup import escape
 
-from common import console, options
+from common import console, jobs, options
 from common.startup import process_index
 
 Config = TypeVar("Config")
@@ -51,7 +51,7 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
     except BaseException as error:
         if process_index() is not None:  # the others may wait for this one, and this one for them
             code = error.code if isinstance(error, SystemExit) else 1
-            timer = threading.Timer(EXIT_GRACE_SECONDS, os._exit, [code])
+            timer = threading.Timer(EXIT_GRACE_SECONDS, jobs.leave, [code])
             timer.daemon = True
             timer.start()
         raise
@@ -82,10 +82,12 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
     except Exception as error:
         # Imported by main already, if it came that far; they are the user's to mend.
         from digits_jax.data import DataError
-        from digits_jax.parallel.processes import ProcessesDiffer, ProcessLost
+        from digits_jax.parallel.processes import NotJoined, ProcessesDiffer, ProcessLost
         from digits_jax.storage.errors import CheckpointError, SaveError
         from digits_jax.storage.locks import FolderInUse
 
+        if isinstance(error, NotJoined):
+            _fail(jobs.with_flags(str(error)), 1)
         if isinstance(error, ProcessLost):
             why = str(error).splitlines()[0]
             _fail(f"{why}; start all again, with --resume to go on from what was saved", 1)

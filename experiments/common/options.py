@@ -134,6 +134,8 @@ class Job:
     """Of the job."""
     process_id: int | None = None
     """Of this process, from 0."""
+    join_seconds: int = 55
+    """Seconds in which all processes must have started and found process 0."""
 
 
 def identifying(config: Any) -> dict[str, Any]:
