@@ -134,7 +134,7 @@ class Job:
     """Of the job."""
     process_id: int | None = None
     """Of this process, from 0."""
-    join_seconds: int = 55
+    join_seconds: int = 45
     """Seconds in which all processes must have started and found process 0."""
 
 
