@@ -39,6 +39,7 @@ FOLDS = 5
 EPOCHS = 100  # of the protocol whose cost is predicted
 MANY = 1_000_000  # runs
 DEVICES = (1, 8, 256)
+FAR = 1.25  # a ratio of the model to a measurement, or of that to the model, which is said
 WAVED_EPOCHS = 2
 
 
@@ -137,6 +138,7 @@ def main(config: Config) -> None:
         "points": measured,
         "model": model,
         "held_out": checks,
+        "warning": far_off(checks),
         "predictions": predictions,
     }
     page = searches.scaling(results, figure=figure)
@@ -341,6 +343,19 @@ def check(model: dict[str, float], point: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def far_off(checks: Sequence[dict[str, Any]]) -> str:
+    """What to say of checks in which model and measurement differ by more than a quarter."""
+    far = [each for each in checks if not 1 / FAR <= each["ratio"] <= FAR]
+    if not far:
+        return ""
+    ratios = ", ".join(f"{each['ratio']:.2f} for {each['runs']} runs" for each in far)
+    return (
+        f"the model differs from what was measured by more than a quarter ({ratios}), so what it "
+        "says of a million runs is off by as much; was the machine busy? More --epochs give it "
+        "better points"
+    )
+
+
 def predict(
     model: dict[str, float], devices: int, steps: int, wave: dict[str, Any], logits: float
 ) -> dict[str, float]:
@@ -386,6 +401,8 @@ def report(
             highlight=False,
             soft_wrap=True,
         )
+    if far := far_off(checks):
+        console.errors.print(f"[yellow]warning:[/] {far}", highlight=False, soft_wrap=True)
     table = Table(title=f"{MANY:,} runs of {EPOCHS} epochs, in waves")
     for column in ("devices", "days", "waves (files)", "results (GB)", "memory a device (MB)"):
         table.add_column(column, justify="right")

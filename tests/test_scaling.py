@@ -48,6 +48,18 @@ def test_the_fit_finds_the_costs_that_made_the_points(scaling: ModuleType) -> No
         assert scaling.check(model, unseen)["ratio"] == pytest.approx(1)
 
 
+def test_a_model_that_is_off_by_more_than_a_quarter_says_so(scaling: ModuleType) -> None:
+    model = scaling.fit([_point(runs) for runs in (1, 2, 5, 50)])
+    near = scaling.check(model, _point(20))
+    assert scaling.far_off([near, near | {"ratio": 1.2}, near | {"ratio": 0.81}]) == ""
+    slow = _point(20, seconds={"epoch": [0.15 / 0.38]})
+    far = scaling.check(model, slow)
+    assert scaling.far_off([near, far]).startswith(
+        "the model differs from what was measured by more than a quarter (0.38 for 20 runs), so"
+    )
+    assert "(1.30 for 20 runs)" in scaling.far_off([near | {"ratio": 1.3}])
+
+
 def test_a_million_runs_are_their_waves(scaling: ModuleType) -> None:
     model = scaling.fit([_point(runs) for runs in (1, 2, 5, 50)])
     wave = _point(40, wave_size=20) | {"bytes": {"results": 40 * 500}}
@@ -106,6 +118,7 @@ def test_the_report_tells_what_was_measured_and_foretold(scaling: ModuleType) ->
         "model": model,
         "held_out": [scaling.check(model, _point(20)), scaling.check(model, waved)],
         "predictions": [scaling.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
+        "warning": "",
     }
     figure = scaling.make_figure(results["points"], model, scaling.Config(), 1000)
     page = importlib.import_module("report.searches").scaling(results, figure=figure).html(results)

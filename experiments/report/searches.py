@@ -127,7 +127,8 @@ def scaling(results: Results, *, figure: Figure) -> Report:
     page.headline(
         f"{one['runs']:,} runs on {one['devices']} device{'s' * (one['devices'] > 1)}",
         f"{one['seconds'] / 86400:.1f} days",
-        "predicted, of 100 epochs each, in waves",
+        "predicted, of 100 epochs each, in waves"
+        + f"; {results['warning']}" * bool(results["warning"]),
     )
     for each in results["held_out"]:
         in_waves = f" in waves of {each['wave_size']}" if each["wave_size"] else ""
