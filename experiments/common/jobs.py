@@ -39,10 +39,11 @@ def join(job: Job) -> None:
     """
     from digits_jax.parallel.startup import initialize_distributed
 
-    where = f" at {job.coordinator_address}" if job.coordinator_address else ""
-    waiting = f"waiting for the other processes{where}, {job.join_seconds} s (--join-seconds)"
+    where = f" to {job.coordinator_address}" if job.coordinator_address else ""
+    seconds = f"{job.join_seconds} s (--join-seconds)"
+    waiting = f"waiting: the other processes have {seconds} to come{where}"
     notice = _after(NOTICE_SECONDS, lambda: _say(waiting))
-    giving_up = _after(job.join_seconds + GRACE_SECONDS, lambda: _give_up(where, job))
+    giving_up = _after(job.join_seconds + GRACE_SECONDS, lambda: _give_up(where, seconds))
     try:
         initialize_distributed(
             job.coordinator_address,
@@ -107,11 +108,10 @@ def _say(text: str) -> None:
     console.errors.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def _give_up(where: str, job: Job) -> None:
+def _give_up(where: str, seconds: str) -> None:
     """Ends this process where the others don't come; JAX would do it later, and at length."""
     _say(
-        f"error: not all processes of the job came{where} within {job.join_seconds} s "
-        "(--join-seconds); start all in that time, with the same address, and let firewalls pass "
-        "TCP between their hosts"
+        f"error: not all processes of the job came{where} within {seconds}; start all in that "
+        "time, with the same address, and let firewalls pass TCP between their hosts"
     )
     leave(1)

@@ -79,7 +79,7 @@ def test_two_hosts_give_what_one_process_gives(
             None,
             [ADDRESSES[0], "nowhere"],
             "process 1 can't reach process 0 at nowhere:6006: the name nowhere has no address here",
-            "not all processes of the job came at 10.77.0.1:6006 within",
+            "not all processes of the job came to 10.77.0.1:6006 within",
         ),
         (
             None,
@@ -92,7 +92,7 @@ def test_two_hosts_give_what_one_process_gives(
             ADDRESSES[:1] * 2,
             "process 1 can't reach process 0 at 10.77.0.1:6006: no answer (timed out); let "
             "firewalls pass TCP between the hosts",
-            "not all processes of the job came at 10.77.0.1:6006 within",
+            "not all processes of the job came to 10.77.0.1:6006 within",
         ),
         (
             ["ct", "state", "new", "tcp", "dport", "!=", str(PORT)],
@@ -117,7 +117,7 @@ def test_hosts_that_cannot_meet_say_why_within_a_minute(
     for (_, printed, errors), expected in zip(ended, [message_0, message], strict=True):
         *before, line = errors.strip().splitlines()
         assert expected in line and "error:" in line
-        assert [each for each in before if not each.startswith("waiting for")] == []
+        assert [each for each in before if not each.startswith("waiting:")] == []
         assert "data bundled" not in printed, "nothing was trained"
     assert not (jobs.folder / "apart").exists()
     assert seconds < 60
