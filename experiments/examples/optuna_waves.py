@@ -1,33 +1,29 @@
 """Optuna proposes waves of configurations, each of which trains here at once, on all folds.
 
     pip install optuna
-    python experiments/examples/optuna_waves.py --storage sqlite:///digits.db & \
-        python experiments/examples/optuna_waves.py --storage sqlite:///digits.db; wait
+    python experiments/examples/optuna_waves.py --storage sqlite:///study.db
 
-Any number of processes, on any hosts that reach the storage, share the study: each asks for a wave,
-trains it and tells its scores, from which the next proposals of all are drawn. Akiba et al.,
-"Optuna: A Next-generation Hyperparameter Optimization Framework", 2019, arXiv:1907.10902.
+Start it any number of times, on any hosts that reach the storage: all share the study, and draw
+from what each has told it. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization
+Framework", 2019, arXiv:1907.10902.
 """
-
-from __future__ import annotations
 
 import os
 
 import numpy as np
 import optuna
 import tyro
-from optuna.distributions import BaseDistribution, FloatDistribution
 
 import digits_jax as dj
 
-SPACE: dict[str, BaseDistribution] = {
-    "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
-    "dropout_rate": FloatDistribution(0, 0.6),
+SPACE: dict[str, optuna.distributions.BaseDistribution] = {
+    "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+    "dropout_rate": optuna.distributions.FloatDistribution(0, 0.6),
 }
 
 
 def main(storage: str, waves: int = 4, wave_size: int = 8, epochs: int = 10) -> optuna.Study:
-    """Trains some waves for a study; validation rows of each fold score a configuration.
+    """Trains some waves for the study; validation rows of each fold score a configuration.
 
     Args:
         storage: The study's, as a URL: sqlite:///FILE, or a server's.
@@ -35,14 +31,9 @@ def main(storage: str, waves: int = 4, wave_size: int = 8, epochs: int = 10) -> 
         wave_size: Configurations that train at once.
         epochs: Passes over the training rows.
     """
-    sampler = optuna.samplers.TPESampler(constant_liar=True)  # others' trials are under way
-    study = optuna.create_study(
-        storage=storage,
-        study_name="digits",
-        sampler=sampler,
-        direction="maximize",
-        load_if_exists=True,
-    )
+    sampler = optuna.samplers.TPESampler(constant_liar=True)  # other trials are under way
+    shared = {"storage": storage, "study_name": "digits", "load_if_exists": True}
+    study = optuna.create_study(**shared, sampler=sampler, direction="maximize")
     digits = dj.load_digits("bundled")
     splits = dj.with_validation(dj.kfold_splits(digits.labels, folds=3), 0.2)
     for _ in range(waves):
