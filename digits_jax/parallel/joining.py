@@ -14,7 +14,7 @@ import os
 import socket
 import time
 
-from jax._src import clusters, distributed, xla_bridge  # no public way to either, as of JAX 0.11
+from jax._src import clusters, distributed, xla_bridge  # no public way to either, as of JAX 0.12
 from jax._src.lib import _jax
 
 from digits_jax.parallel.processes import NotJoined

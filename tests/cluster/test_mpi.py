@@ -59,7 +59,7 @@ def test_two_processes_of_mpirun_give_what_one_gives(jobs: Jobs, alone: Path) ->
 def test_a_signal_to_mpirun_saves(jobs: Jobs, name: str) -> None:
     """It passes USR1 and USR2 on; TERM too, and kills after a time, which must be long enough."""
     output = f"mpi-{name}"
-    patient = ["--mca", "odls_base_sigkill_timeout", "60"]
+    patient = ["--mca", "odls_base_sigkill_timeout", "15"]
     command = [*MPIRUN, *patient, *jobs.command(output, *JOINED, epochs=ENDLESS)]
     process = start(jobs, command)
     until(lambda: jobs.epoch(output) >= 2 or process.poll() is not None, "the second epoch")
