@@ -127,17 +127,16 @@ def test_pods_without_home_user_or_writable_root_give_what_one_process_gives(
             inside += [f"JOB_COMPLETION_INDEX={index}", *container["command"], *container["args"]]
             pod = network.start(
                 index,
-                ["sh", "-c", 'echo $$ > "$MEMBERS"; exec "$@"', "sh"]
-                + ["unshare", "--mount", "sh", "-c", POD, "sh", *inside],
+                ["unshare", "--mount", "sh", "-c", POD, "sh", *inside],
                 env={
                     "PATH": os.environ["PATH"],
-                    "MEMBERS": str(members),
                     "VOLUME": str(volume),
                     "USER_ID": str(NOBODY),
                     "CAPABILITIES": f"--inh-caps=-all{may}",
                 },
                 cwd=jobs.folder,
             )
+            members.write_text(str(pod.pid))  # at once, so that all that it starts is in it
             pods.append(pod)
         ended = []
         try:
