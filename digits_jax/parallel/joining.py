@@ -71,7 +71,8 @@ def reach(address: str, process_id: int, *, seconds: float) -> tuple[str, str]:
         except OSError as error:
             now = time.monotonic()
             if now + max(RETRY_SECONDS, now - begin) > end:  # a resolver may take half a minute
-                raise NotJoined(_in_words(error, address, host, process_id, seconds)) from error
+                why = _in_words(error, address, host, (process_id, 0), seconds)
+                raise NotJoined(why) from error
         time.sleep(RETRY_SECONDS)
 
 
@@ -86,9 +87,11 @@ def _route(host: str, port: int, *, connect: bool) -> tuple[str, str]:
         return route.getsockname()[0], route.getpeername()[0]
 
 
-def _in_words(error: OSError, address: str, host: str, process_id: int, seconds: float) -> str:
-    """Cause and remedy of a failure to reach process 0."""
-    who = f"process {process_id} can't reach process 0 at {address}"
+def _in_words(
+    error: OSError, address: str, host: str, pair: tuple[int, int], seconds: float
+) -> str:
+    """Cause and remedy where one process of a pair can't reach the other."""
+    who = f"process {pair[0]} can't reach process {pair[1]} at {address}"
     if isinstance(error, socket.gaierror):
         return (
             f"{who}: the name {host} has no address here ({error.strerror}); give an IP address, "
@@ -96,8 +99,8 @@ def _in_words(error: OSError, address: str, host: str, process_id: int, seconds:
         )
     if isinstance(error, ConnectionRefusedError):
         return (
-            f"{who}: nothing listens there for {seconds:.0f} s; start process 0 on that host, with "
-            "the same address"
+            f"{who}: nothing listens there for {seconds:.0f} s; start process {pair[1]} on that "
+            "host, with the same address"
         )
     return (
         f"{who}: no answer ({error.strerror or error}); let firewalls pass TCP between the hosts "
@@ -109,24 +112,47 @@ def choose_gloo_address(own: str, coordinator: str) -> None:
     """Has Gloo offer the other processes an address of this host at which they can reach it.
 
     That is the address of its route to process 0. On the host of process 0 this may be a loopback
-    address; then it is the one at which other hosts have reached process 0.
+    address; then it is the one at which other hosts have reached process 0. Each process tries the
+    next one's, since Gloo would wait for minutes where a firewall is between them.
 
     Args:
         own: numeric address of this host on the route to process 0; see ``reach``.
         coordinator: numeric address of process 0 on that route.
+
+    Raises:
+        NotJoined: in all processes, where one can't reach the next.
     """
     state = distributed.global_state
-    folder = "digits_jax/addresses"
-    client = state.client
-    assert client is not None
-    client.key_value_set(f"{folder}/{state.process_id}", coordinator)
-    client.wait_at_barrier(folder, 1000 * EXCHANGE_SECONDS)
+    index, count = state.process_id, state.num_processes
+    seen = _exchange("coordinators", coordinator)
     if _is_loopback(own):
-        seen = [address for _, address in client.key_value_dir_get(folder)]
         own = next((address for address in seen if not _is_loopback(address)), own)
-    collectives = _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=own)
+    family = socket.AF_INET6 if ":" in own else socket.AF_INET
+    with socket.create_server((own, 0), family=family) as listener:
+        addresses = _exchange("addresses", f"{own}:{listener.getsockname()[1]}")
+        other = (index + 1) % count
+        host, _, port = addresses[other].rpartition(":")
+        problem = ""
+        try:
+            _route(host, int(port), connect=True)
+        except OSError as error:
+            problem = _in_words(error, addresses[other], host, (index, other), CONNECT_SECONDS)
+        problems = [each for each in _exchange("problems", problem) if each]
+    if problems:
+        raise NotJoined(problems[0])
+    collectives = _jax.make_gloo_tcp_collectives(distributed_client=state.client, hostname=own)
     make_client = functools.partial(xla_bridge.make_cpu_client, collectives)
     xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
+
+
+def _exchange(name: str, text: str) -> list[str]:
+    """What each process gives, by its number; through JAX's coordinator."""
+    state = distributed.global_state
+    assert state.client is not None
+    state.client.key_value_set(f"digits_jax/{name}/{state.process_id}", text)
+    state.client.wait_at_barrier(f"digits_jax/{name}", 1000 * EXCHANGE_SECONDS)
+    given = dict(state.client.key_value_dir_get(f"digits_jax/{name}"))
+    return [given[f"digits_jax/{name}/{number}"] for number in range(state.num_processes)]
 
 
 def _is_loopback(address: str) -> bool:

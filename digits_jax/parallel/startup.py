@@ -92,6 +92,8 @@ def initialize_distributed(
         mesh = Mesh(np.asarray(jax.devices()), (RUNS,))
         gather(place(np.zeros(mesh.size), runs_sharding(mesh)), mesh)
         gather_values(np.zeros(()))
+    except NotJoined:
+        raise
     except (ProcessLost, jax.errors.JaxRuntimeError) as error:
         raise NotJoined(
             f"process {index} of {count} found process 0, but not all can talk with each other: "
