@@ -32,8 +32,13 @@ def main(storage: str, waves: int = 4, wave_size: int = 8, epochs: int = 10) -> 
         epochs: Passes over the training rows.
     """
     sampler = optuna.samplers.TPESampler(constant_liar=True)  # other trials are under way
-    shared = {"storage": storage, "study_name": "digits", "load_if_exists": True}
-    study = optuna.create_study(**shared, sampler=sampler, direction="maximize")
+    study = optuna.create_study(
+        storage=storage,
+        sampler=sampler,
+        study_name="digits",
+        direction="maximize",
+        load_if_exists=True,
+    )
     digits = dj.load_digits("bundled")
     splits = dj.with_validation(dj.kfold_splits(digits.labels, folds=3), 0.2)
     for _ in range(waves):
