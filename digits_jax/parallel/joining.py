@@ -15,7 +15,7 @@ import socket
 import time
 
 from jax._src import clusters, distributed, xla_bridge  # no public way to either, as of JAX 0.12
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # type: ignore[attr-defined]
 
 from digits_jax.parallel.processes import NotJoined
 
