@@ -14,6 +14,7 @@ import numpy as np
 
 EPOCHS = 100  # of the protocol whose cost is predicted
 MANY = 1_000_000  # runs
+FAR = 1.25  # a ratio of model and measurement from which on it is said
 
 Point = dict[str, Any]
 Model = dict[str, float]
@@ -96,6 +97,19 @@ def check(model: Model, point: Point) -> dict[str, Any]:
         "measured_seconds": measured,
         "ratio": predicted / measured,
     }
+
+
+def far_off(checks: Sequence[Point]) -> str:
+    """What to say of checks in which model and measurement differ by more than a quarter."""
+    far = [each for each in checks if not 1 / FAR <= each["ratio"] <= FAR]
+    if not far:
+        return ""
+    ratios = ", ".join(f"{each['ratio']:.2f} for {each['runs']} runs" for each in far)
+    return (
+        f"the model differs from what was measured by more than a quarter ({ratios}), so what it "
+        "says of a million runs is off by as much; was the machine busy? More --epochs give it "
+        "better points"
+    )
 
 
 def predict(model: Model, devices: int, steps: int, wave: Point, logits: float) -> Model:

@@ -97,6 +97,7 @@ def main(config: Config) -> None:
     steps = next(each["steps"] for each in plain if each["rows"] == most)
     largest = max(plain, key=lambda point: point["runs"])
     logits = largest["bytes"]["logits"] / largest["runs"]
+    checks = [costs.check(model, each) for each in unseen + waved]
     results = {
         "experiment": "scaling",
         **describe(config, dataset.provenance),
@@ -104,7 +105,8 @@ def main(config: Config) -> None:
         "free_bytes_a_device": free,
         "points": measured,
         "model": model,
-        "held_out": [costs.check(model, each) for each in unseen + waved],
+        "held_out": checks,
+        "warning": costs.far_off(checks),
         "predictions": [costs.predict(model, n, steps, waved[-1], logits) for n in DEVICES],
     }
     figure = dj.plots.styled(make_figure)(measured, model, config, most)
@@ -164,7 +166,8 @@ def report(results: Mapping[str, Any], figure: Figure) -> Report:
     page.headline(
         f"{first['runs']:,} runs on {first['devices']} device{'s' * (first['devices'] > 1)}",
         f"{first['seconds'] / 86400:.1f} days",
-        "predicted, of 100 epochs each, in waves",
+        "predicted, of 100 epochs each, in waves"
+        + f"; {results['warning']}" * bool(results["warning"]),
     )
     for each in results["held_out"]:
         runs = f"{each['runs']} runs{in_waves(each)}"
@@ -177,6 +180,8 @@ def report(results: Mapping[str, Any], figure: Figure) -> Report:
             f"{each['ratio']:.2f}",
             "predicted seconds by measured ones, of an epoch that the fit did not see",
         )
+    if results["warning"]:
+        console.say(f"[yellow]warning:[/] {results['warning']}", console.errors)
     many.show()
     console.say(
         f"What breaks first is memory: all at once, one device would need "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -27,7 +28,11 @@ sys.path.append(str(EXPERIMENTS))
 SCRIPTS = sorted(
     path.stem for path in EXPERIMENTS.glob("*.py") if "\nclass Config" in path.read_text()
 )
-EXAMPLES = [f"examples/{path.stem}" for path in sorted(EXPERIMENTS.glob("examples/*.py"))]
+EXAMPLES = [
+    f"examples/{path.stem}"
+    for path in sorted(EXPERIMENTS.glob("examples/*.py"))
+    if "optuna" not in path.stem or importlib.util.find_spec("optuna")  # an optional package
+]
 ZERO_IS_FINE = {"validation", "seed", "split_seed", "index", "label_smoothing"}
 REQUIRED = {"predict": ["--checkpoint"], "leftovers": ["--run"]}
 HUGE = "99999999999999999999"

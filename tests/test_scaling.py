@@ -50,6 +50,18 @@ def test_the_fit_finds_the_costs_that_made_the_points() -> None:
         assert costs.check(model, unseen)["ratio"] == pytest.approx(1)
 
 
+def test_a_model_that_is_off_by_more_than_a_quarter_says_so() -> None:
+    model = costs.fit([_point(runs) for runs in (1, 2, 5, 50)])
+    near = costs.check(model, _point(20))
+    assert costs.far_off([near, near | {"ratio": 1.2}, near | {"ratio": 0.81}]) == ""
+    slow = _point(20, seconds={"epoch": [0.15 / 0.38]})
+    far = costs.check(model, slow)
+    assert costs.far_off([near, far]).startswith(
+        "the model differs from what was measured by more than a quarter (0.38 for 20 runs), so"
+    )
+    assert "(1.30 for 20 runs)" in costs.far_off([near | {"ratio": 1.3}])
+
+
 def test_a_million_runs_are_their_waves() -> None:
     model = costs.fit([_point(runs) for runs in (1, 2, 5, 50)])
     wave = _point(40, wave_size=20) | {"bytes": {"results": 40 * 500}}
@@ -110,6 +122,7 @@ def test_the_report_tells_what_was_measured_and_predicted(
         "model": model,
         "held_out": [costs.check(model, _point(20)), costs.check(model, waved)],
         "predictions": [costs.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
+        "warning": "",
     }
     figure = scaling.make_figure(results["points"], model, scaling.Config(), 1000)
     page = scaling.report(results, figure).html(results)

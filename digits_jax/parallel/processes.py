@@ -23,6 +23,10 @@ class ProcessLost(RuntimeError):
     """Another process of the job ended or can't be reached, so that this one can't go on."""
 
 
+class NotJoined(ProcessLost):
+    """The processes of a job did not find each other at its start; nothing was trained."""
+
+
 class ProcessesDiffer(ValueError):
     """The processes of a job were not given the same to do."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import platformdirs
 from jax.sharding import Mesh
 
+from digits_jax.parallel import joining
 from digits_jax.parallel.mesh import RUNS, place, runs_sharding
-from digits_jax.parallel.processes import gather, gather_values
+from digits_jax.parallel.processes import NotJoined, ProcessLost, gather, gather_values
 
 HEARTBEAT_SECONDS = 60  # a process of a job that is silent for longer counts as dead
+LATE_SECONDS = 30  # that JAX waits for the others once the time to join is over
 
 
 def use_all_cpu_cores() -> None:
@@ -35,23 +38,28 @@ def initialize_distributed(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    *,
+    join_seconds: float = 300,
 ) -> None:
     """Joins this process with the others of a job; ``jax.devices()`` are then those of all.
 
     Call it in each process, before anything starts JAX's devices; it returns once all are there.
-    CPUs talk through Gloo. Where a process dies, the others get a ``ProcessLost``, or JAX ends them
-    after ``HEARTBEAT_SECONDS``.
+    CPUs talk through Gloo, at the address of each host's route to process 0. Where a process dies,
+    the others get a ``ProcessLost``, or JAX ends them after ``HEARTBEAT_SECONDS``.
 
     Args:
         coordinator_address: ``host:port`` of process 0, any free port of it.
         num_processes: in all.
         process_id: of this one, from 0. Give all three, or none where JAX can find them out: under
             SLURM, Open MPI or Kubernetes, and on Cloud TPUs.
+        join_seconds: to wait for process 0. Where another one does not come, JAX ends process 0
+            itself, ``LATE_SECONDS`` later.
 
     Raises:
         ValueError: they don't fit together, or JAX can't find them out.
         RuntimeError: JAX has started its devices already.
-        ProcessLost: another process ended.
+        NotJoined: process 0 can't be reached: its name has no address, nothing answers there, or
+            a firewall is between the hosts. The message says which, and what to do.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(value is None for value in given):
@@ -68,23 +76,31 @@ def initialize_distributed(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would swallow SIGTERM; ``cross_validate`` stops all processes at the same epoch.
     jax.config.update("jax_enable_preemption_service", False)
+    address, count, index, local_devices = joining.detect(*given)
+    own, coordinator = joining.reach(address, index, seconds=join_seconds)
+    jax.distributed.initialize(
+        address,
+        count,
+        index,
+        local_device_ids=local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=math.ceil(join_seconds) + LATE_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            cluster_detection_method=None if None in given else "deactivate",
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except ValueError as error:
-        raise ValueError(
-            "JAX finds no cluster here (SLURM, Open MPI, Kubernetes, Cloud TPU); give "
-            "coordinator_address, num_processes and process_id"
+        joining.choose_gloo_address(own, coordinator)
+        # Gloo waits 30 s for a first meeting, and compiling may part the processes for longer.
+        mesh = Mesh(np.asarray(jax.devices()), (RUNS,))
+        gather(place(np.zeros(mesh.size), runs_sharding(mesh)), mesh)
+        gather_values(np.zeros(()))
+    except NotJoined:
+        raise
+    except (ProcessLost, jax.errors.JaxRuntimeError) as error:
+        raise NotJoined(
+            f"process {index} of {count} found process 0, but not all can talk with each other: "
+            "one ended, or a firewall is between them; let it pass TCP on all ports between the "
+            "hosts of the job"
         ) from error
-    # Now that all are here: Gloo waits 30 s for a first meeting, and compiling may part them more.
-    mesh = Mesh(np.asarray(jax.devices()), (RUNS,))
-    gather(place(np.zeros(mesh.size), runs_sharding(mesh)), mesh)
-    gather_values(np.zeros(()))
 
 
 def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> None:

@@ -28,7 +28,7 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, options
+from common import console, jobs, options
 from common.startup import process_index
 from digits_jax.storage.errors import CheckpointError, SaveError
 from digits_jax.storage.locks import FolderInUse
@@ -54,7 +54,7 @@ def run(config: type[Config], main: Callable[[Config], None], description: str) 
     except BaseException as error:
         if process_index() is not None:  # the others may wait for this one, and this one for them
             code = error.code if isinstance(error, SystemExit) else 1
-            timer = threading.Timer(EXIT_GRACE_SECONDS, os._exit, [code])
+            timer = threading.Timer(EXIT_GRACE_SECONDS, jobs.leave, [code])
             timer.daemon = True
             timer.start()
         raise
@@ -84,8 +84,10 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}{_remedy(error)}", 1)
     except Exception as error:
         # Imported by main already, if it came that far.
-        from digits_jax.parallel.processes import ProcessesDiffer, ProcessLost
+        from digits_jax.parallel.processes import NotJoined, ProcessesDiffer, ProcessLost
 
+        if isinstance(error, NotJoined):
+            _fail(jobs.with_flags(str(error)), 1)
         if isinstance(error, ProcessLost):
             why = str(error).splitlines()[0]
             _fail(f"{why}; start all again, with --resume to go on from what was saved", 1)

@@ -174,6 +174,8 @@ class Job:
     """Number of processes of the job."""
     process_id: int | None = None
     """Number of this process, from 0."""
+    join_seconds: int = 45
+    """Seconds in which all processes must have started and found process 0."""
 
 
 def identifying(config: Any) -> dict[str, Any]:

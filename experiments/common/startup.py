@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import re
 import sys
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,8 @@ from typing import Any
 import numpy as np
 
 import digits_jax as dj
-from common import console
-from common.options import Job, UsageError, require
-
-JOIN_NOTICE_SECONDS = 10  # of waiting for the other processes, before a line says so
+from common import console, jobs
+from common.options import Job, require
 
 
 def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
@@ -31,6 +27,8 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
         given = {job.coordinator_address, job.num_processes, job.process_id} != {None}
         flags = "--coordinator-address, --num-processes and --process-id"
         require(job.distributed or not given, f"{flags} need --distributed")
+        if job.distributed:
+            jobs.speak_when_killed()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of XLA: its errors raise exceptions
     console.say_in_plain_words()
     _quiet_orbax()
@@ -77,24 +75,7 @@ def anywhere(condition: bool) -> bool:
 
 def _join(job: Job) -> None:
     """Waits for the other processes of the job, and is silent from then on except in process 0."""
-    from digits_jax.parallel.startup import initialize_distributed
-
-    if job.coordinator_address:  # JAX ends the process, at length, where they don't come
-        text = f"waiting for {job.num_processes} processes at {job.coordinator_address}, 5 minutes"
-    else:
-        text = "waiting for the other processes"
-    patience = threading.Timer(JOIN_NOTICE_SECONDS, console.errors.print, [text])
-    patience.daemon = True
-    patience.start()
-    try:
-        initialize_distributed(job.coordinator_address, job.num_processes, job.process_id)
-    except ValueError as error:
-        text = str(error)
-        for field in dataclasses.fields(Job):
-            text = text.replace(field.name, "--" + field.name.replace("_", "-"))
-        raise UsageError(text) from error
-    finally:
-        patience.cancel()
+    jobs.join(job)
     if not reports():
         console.results.quiet = console.notes.quiet = True
         logging.getLogger("digits_jax").setLevel(logging.ERROR)
