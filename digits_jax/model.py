@@ -25,7 +25,8 @@ class MaxPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] to [B, H // 2, W // 2, C]."""
-        return nn.max_pool(x, (2, 2), (2, 2))
+        pooled: jax.Array = nn.max_pool(x, (2, 2), (2, 2))
+        return pooled
 
 
 class Flatten(nn.Module):

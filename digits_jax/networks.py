@@ -245,7 +245,7 @@ class _Linen(Callee):
         key = _key_or_constant(how)
         # Flax draws any other stream that is asked for from "params".
         rngs = {"dropout": key, "params": jax.random.fold_in(key, 0)}
-        apply = functools.partial(self.module.apply, rngs=rngs, **how.flags)
+        apply: Callable[..., Any] = functools.partial(self.module.apply, rngs=rngs, **how.flags)
         held = {"params": variables.params, **variables.collections}
         if not how.train:
             return apply(held, inputs), {}

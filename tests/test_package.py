@@ -59,7 +59,7 @@ digits_jax.plots.save
     first, used = (set(line.split()) for line in done.stdout.splitlines())
     assert first & {"jax", "flax", "optax", "numpy"} == set()
     assert {"jax", "flax", "optax"} <= used
-    slow = {"matplotlib", "orbax", "pandas", "PIL", "platformdirs", "scipy", "sklearn", "tyro"}
+    slow = {"matplotlib", "orbax", "pandas", "PIL", "scipy", "sklearn", "tyro"}
     assert used & (slow | {"digits_jax.plots", "digits_jax.storage.checkpoints"}) == set()
 
 

@@ -96,6 +96,12 @@ class Convolved(Last):
         return x
 
 
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """Of a variable of a jaxpr."""
+    shape: tuple[int, ...] = variable.aval.shape
+    return shape
+
+
 def plain(value: Any) -> Any:
     """A value as it is without this layout."""
     return value.plain() if isinstance(value, Last) else value
@@ -111,7 +117,7 @@ def evaluate(equation: core.JaxprEqn, inputs: Sequence[Any], batch: int | None) 
     """
     name, params = equation.primitive.name, equation.params
     if not any(isinstance(value, Last) for value in inputs):
-        shape = equation.outvars[0].aval.shape
+        shape = shape_of(equation.outvars[0])
         if name != "broadcast_in_dim" or batch is None or len(shape) < 2 or shape[0] != batch:
             return None
         if 0 in params["broadcast_dimensions"]:
@@ -182,7 +188,7 @@ def is_relu(equation: core.JaxprEqn) -> bool:
     """Whether a function with a gradient rule of its own is ``jax.nn.relu``, rule included."""
     if len(equation.invars) != 1 or equation.params["num_consts"]:
         return False
-    aval = equation.invars[0].aval
+    aval: Any = equation.invars[0].aval
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
     def found(x: jax.Array) -> Any:

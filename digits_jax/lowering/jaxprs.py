@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend import core
 
 from digits_jax.lowering import batch_last, small_images
-from digits_jax.lowering.batch_last import Last, is_pooled, is_relu, plain, relu
+from digits_jax.lowering.batch_last import Last, is_pooled, is_relu, plain, relu, shape_of
 from digits_jax.lowering.convolutions import convolution
 from digits_jax.lowering.pools import pool
 from digits_jax.lowering.random_numbers import bernoulli, bits_of_rows, fold_in, random_bits
@@ -156,8 +156,9 @@ def _in_layout(
     if name == "conv_general_dilated":
         if not all(map(_has_known_shape, equation.invars)):
             return None
+        x, kernel = inputs
         image = small_images.convolution(
-            *inputs, lambda: is_pooled(jaxpr, equation.outvars[0]), **params
+            x, kernel, lambda: is_pooled(jaxpr, equation.outvars[0]), **params
         )
         if image is None:
             return None
@@ -178,7 +179,7 @@ def _in_layout(
         shape = params["shape"]
         if len(shape) < 2 or shape[0] != layout.batch:
             return None
-        drawn = bits_of_rows(*inputs, params["bit_width"], (*shape[1:], shape[0]))
+        drawn = bits_of_rows(inputs[0], params["bit_width"], (*shape[1:], shape[0]))
         return None if drawn is None else [Last(drawn)]
     if name == "dot_general":
         result = small_images.dense(*inputs, **params)
@@ -191,7 +192,7 @@ def _in_layout(
 
 def _mask(equation: core.JaxprEqn, inputs: list[Any], batch: int) -> Last | None:
     """The mask that ``jax.random.bernoulli`` draws for rows of the batch, in other draws."""
-    shape = equation.outvars[0].aval.shape
+    shape = shape_of(equation.outvars[0])
     key, *keep = inputs
     if (
         len(keep) != 1
