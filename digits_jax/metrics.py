@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 
 class Scores(NamedTuple):
@@ -78,6 +77,8 @@ def probabilities(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
         >>> probabilities([[1000.0, 1000.0], [0.0, np.log(3)]]).round(3).tolist()
         [[0.5, 0.5], [0.25, 0.75]]
     """
+    from scipy.special import softmax  # a third of a second, which only some need
+
     values = np.asarray(logits, np.float64)
     if values.ndim < 1 or not values.shape[-1]:
         raise ValueError(f"logits must be [..., K], got shape {values.shape}")
