@@ -5,7 +5,7 @@
 Each argument is the output folder of a finished run. Where two cross-validations trained and tested
 on the very same folds, their accuracies are compared fold by fold, by the corrected resampled
 t-test; where they didn't, it says what differs. It writes ``report.html`` and ``results.json``
-(last, and whole) to the output folder.
+(whole) to the output folder.
 """
 
 from __future__ import annotations
