@@ -68,7 +68,7 @@ class Jitter:
         if images.ndim == 4:
             by_channel = jax.vmap(lambda each: self.changed(key, each), in_axes=-1, out_axes=-1)
             return by_channel(images)
-        draws = jax.random.uniform(key, (6 + 18, images.shape[0]), minval=-1.0)
+        draws = jax.random.uniform(key, (6 + 18, images.shape[0]), jnp.float32, minval=-1.0)
         angle = draws[0] * math.radians(self.rotation)
         size = 1 + draws[1] * self.scale
         shear = draws[2] * self.shear
@@ -132,7 +132,7 @@ def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
         float32 [B, H, W].
     """
     h, w = images.shape[1:]
-    centre = jnp.array([(h - 1) / 2, (w - 1) / 2])
+    centre = jnp.array([(h - 1) / 2, (w - 1) / 2], jnp.float32)
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), axis=-1)
     away = pixels.reshape(1, h * w, 2) - centre.reshape(1, 1, 2)
     read = jnp.einsum("bij,bpj->bpi", matrix, jnp.broadcast_to(away, (len(images), h * w, 2)))

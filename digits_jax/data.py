@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from digits_jax import environment
 from digits_jax.storage.files import whole_file
 
 # Provenance.sha256 of UCI's 5620 rows, and of the 1797 that come with scikit-learn.
@@ -145,11 +146,8 @@ def load_digits(
     """
     if not 0 < timeout <= threading.TIMEOUT_MAX:
         raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
-    if cache_dir is None:
-        import platformdirs
-
-        cache_dir = platformdirs.user_cache_path("digits_jax", appauthor=False)
-    cache = Path(cache_dir) / "optdigits.npz"
+    folder = environment.cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+    cache = None if folder is None else folder / "optdigits.npz"
     if source in ("auto", "uci"):
         table = _load_uci(str(source), timeout, cache)
     elif source == "bundled":
@@ -264,9 +262,9 @@ def _parse_line(line: bytes, where: str, *, may_be_header: bool) -> bytes:
     return bytes(row)
 
 
-def _load_uci(source: str, timeout: float, cache: Path) -> _Table:
-    """The cache, else UCI, else (if "auto") bundled."""
-    if (table := _read_cache(cache)) is not None:
+def _load_uci(source: str, timeout: float, cache: Path | None) -> _Table:
+    """The cache, if there is one, else UCI, else (if "auto") bundled."""
+    if cache is not None and (table := _read_cache(cache)) is not None:
         return table
     logger.info("asking UCI for the digits, for at most %g s", timeout)
     try:
@@ -279,7 +277,8 @@ def _load_uci(source: str, timeout: float, cache: Path) -> _Table:
             f"UCI's digits could not be loaded ({cause}); give --data (load_digits' source) the"
             " path of a CSV, or bundled for scikit-learn's 1797 rows, or try a longer timeout"
         ) from error
-    _write_cache(cache, table)
+    if cache is not None:
+        _write_cache(cache, table)
     return table
 
 

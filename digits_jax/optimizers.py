@@ -146,7 +146,7 @@ class OneCycleAdam:
     def rate_fraction(self, count: ArrayLike, steps: ArrayLike) -> jax.Array:
         """The learning rate after ``count`` steps, as a fraction of the peak: float32."""
         done = jnp.asarray(count, jnp.float32) / jnp.asarray(steps, jnp.float32)
-        up = jnp.clip(done / self.warmup, 0, 1) if self.warmup else jnp.ones(())
+        up = jnp.clip(done / self.warmup, 0, 1) if self.warmup else jnp.ones((), jnp.float32)
         down = jnp.clip((done - self.warmup) / (1 - self.warmup), 0, 1)
         rising = self.start + (1 - self.start) * (1 - jnp.cos(jnp.pi * up)) / 2
         falling = self.end + (1 - self.end) * (1 + jnp.cos(jnp.pi * down)) / 2

@@ -71,7 +71,7 @@ def in_waves(
         FolderInUse: another process writes to the folder.
         WavesInterrupted: ``on_wave`` or ``compute`` asked to stop.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     shape = {"count": count, "wave_size": wave_size}
     with contextlib.ExitStack() as stack:
 
@@ -121,7 +121,7 @@ def load_waves(
         CheckpointError: there is no wave, or one is damaged (it is named).
     """
     waves: list[dict[str, np.ndarray]] = []
-    for path, start in _files(Path(folder)):
+    for path, start in _files(Path(folder).expanduser()):
         try:
             saved, _ = read_arrays(path)
         except DamagedFile as damage:
@@ -136,7 +136,7 @@ def load_waves(
 
 def saved_wave_size(folder: str | os.PathLike[str]) -> int | None:
     """The size of the waves that a folder holds, or None; damaged waves don't count."""
-    for path, _ in _files(Path(folder)):
+    for path, _ in _files(Path(folder).expanduser()):
         with contextlib.suppress(DamagedFile):
             return int(read_arrays(path)[1]["wave_size"])
     return None

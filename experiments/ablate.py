@@ -6,8 +6,8 @@
 
 Without --recipe: the notebook's recipe with one of the strong recipe's choices each, and the strong
 recipe without one each. Variants that share network, loss, optimizer and so on train in one
-program; the others one program after another. It writes ``report.html``, ``results.json`` (last,
-and whole) and ``ablation.png``.
+program; the others one program after another. It writes ``report.html``, ``results.json`` (whole)
+and ``ablation.png``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 import digits_jax as dj
 from common import command_line, console, options, plans, startup, tasks
+from common.drawing import plots
 from common.output import Output, describe, summary_json
 from common.plans import Plan
 from common.scores import scores_of
@@ -190,7 +191,7 @@ def train(task: Task, plans: list[Plan], splits: dj.Split, *, seed: int) -> npt.
 def report(
     config: Config, task: Task, splits: dj.Split, study: Study, scores: Scores, output: Output
 ) -> None:
-    """The table, the figure, the files; ``results.json`` last."""
+    """The table, the figure, the files."""
     base_plan = next(iter(next(iter(study.values())).values()))
     score = scores_of(base_plan.recipe)[0]
     unit = "points" if score.unit == "%" else score.unit or score.title
@@ -234,7 +235,7 @@ def report(
         "score": score.name,
         "recipes": rows,
     }
-    figure = dj.plots.differences(panels, label=f"{score.title}: difference, 95 % interval")
+    figure = plots.differences(panels, label=f"{score.title}: difference, 95 % interval")
     page.table(*table)
     alt = "The difference of each change from its base, with its 95 % interval."
     page.figure("Differences", figure, alt)

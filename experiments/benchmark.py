@@ -37,6 +37,7 @@ from rich.markup import escape
 
 import digits_jax as dj
 from common import command_line, console, options, tasks
+from common.drawing import styled
 from common.output import Output
 from programs import MATMUL_PROGRAM, PEERS, about, mean_epoch, run_program, spread
 from report import speeds
@@ -112,7 +113,7 @@ def main(config: Config) -> None:
     table.show(narrow=True)  # 80 columns are just enough
     for line in speeds.footnotes(found):
         console.say(line)
-    figure = dj.plots.styled(speeds.figure)(found)
+    figure = styled(speeds.figure, found)
     page = speeds.page(found, table, figure)
     output.finish(found, {"benchmark": figure}, page, svg=config.svg, name="benchmark.json")
     if failed:

@@ -43,6 +43,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from common import command_line, console, options, startup
+from common.drawing import Drawing
 from common.output import Output
 from programs import Peer, machine, mean_epoch, run_program, spread
 
@@ -174,7 +175,7 @@ def main(config: Config) -> None:
     lines = networks.footnotes(report)
     for line in lines:
         console.results.print(line, markup=False, highlight=False, soft_wrap=True)
-    figure = networks.make_figure(report)
+    figure = Drawing(lambda: networks.make_figure(report))
     page = networks.page(report, lines=lines, figure=figure)
     output.finish(report, {"networks": figure}, page)
     if failed:

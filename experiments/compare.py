@@ -6,7 +6,7 @@
 
 The networks train all folds of all repeats at once; scikit-learn's methods take a process on each
 core. These get images from 0 to 1, and other inputs scaled to the mean 0 and sd 1 of the training
-rows. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``,
+rows. It writes ``report.html``, ``results.json`` (whole), ``scores.csv``, ``pairs.csv``,
 figures, and the predictions of each method as soon as they are whole. ``--resume`` takes these and
 adds the others.
 """
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import digits_jax as dj
 import methods
 from common import command_line, options, startup, tasks
+from common.drawing import plots
 from common.output import Output, describe, summary_json
 from common.scores import ACCURACY
 from common.tables import Table
@@ -53,6 +54,9 @@ def main(config: Config) -> None:
     task = tasks.load_task(config.data)
     classes = "the methods are classifiers: --data must hold classes, integers"
     options.require(task.class_names is not None, classes)
+    found = np.unique(task.targets)
+    of_one = f"all rows of --data are of class {found[0]}; the methods tell two or more apart"
+    options.require(len(found) > 1, of_one)
     splits = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)
     done = predicting.predict_all(config, task, splits, config.fold_names(), output)
     report(config, task, done, tasks.mean_sizes(splits), output)
@@ -65,7 +69,7 @@ def report(
     sizes: dict[str, float],
     output: Output,
 ) -> None:
-    """The tables, the figures, the files; ``results.json`` last."""
+    """The tables, the figures, the files."""
     accuracies = {name: each.accuracies(task.targets) for name, each in done.items()}
     order = sorted(done, key=lambda name: -accuracies[name].mean())
     answers = {name: methods.by_row(done[name], config.repeats, task.rows) for name in order}
@@ -130,8 +134,8 @@ def report(
     intervals = {label: [summaries[name]["ci95"] for name in order]}
     of_folds = {label: [accuracies[name] for name in order]}
     figures = {
-        "accuracy": dj.plots.method_scores(titles, of_folds, intervals),
-        "common_errors": dj.plots.common_errors(shared, titles),
+        "accuracy": plots.method_scores(titles, of_folds, intervals),
+        "common_errors": plots.common_errors(shared, titles),
     }
 
     page = Report(

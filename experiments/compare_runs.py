@@ -5,7 +5,7 @@
 Each argument is the output folder of a finished run. Where two cross-validations trained and tested
 on the very same folds, their accuracies are compared fold by fold, by the corrected resampled
 t-test; where they didn't, it says what differs. It writes ``report.html`` and ``results.json``
-(last, and whole) to the output folder.
+(whole) to the output folder.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from rich.markup import escape
 
 import digits_jax as dj
 from common import command_line, console, options
+from common.drawing import plots
 from common.options import require, usage_errors
 from common.output import Output, plain
 from common.scores import ACCURACY, CROSS_ENTROPY
 from common.tables import Table
+from digits_jax.storage.files import open_arrays
 from report import Report
 
 SPLIT = ("folds", "repeats", "seed", "stratified")  # what gives the folds of cross_validate.py
@@ -149,7 +151,7 @@ def _history(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, open_arrays(opened) as arrays:
             names = [name for name in arrays.files if name != "runs"]
             history = {name: np.asarray(arrays[name], np.float64) for name in names}
         if "loss" not in history or any(e.ndim != 2 or not e.size for e in history.values()):
@@ -281,7 +283,7 @@ def learning_curves(report: Report, runs: Sequence[Finished]) -> None:
     values = [(e + 1, *(f"{line[e]:.4f}" for line in lines)) for e in range(longest)]
     report.figure(
         "Learning curves, means over the runs of each",
-        dj.plots.learning_curves(panels, names),
+        plots.learning_curves(panels, names),
         f"Mean training curves by epoch; the loss of {ends}.",
         values=(columns, values),
     )

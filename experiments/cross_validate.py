@@ -4,13 +4,14 @@
     python experiments/cross_validate.py --recipe strong
     python experiments/cross_validate.py --data mine.npz --recipe mine.py:recipe --validation 0.1
 
-It writes ``report.html``, ``results.json`` (last, and whole), ``history.npz``, ``predictions.npz``,
+It writes ``report.html``, ``results.json`` (whole), ``history.npz``, ``predictions.npz``,
 figures and checkpoints to the output folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks, training
+from common.drawing import plots
 from common.output import Output, summary_json
 from common.plans import Plan
 from common.scores import Score, scores_of
@@ -82,7 +84,7 @@ def report(
     names: list[str],
     output: Output,
 ) -> None:
-    """The table of folds, the summary, the files; ``results.json`` last."""
+    """The table of folds, the summary, the files."""
     scores = scores_of(plan.recipe)
     tested = np.flatnonzero((result.test_rows >= 0).any(axis=1))
     diverged = training.name_diverged(result, names)
@@ -106,10 +108,8 @@ def report(
     }
     curves = training.curves(result, scores)
     figures = {
-        "folds": dj.plots.fold_scores(
-            by_fold, name="Fold" if len(tested) == config.folds else "Run"
-        ),
-        "learning_curves": dj.plots.learning_curves(
+        "folds": plots.fold_scores(by_fold, name="Fold" if len(tested) == config.folds else "Run"),
+        "learning_curves": plots.learning_curves(
             curves["training"], names, validation=curves["validation"]
         ),
     }
@@ -143,7 +143,8 @@ def report(
         **({"votes": votes} if votes else {}),
         **({} if missed is None else {"missed_rows": missed}),
     }
-    page = pages.cross_validation(
+    page = functools.partial(
+        pages.cross_validation,
         results,
         task=task,
         result=result,
@@ -200,7 +201,7 @@ def errors(
     answers = [", ".join(names[k] for k in np.unique(predicted[rows == row])) for row in worst]
     title = f"rows that {who} gets wrong, the surest first"
     sheet = training.wrong_digits("missed", task, worst, answers, title)
-    return missed, {"confusion": dj.plots.confusion_matrix(confusion, names), **sheet}
+    return missed, {"confusion": plots.confusion_matrix(confusion, names), **sheet}
 
 
 if __name__ == "__main__":

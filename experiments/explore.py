@@ -3,7 +3,7 @@
     python experiments/explore.py
 
 It prints UCI's description (where the source has one), shapes, rows of each class and the range of
-the pixels. It writes ``report.html``, ``results.json`` (last, and whole), ``embedding.npz`` and the
+the pixels. It writes ``report.html``, ``results.json`` (whole), ``embedding.npz`` and the
 figures ``samples``, ``class_means``, ``pixel_statistics`` and ``embedding`` to the output folder.
 """
 
@@ -22,6 +22,7 @@ from rich.text import Text
 
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks
+from common.drawing import plots
 from common.output import Output, describe
 from common.tables import Table
 from report import Report
@@ -83,10 +84,10 @@ def main(config: Config) -> None:
     rows = [int(rng.choice(np.flatnonzero(labels == k))) for k in np.unique(labels)]
     titles = [f"class {labels[row]}\nrow {row}" for row in rows]
     figures = {
-        "samples": dj.plots.digit_sheet(images[rows], titles, columns=5),
-        "class_means": dj.plots.class_means(images, labels),
-        "pixel_statistics": dj.plots.pixel_statistics(images),
-        "embedding": dj.plots.embedding(points, labels, name=name),
+        "samples": plots.digit_sheet(images[rows], titles, columns=5),
+        "class_means": plots.class_means(images, labels),
+        "pixel_statistics": plots.pixel_statistics(images),
+        "embedding": plots.embedding(points, labels, name=name),
     }
     output.arrays("embedding.npz", points=points, labels=labels)
     results = {

@@ -3,7 +3,7 @@
     python experiments/feature_maps.py --checkpoint runs/cross_validate/<date>-<time>/checkpoints
 
 Without ``--checkpoint`` it first trains a network for 20 epochs on all rows. It writes
-``report.html``, ``results.json`` (last, and whole), ``feature_maps.npz`` (all the arrays that are
+``report.html``, ``results.json`` (whole), ``feature_maps.npz`` (all the arrays that are
 drawn) and the figures ``feature_maps``, ``filters`` and ``saliency`` to the output folder; with
 ``--untrained`` also ``feature_maps_untrained``, the maps of the initial weights, and
 ``feature_maps_compared``.
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import tyro
+from rich.markup import escape
 
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks, training
+from common.drawing import plots
 from common.output import Output, describe
 from common.tables import Table
 from report import Report
@@ -86,7 +88,7 @@ def main(config: Config) -> None:
     else:
         state, run, model = load(config, dataset, recipe)
         output.claim()
-    console.say(f"[bold]network[/] {model['note']}", console.notes)
+    console.say(f"[bold]network[/] {escape(model['note'])}", console.notes)
 
     image, label = dataset.images[config.index], int(dataset.labels[config.index])
     logits, maps = look_inside(network, state, image)
@@ -104,9 +106,9 @@ def main(config: Config) -> None:
     table_of(maps).show()
 
     figures = {
-        "feature_maps": dj.plots.feature_maps(image, maps),
-        "filters": dj.plots.filters(kernel),
-        "saliency": dj.plots.saliency(image, gradient, name=f"logit {predicted}"),
+        "feature_maps": plots.feature_maps(image, maps),
+        "filters": plots.filters(kernel),
+        "saliency": plots.saliency(image, gradient, name=f"logit {predicted}"),
     }
     arrays = dict(maps)
     if config.untrained:
@@ -115,8 +117,8 @@ def main(config: Config) -> None:
         init = jax.jit(functools.partial(dj.init_state, recipe=recipe), compiler_options=quick)
         start = init(run, dj.Data(dataset.images[:1], dataset.labels[:1]))
         _, blind = look_inside(network, start, image)
-        figures["feature_maps_untrained"] = dj.plots.feature_maps(image, blind)
-        figures["feature_maps_compared"] = dj.plots.feature_maps(image, side_by_side(maps, blind))
+        figures["feature_maps_untrained"] = plots.feature_maps(image, blind)
+        figures["feature_maps_compared"] = plots.feature_maps(image, side_by_side(maps, blind))
         arrays |= {f"untrained_{name}": each for name, each in blind.items()}
     output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
     results = {
@@ -172,9 +174,16 @@ def load(
     """The state of one of the checkpoint's runs, the run as it began, and a description of both."""
     import jax
 
+    from digits_jax.storage.errors import CheckpointError
+
     assert config.checkpoint is not None
     folder = training.checkpoints_in(config.checkpoint)
-    saved = dj.load_states(folder, recipe=recipe)
+    try:
+        saved = dj.load_states(folder, recipe=recipe)
+    except CheckpointError as error:
+        another = "is of another recipe" in str(error)
+        options.require(not another, f"only the notebook's network is drawn, not that of {folder}")
+        raise
     states, identity = saved.states, saved.identity
     names = saved.names
     if config.run is None:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import digits_jax as dj
 import methods
 from common import command_line, console, options, startup, tasks
+from common.drawing import plots
 from common.output import Output, describe
 from common.scores import ACCURACY
 from report import Report, pages
@@ -95,7 +96,7 @@ def main(config: Config) -> None:
         f"({ACCURACY.ends(ceiling)})"
     )
     shown = found[: config.shown]
-    figure = dj.plots.digit_sheet(
+    figure = plots.digit_sheet(
         *sheet(dataset.images, dataset.labels, shown),
         columns=2 * (NEIGHBOURS + 1),
         title=f"{len(shown)} of {len(left)} rows that {100 * config.share:g} % of predictions get "

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from common import options, plans
 from common.tasks import Task
+from digits_jax.storage.files import open_arrays
 
 TITLES: dict[str, str] = {
     "strong": "CNN, strong",
@@ -96,7 +97,7 @@ class Predictions(NamedTuple):
 def load(path: Path) -> tuple[Predictions, dict[str, Any]]:
     """The predictions that a script wrote, and the identity of what made them."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_arrays(path) as file:
             about = json.loads(str(file["about"]))
             arrays = (file["rows"], file["predicted"], file["logits"])
             done = Predictions(*arrays, about["seconds"], about["chosen"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.markup import escape
 
 import baselines
 import digits_jax as dj
@@ -60,9 +61,11 @@ def predict_all(
                 done[name] = baselines.predict(name, task, splits, config.seed)
             _save(path, done[name], identity, output)
         accuracy = 100 * done[name].accuracies(task.targets).mean()
+        who = escape(title(name))
         console.say(
-            f"{title(name)}: {accuracy:.2f} % of the test rows, mean of {len(names)} splits; "
-            f"{done[name].seconds:.0f} s"
+            f"{who}: {accuracy:.2f} % of the test rows, mean of {len(names)} splits; "
+            f"{done[name].seconds:.0f} s",
+            console.notes,
         )
     return done
 
@@ -83,7 +86,7 @@ def _predict(
     config: methods.Options, plan: Plan, runs: dj.Run, task: Task, names: list[str], output: Output
 ) -> Predictions:
     """A network's predictions."""
-    console.say(f"{title(plan.name)}:")
+    console.say(f"{escape(title(plan.name))}:", console.notes)
     result = training.train(
         task.data,
         runs,

@@ -114,7 +114,7 @@ def main(config: Config, output: Output) -> None:
     for line in footnotes(rounds, differences):
         console.say(line)
     output.json("against.json", report)
-    console.say(f"Written to {output.folder}/: against.json")
+    console.say(escape(f"Written to {output.folder}/: against.json"))
     if failed:
         sys.exit(1)
 

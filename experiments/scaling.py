@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import costs
-import digits_jax as dj
 from common import command_line, console, options, startup, tasks
+from common.drawing import styled
 from common.output import Output, describe
 from common.tables import Table
 from costs import EPOCHS, MANY, Model, Point, Trial
@@ -31,6 +31,8 @@ from report import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from common.drawing import Drawing
 
 DEVICES = (1, 8, 256)
 
@@ -79,7 +81,7 @@ def main(config: Config) -> None:
     devices, free = measuring.devices()
     size = config.wave_size or measuring.chosen_wave_size(dataset, free)
     free_each = f"each of {devices} devices has {free / 1e9:.1f} GB free"
-    console.say(f"waves of {size} runs; {free_each}")
+    console.say(f"waves of {size} runs; {free_each}", console.notes)
     measured = []
     for trial in dict.fromkeys(trials(config, most, size)):
         with console.results.status(f"{trial}"):
@@ -87,7 +89,8 @@ def main(config: Config) -> None:
         console.say(
             f"{point['runs']:4d} runs, {point['rows']:5d} rows, width {point['width']:g}"
             f"{in_waves(point, ', ')}: {statistics.mean(costs.milliseconds(point)):.1f} ms an "
-            f"epoch of a run, {point['bytes']['peak'] / 1e6:.0f} MB"
+            f"epoch of a run, {point['bytes']['peak'] / 1e6:.0f} MB",
+            console.notes,
         )
         measured.append(point)
     waved = [each for each in measured if each["wave_size"]]
@@ -109,7 +112,7 @@ def main(config: Config) -> None:
         "warning": costs.far_off(checks),
         "predictions": [costs.predict(model, n, steps, waved[-1], logits) for n in DEVICES],
     }
-    figure = dj.plots.styled(make_figure)(measured, model, config, most)
+    figure = styled(make_figure, measured, model, config, most)
     output.finish(results, {"scaling": figure}, report(results, figure), svg=config.svg)
 
 
@@ -129,7 +132,7 @@ def in_waves(point: Mapping[str, Any], before: str = " ") -> str:
     return f"{before}in waves of {point['wave_size']}" if point["wave_size"] else ""
 
 
-def report(results: Mapping[str, Any], figure: Figure) -> Report:
+def report(results: Mapping[str, Any], figure: Drawing) -> Report:
     """Prints the model, how well it predicts, and a million runs; gives the page."""
     points, model = results["points"], results["model"]
     first = results["predictions"][0]

@@ -19,6 +19,7 @@ import numpy as np
 
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks, training
+from common.drawing import plots
 from common.output import Output, describe, summary_json
 from report import Report
 
@@ -133,7 +134,7 @@ def main(config: Config) -> None:
         # The first one compiles: it would hide the others.
         "Seconds": [np.nan, *seconds[1:]],
     }
-    figure = dj.plots.fold_scores(panels, name="Repeat")
+    figure = plots.fold_scores(panels, name="Repeat")
     page = Report(
         f"Five-fold cross-validation to {goal}",
         f"{config.repeats} repeats of {config.epochs} epochs, each with folds and weights of its "

@@ -10,19 +10,21 @@ Recipes, batch sizes and fields of the network are a loop around it. A fifth of 
 (--validation) chooses, and the test rows score the choice, without bias. With --nested, inner folds
 of the training set choose, and the choice is then trained on all of it.
 
-It writes ``report.html``, ``results.json`` (last, and whole), ``configurations.csv``,
+It writes ``report.html``, ``results.json`` (whole), ``configurations.csv``,
 ``scores.npz``, figures and the waves to the output folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import tyro
+from rich.markup import escape
 
 import digits_jax as dj
 from common import command_line, console, options, plans, startup, tasks
@@ -141,7 +143,8 @@ def search(config: Config, sweep: Sweep, outer: dj.Split, inner: dj.Split | None
     stage, where = ("folds", outer) if inner is None else ("inner", inner)
     halved: dict[str, Any] | None = None
     if config.halving:
-        console.say(f"halving after {', '.join(map(str, sweep.rungs)) or 'no'} epochs")
+        rungs = ", ".join(map(str, sweep.rungs)) or "no"
+        console.say(f"halving after {rungs} epochs", console.notes)
         scores = sweep.all_on("halving", where, splits)
     else:
         scores = sweep.all_on(stage, where)
@@ -186,7 +189,7 @@ def report(
     final: Scores,
     halved: dict[str, Any] | None,
 ) -> None:
-    """The tables, the arrays and the figures; ``results.json`` last.
+    """The tables, the arrays and the figures.
 
     Args:
         config: the options.
@@ -248,7 +251,7 @@ def report(
     if len(rows) > SHOWN:
         console.say(f"({len(rows) - SHOWN} more in configurations.csv)")
     chosen_ones.show()
-    console.say(f"The best of all: {results['best_command']}")
+    console.say(f"The best of all: {escape(results['best_command'])}")
 
     sweep.output.table("configurations.csv", rows)
     names = dict.fromkeys(name for row in sweep.table for name in row)
@@ -261,7 +264,8 @@ def report(
         **{name: np.array([row.get(name, np.nan) for row in sweep.table]) for name in names},
     )
     drawn = searches.figures(sweep, np.where(scores.diverged, np.nan, found[score.name]))
-    page = searches.page(results, sweep, (chosen_ones, best_first), drawn, who)
+    shown = (chosen_ones, best_first)
+    page = functools.partial(searches.page, results, sweep, shown, drawn, who)
     also = ["configurations.csv", "scores.npz", "waves/"]
     sweep.output.finish(results, drawn, page, svg=config.svg, also=also)
 

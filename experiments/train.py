@@ -5,13 +5,14 @@
     python experiments/train.py --data mine.npz --recipe mine.py:recipe
 
 By default it is the notebook's training: 80 % of the rows train, 20 % test. With ``--seeds`` above
-1, every score gets a mean and a spread. It writes ``report.html``, ``results.json`` (last, and
-whole), ``history.npz``, ``predictions.npz``, figures and checkpoints to the output folder.
+1, every score gets a mean and a spread. It writes ``report.html``, ``results.json`` (whole),
+``history.npz``, ``predictions.npz``, figures and checkpoints to the output folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 import digits_jax as dj
 from common import command_line, options, startup, tasks, training
+from common.drawing import plots
 from common.output import Output, summary_json
 from common.plans import Plan
 from common.scores import ACCURACY, MACRO, scores_of
@@ -70,7 +72,7 @@ def report(
     names: list[str],
     output: Output,
 ) -> None:
-    """The scores and figures; ``results.json`` last."""
+    """The scores and figures."""
     diverged = training.name_diverged(result, names)
     finite = np.flatnonzero(result.diverged == 0)
     options.require(len(finite) > 0, "every run diverged; try a smaller --learning-rate")
@@ -80,7 +82,7 @@ def report(
     values = {score.name: result.scores[score.name][finite].tolist() for score in scores}
     curves = training.curves(result, measured)
     figures = {
-        "training_curves": dj.plots.learning_curves(
+        "training_curves": plots.learning_curves(
             curves["training"], names, validation=curves["validation"]
         )
     }
@@ -125,7 +127,8 @@ def report(
         "test_rows": len(rows),
         **about_classes,
     }
-    page = pages.train(
+    page = functools.partial(
+        pages.train,
         results,
         task=task,
         result=result,
@@ -166,9 +169,9 @@ def classes(
     }
     confusion = metrics.confusion(labels, predicted, len(names))
     figures = {
-        "confusion": dj.plots.confusion_matrix(confusion, names),
-        "roc": dj.plots.roc_curves(metrics.roc_curves(labels, probabilities), names),
-        "reliability": dj.plots.reliability_diagram(reliability),
+        "confusion": plots.confusion_matrix(confusion, names),
+        "roc": plots.roc_curves(metrics.roc_curves(labels, probabilities), names),
+        "reliability": plots.reliability_diagram(reliability),
     }
     wrong = wrong[np.argsort(probabilities[wrong, labels[wrong]])]  # the surest mistakes first
     answers = [f"{names[predicted[i]]}, {100 * probabilities[i].max():.0f} %" for i in wrong]

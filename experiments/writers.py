@@ -7,7 +7,7 @@ UCI's two files are of different writers, and the data's authors call this test 
 measure. A random split mixes the writers; one of the same sizes is the control, so that the
 difference is not one of training rows. Every seed trains on both, all at once; the control is also
 split anew for each. The networks vote besides: the mean of five seeds' probabilities. It writes
-``report.html``, ``results.json`` (last, and whole), ``scores.csv``, a figure, and the predictions
+``report.html``, ``results.json`` (whole), ``scores.csv``, a figure, and the predictions
 of each method as soon as they are whole. ``--resume`` takes these and adds the others.
 
 No choice may be made on these test rows: a recipe that was tuned on them has no figure here.
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import digits_jax as dj
 import methods
 from common import command_line, options, startup, tasks
+from common.drawing import plots
 from common.output import Output, describe
 from common.scores import ACCURACY
 from common.tables import Table
@@ -110,7 +111,7 @@ def score(done: Predictions, labels: npt.NDArray[Any], seeds: int) -> dict[str, 
 def report(
     config: Config, dataset: dj.Dataset, done: dict[str, Predictions], output: Output
 ) -> None:
-    """The table, the figure, the files; ``results.json`` last."""
+    """The table, the figure, the files."""
     scores = {name: score(each, dataset.labels, config.seeds) for name, each in done.items()}
     order = sorted(done, key=lambda name: -scores[name]["new_writers"]["mean"])
     rows = []
@@ -138,7 +139,7 @@ def report(
     new_writers = f"new writers: {config.seeds} seeds, mean, Wilson 95 % interval"
     random = f"random splits of the same sizes: {config.seeds}, mean, 95 % range of one more"
     kinds = {"new_writers": (new_writers, "wilson95"), "random": (random, "prediction95")}
-    figure = dj.plots.method_scores(
+    figure = plots.method_scores(
         [title(name) for name in order],
         {
             label: [scores[n][kind]["accuracies"] for n in order]

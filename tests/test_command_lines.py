@@ -267,7 +267,7 @@ def test_help_is_wrapped_where_the_line_is_full() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line.strip(" │") for line in done.stdout.splitlines()]
     assert {"python experiments/train.py", "python experiments/train.py --seeds 10"} <= set(lines)
-    assert any("(last, and whole), ``history.npz``" in line for line in lines)
+    assert any("(whole), ``history.npz``" in line for line in lines)
     assert "bundled), uci, bundled, the path of a CSV in UCI's" in lines
     assert any("and an --output-dir" in line for line in lines)  # of the nested Job
 

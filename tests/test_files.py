@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from digits_jax.storage import files
 from digits_jax.storage.files import (
     DamagedFile,
     read_arrays,
@@ -82,3 +83,18 @@ def test_a_kill_while_it_is_written_leaves_the_old_one(part: Path) -> None:
     write_arrays(part, {"loss": np.zeros(3)}, {})
     assert [path.name for path in part.parent.iterdir()] == ["wave-0.npz"]
     assert len(read_arrays(part)[0]["loss"]) == 3
+
+
+def test_an_archive_that_unpacks_to_more_than_is_free_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", zeros=np.zeros(10**7))
+    assert (tmp_path / "bomb.npz").stat().st_size < 10**5
+    with files.open_arrays(tmp_path / "bomb.npz") as opened:
+        assert opened["zeros"].shape == (10**7,)
+    monkeypatch.setattr(files, "free_memory", lambda: 10**7)
+    with pytest.raises(ValueError, match=r"unpacks to 0\.1 GB, and 0\.0 GB are free"):
+        files.open_arrays(tmp_path / "bomb.npz")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="no .npz"):
+        files.open_arrays(tmp_path / "one.npy")

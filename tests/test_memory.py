@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from digits_jax import train
+from digits_jax import environment, train
 from digits_jax.data import load_digits
 from digits_jax.model import DigitsCNN
 from digits_jax.parallel import mesh as meshes
@@ -65,38 +64,6 @@ def test_waves_are_even_multiples_of_the_devices_that_fit(data: Data) -> None:
     assert size(1000, free=room) == 20  # one at a time, on a CPU
 
 
-def _write(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name.replace("memory_", "memory.")).write_text(content)
-
-
-def test_control_groups_limit_the_hosts_memory(tmp_path: Path) -> None:
-    process, root = tmp_path / "proc", tmp_path / "cgroup"
-    _write(process, cgroup="0::/slurm/job\n")
-    stat = "anon 5\ninactive_file 30\n"
-    _write(root / "slurm", memory_max="1000\n", memory_current="900\n", memory_stat=stat)
-    _write(root / "slurm/job", memory_max="max\n", memory_current="10\n", memory_stat=stat)
-    assert memory._left_by_control_groups(process, root) == [130]
-
-    _write(process, cgroup="4:cpu,memory:/docker\n1:name=systemd:/\n")
-    stat = "inactive_file 7\ntotal_inactive_file 40\n"
-    _write(
-        root / "memory/docker",
-        memory_limit_in_bytes="500\n",
-        memory_usage_in_bytes="600\n",
-        memory_stat=stat,
-    )
-    _write(
-        root / "memory",
-        memory_limit_in_bytes="800\n",
-        memory_usage_in_bytes="600\n",
-        memory_stat=stat,
-    )
-    assert memory._left_by_control_groups(process, root) == [0, 240]
-    assert memory._left_by_control_groups(tmp_path / "none", root) == []
-
-
 class Device:
     """Of some process, with memory of its own where stats tell of it."""
 
@@ -109,7 +76,7 @@ class Device:
 
 
 def test_a_device_has_its_own_limit_or_a_share_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_host_memory", lambda: 1000)
+    monkeypatch.setattr(environment, "free_memory", lambda: 1000)
     assert memory.free_memory([Device(), Device()]) == 500  # type: ignore[list-item]
     limited = [Device(bytes_limit=300, bytes_in_use=100), Device(bytes_limit=300)]
     assert memory.free_memory(limited) == 200  # type: ignore[arg-type]
@@ -128,7 +95,7 @@ def test_processes_of_a_job_share_a_host_and_take_the_least_of_all(
 
     monkeypatch.setattr(memory, "gather_values", gather_values)
     monkeypatch.setattr(memory, "spans_job", lambda devices: True)
-    monkeypatch.setattr(memory, "_host_memory", lambda: 80 << 20)
+    monkeypatch.setattr(environment, "free_memory", lambda: 80 << 20)
     job: Any = [Device(), Device(), Device(1), Device(1), Device(2), Device(2)]
     assert memory.free_memory(job) == 7 << 20
     assert told[1] == 20  # MiB: the host's, in halves for two processes of two devices each
@@ -143,5 +110,5 @@ def test_a_job_counts_the_outputs_of_all_runs_in_each_process(data: Data) -> Non
 
 def test_this_host_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e6 < memory.free_memory(jax.devices()) < 1e15
-    monkeypatch.setattr(memory, "_left_by_control_groups", lambda: [4000, 1 << 60])
+    monkeypatch.setattr(environment, "free_memory", lambda: 4000)
     assert memory.free_memory(jax.devices()[:4]) == 1000

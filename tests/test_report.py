@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.drawing import plots
 from common.scores import scores_of
 from common.tables import Table
 from common.tasks import Task
-from digits_jax import Dataset, Recipe, load_digits, metrics, plots
+from digits_jax import Dataset, Recipe, load_digits, metrics
 from report import SHOWN, Report, misclassified, pages
 
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=http://example.com/x.png>"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-import platformdirs
 from jax.sharding import Mesh
 
+from digits_jax import environment
 from digits_jax.parallel import joining
 from digits_jax.parallel.mesh import RUNS, place, runs_sharding
 from digits_jax.parallel.processes import NotJoined, ProcessLost, gather, gather_values
@@ -22,16 +22,17 @@ LATE_SECONDS = 30  # that JAX waits for the others once the time to join is over
 def use_all_cpu_cores() -> None:
     """Gives JAX one CPU device for each core, so that runs spread over cores as over any devices.
 
-    Call it before anything starts JAX's devices. It changes nothing where JAX_NUM_CPU_DEVICES is
-    set, or on other kinds of devices.
+    Call it before anything starts JAX's devices. It counts the cores that the process may use, see
+    ``environment.cpu_cores``, and changes nothing where the user has chosen a number, by
+    JAX_NUM_CPU_DEVICES, ``jax.config`` or XLA_FLAGS, or on other kinds of devices.
 
     Raises:
         RuntimeError: JAX has started its devices already.
     """
-    if not os.environ.get("JAX_NUM_CPU_DEVICES"):
-        affinity = getattr(os, "sched_getaffinity", None)  # what a container or taskset leaves us
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        jax.config.update("jax_num_cpu_devices", cores)
+    chosen = getattr(jax.config, "jax_num_cpu_devices") != -1  # noqa: B009, not in its annotations
+    flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and not flag:
+        jax.config.update("jax_num_cpu_devices", environment.cpu_cores())
 
 
 def initialize_distributed(
@@ -106,11 +107,29 @@ def initialize_distributed(
 def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> None:
     """Keeps compiled programs on disk, so that the next start of the same program skips compiling.
 
+    What the user has chosen by JAX_COMPILATION_CACHE_DIR, JAX's other variables or ``jax.config``
+    stays as it is. Where there is no home folder for a cache, nothing is kept.
+
     Args:
-        folder: default: ``digits_jax/compiled`` in the user's cache folder.
+        folder: ``~`` is expanded. Default: ``digits_jax/compiled`` in the user's cache folder.
     """
     if folder is None:
-        folder = Path(platformdirs.user_cache_dir("digits_jax")) / "compiled"
-    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        own = environment.cache_folder()
+        chosen: dict[str, Any] = {"jax_compilation_cache_dir": own and os.fspath(own / "compiled")}
+    else:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+        chosen = {}
+    chosen |= {
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in chosen.items():
+        if name.upper() not in os.environ and getattr(jax.config, name) == _JAX_DEFAULTS[name]:
+            jax.config.update(name, value)
+
+
+_JAX_DEFAULTS = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 1.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+}

@@ -38,9 +38,10 @@ def save(
     """
     if isinstance(formats, str):
         raise TypeError(f"formats must be a sequence such as ({formats!r},), got {formats!r}")
+    path = Path(path).expanduser()
     paths = tuple(Path(f"{path}.{suffix}") for suffix in formats)
     try:
-        folder = Path(path).parent
+        folder = path.parent
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(".partial", prefix=".", dir=folder) as temporary:
             for each in paths:

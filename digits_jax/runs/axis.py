@@ -158,6 +158,7 @@ def _one_entry_a_run(h: Any, runs: int, what: str = "R runs") -> Any:
     check = getattr(h, "check", None)
     if callable(check):
         check()
+    ours = isinstance(h, Hyperparameters)  # float32 also where JAX would hold 64 bits
 
     def one(path: Any, leaf: Any) -> Any:
         name = leaf_name(path)
@@ -166,7 +167,8 @@ def _one_entry_a_run(h: Any, runs: int, what: str = "R runs") -> Any:
             raise TypeError(f"hyperparameter {name} must be numbers, not {value.dtype}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"hyperparameter {name} must be finite, not {value}")
-        held = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+        narrow = ours and value.dtype.kind == "f"
+        held = value.astype(np.float32 if narrow else jax.dtypes.canonicalize_dtype(value.dtype))
         if value.dtype.kind in "iu" and (held != value).any():
             raise ValueError(f"hyperparameter {name}: {value} does not fit {held.dtype}")
         if isinstance(leaf, Shared) or value.ndim == 0:

@@ -6,6 +6,7 @@ Shapes: N rows of the data set, B rows of a batch.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,9 @@ def _numbers(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} is complex; give its real and imaginary parts as channels")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # long double, which JAX has not
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            array = array.astype(np.float64)
     return array
 
 
@@ -132,11 +136,12 @@ def _held(array: np.ndarray, name: str) -> np.ndarray:
                 f"{name} hold integers {low} to {high}, which do not fit {held}; scale them, give "
                 "floats, or set jax_enable_x64"
             )
-    if array.dtype.kind == "i" and name.startswith("targets") and array.size:
-        if array.min() < -(2**31) or array.max() >= 2**31:
+    if array.dtype.kind in "iu" and name.startswith("targets") and array.size:
+        if int(array.min()) < -(2**31) or int(array.max()) >= 2**31:
             raise ValueError(f"{name} hold integers beyond int32")
+    result = _aligned(array.shape, held)
     with np.errstate(over="ignore"):
-        result = array.astype(held)
+        np.copyto(result, array, casting="unsafe")
     if jnp.issubdtype(held, jnp.floating):
         bad = ~np.isfinite(result.astype(np.float32) if held.kind == "V" else result)
         if bad.any():
@@ -147,6 +152,14 @@ def _held(array: np.ndarray, name: str) -> np.ndarray:
                 "these rows out, or fill in their values"
             )
     return result
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array that begins at 64 bytes, so that CPU devices share it and make no copies."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def check_runs(runs: Any, rows: int) -> None:

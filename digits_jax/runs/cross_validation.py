@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from digits_jax import train
+from digits_jax import environment, train
 from digits_jax.parallel import round_robin
 from digits_jax.parallel.mesh import (
     debugging,
@@ -35,7 +35,7 @@ from digits_jax.runs.advancing import (
 )
 from digits_jax.runs.axis import pad_runs, take_runs, to_host
 from digits_jax.runs.checks import check_counts, check_data, check_runs
-from digits_jax.runs.extension import as_of_all, joined, saved_parts
+from digits_jax.runs.extension import as_of_all, in_waves, joined, saved_parts, without_states
 from digits_jax.runs.identity import (
     PROGRAM,
     RUNS,
@@ -70,6 +70,7 @@ def cross_validate(
     states: TrainState | None = None,
     devices: Sequence[jax.Device] | None = None,
     vmap_size: int | None = None,
+    wave_size: int | None = None,
     epochs_per_call: int = 1,
     patience: int | None = None,
     keep: Literal["last", "best"] = "last",
@@ -107,6 +108,9 @@ def cross_validate(
         devices: default: all of ``jax.devices()``, those of all processes.
         vmap_size: runs that a device advances side by side; default: all, but one on a CPU (see
             ``default_vmap_size``). The results are the same to float tolerance.
+        wave_size: runs that train at once; the others follow, wave by wave, to the same numbers,
+            each wave with checkpoints of its own, where alone its states are kept. Needs
+            ``checkpoints``, and one process. Default: all.
         epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs``,
             ``checkpoint_every`` and what is left to train.
         patience: epochs without a better one, by the recipe's monitor on the validation rows, after
@@ -160,6 +164,7 @@ def cross_validate(
         raise TypeError(f"recipe must be a Recipe, not {type(recipe).__name__}")
     check_counts(epochs=epochs, checkpoint_every=checkpoint_every, epochs_per_call=epochs_per_call)
     check_counts(vmap_size=vmap_size, total_epochs=total_epochs, patience=patience)
+    check_counts(wave_size=wave_size)
     data = check_data(data)
     check_runs(runs, len(jax.tree.leaves(data.inputs)[0]))
     if states is not None and (params is not None or checkpoints is not None):
@@ -193,19 +198,35 @@ def cross_validate(
     }
     names, parts = _checked_names(names, count), None
     if checkpoints is not None and resume and jax.process_count() == 1:
-        parts = saved_parts(Path(checkpoints), run_digests(runs), _saved_digests)
-    if parts is None:
+        parts = saved_parts(Path(checkpoints).expanduser(), run_digests(runs), _saved_digests)
+    if wave_size is not None:
+        if checkpoints is None or jax.process_count() > 1:
+            raise ValueError("wave_size needs checkpoints, and one process")
+        parts = in_waves(Path(checkpoints).expanduser(), parts, count, wave_size)
+    if parts is None or len(parts) == 1:
         each: Any = {"params": params, "names": names, "on_epoch": on_epoch}
         return _cross_validate(data, runs, states=states, checkpoints=checkpoints, **each, **how)
-    results = []
+    results, done, stop = [], 0, False
+
+    def on_epoch_of_all(progress: Progress) -> bool:
+        nonlocal stop
+        stop = stop or (on_epoch is not None and bool(on_epoch(progress)))
+        return stop
+
     for folder, index in parts:
+        if stop:  # asked for in the last epoch of a part
+            raise Interrupted(epochs, epochs, f" of {done} of {count} runs")
         each = {
             "params": None if params is None else take_runs(params, index),
             "names": None if names is None else [names[i] for i in index],
-            "on_epoch": None if on_epoch is None else as_of_all(on_epoch, index, count),
+            "on_epoch": as_of_all(on_epoch_of_all, index, count),
         }
         of_part = take_runs(runs._replace(member=None), index)
-        results.append(_cross_validate(data, of_part, checkpoints=folder, **each, **how))
+        result = _cross_validate(data, of_part, checkpoints=folder, **each, **how)
+        results.append(result if wave_size is None else without_states(result))
+        del result
+        environment.give_back_memory()  # of its states, for the next part
+        done += len(index)
     return joined(results, [index for _, index in parts], runs, data, recipe)
 
 

@@ -1,7 +1,8 @@
 """More runs than a folder of checkpoints holds: what is saved goes on, the others start beside it.
 
 A folder holds the runs of its first call. Those that a later call adds, say more repeats or more
-values of a grid, are trained on their own and saved in its folders ``more-1``, ``more-2``, ….
+values of a grid, are trained on their own and saved in its folders ``more-1``, ``more-2``, …. So
+are those that memory has no room for at once: the waves of one call.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from digits_jax.runs.axis import take
 from digits_jax.runs.results import CrossValidation, Progress
 from digits_jax.runs.votes import vote
 from digits_jax.storage.errors import CheckpointError, shortened_path
-from digits_jax.structures import Data, Run
+from digits_jax.structures import Data, Run, TrainState
 
 Part = tuple[Path, list[int]]  # a folder of checkpoints, and which runs are in it
 
@@ -72,6 +73,30 @@ def saved_parts(
     if rest:
         parts.append((folder / f"more-{len(parts)}", rest))
     return parts if len(parts) > 1 else None
+
+
+def in_waves(folder: Path, parts: list[Part] | None, count: int, size: int) -> list[Part]:
+    """The parts, of which that without a checkpoint yet is cut into waves.
+
+    Args:
+        folder: of checkpoints.
+        parts: as of ``saved_parts``.
+        count: R.
+        size: runs of a wave.
+    """
+    parts = parts or [(folder, list(range(count)))]
+    *saved, (last, rest) = parts
+    if _holds_checkpoints(last):
+        return parts
+    waves = [rest[start : start + size] for start in range(0, len(rest), size)]
+    folders = [folder / f"more-{k}" if k else folder for k in range(len(saved) + len(waves))]
+    return [*saved, *zip(folders[len(saved) :], waves, strict=True)]
+
+
+def without_states(result: CrossValidation) -> CrossValidation:
+    """The result of a wave, whose states are in its checkpoints."""
+    empty: Any = TrainState(*[()] * len(TrainState._fields))  # type: ignore[arg-type]
+    return dataclasses.replace(result, states=empty)
 
 
 def as_of_all(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import socket
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
-from digits_jax import evaluation, train
+from digits_jax import environment, evaluation, train
 from digits_jax.networks import Variables, as_network
 from digits_jax.parallel.mesh import default_vmap_size, runs_mesh
 from digits_jax.parallel.processes import gather_values, spans_job
@@ -25,9 +22,8 @@ from digits_jax.runs.axis import take_run
 from digits_jax.runs.checks import check_data
 from digits_jax.structures import Data, Run, TrainState
 
-_ROUNDS = 64  # see fitting_wave_size
 _SHARE = 0.5  # of the free memory, that a wave may take
-_GROUPS = Path("/sys/fs/cgroup")
+_CERTAINLY = 3  # the estimate is at most so many times what is taken
 
 
 def fitting_wave_size(
@@ -39,11 +35,13 @@ def fitting_wave_size(
     devices: Sequence[jax.Device],
     vmap_size: int | None = None,
     free: int | None = None,
+    rounds: int | None = 64,
+    refuse: bool = False,
 ) -> int:
     """Runs of a wave that fit in half of the free memory, in waves as even as can be.
 
-    A device that takes its runs one after another, or group by group, gets at most 64 such rounds:
-    longer waves are no faster, and a kill costs more.
+    A device that takes its runs one after another, or group by group, gets at most ``rounds`` of
+    them: where a wave is saved as a whole, longer ones are no faster, and a kill costs more.
 
     Args:
         count: number of runs in all.
@@ -53,22 +51,59 @@ def fitting_wave_size(
         devices: see ``cross_validate``.
         vmap_size: see ``cross_validate``.
         free: bytes that a device may still take. Default: see ``free_memory``.
+        rounds: see above; None: any number.
+        refuse: whether a MemoryError says it where not one run for each device fits, by far.
 
     Returns:
         A multiple of the number of devices; at least one run for each.
+
+    Raises:
+        MemoryError: see ``refuse``.
     """
     if vmap_size is None:
         vmap_size = default_vmap_size(runs_mesh(len(devices), devices))
     processes = len({device.process_index for device in devices})
     kept, step = _bytes_of(run, check_data(data), recipe, processes)
-    budget = _SHARE * (free_memory(devices) if free is None else free)
+    free = free_memory(devices) if free is None else free
+    if refuse and kept + step > _CERTAINLY * free:
+        few = f"fewer devices (there are {len(devices)}; JAX_NUM_CPU_DEVICES=1), " * (
+            len(devices) > 1
+        )
+        raise MemoryError(
+            f"a run takes about {(kept + step) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left for "
+            f"each device: take {few}smaller batches, a smaller network or a larger machine"
+        )
+    budget = _SHARE * free
     if vmap_size is None:
         largest = budget / (kept + step)
     else:
-        largest = min((budget - vmap_size * step) / kept, _ROUNDS * vmap_size)
+        largest = (budget - vmap_size * step) / kept
+        largest = largest if rounds is None else min(largest, rounds * vmap_size)
     most = max(int(largest), 1) * len(devices)
     even = math.ceil(count / math.ceil(count / most))
     return math.ceil(even / len(devices)) * len(devices)
+
+
+def runs_at_once(
+    runs: Run, data: Any, *, recipe: Recipe, devices: Sequence[jax.Device] | None = None
+) -> int | None:
+    """The ``wave_size`` for ``cross_validate`` of these runs here; None where all of them fit.
+
+    Raises:
+        MemoryError: not one run for each device fits; the message has the numbers.
+    """
+    if jax.process_count() > 1:
+        return None
+    count, devices = len(runs.key), jax.devices() if devices is None else devices
+    try:
+        size = fitting_wave_size(
+            count, runs, data, recipe=recipe, devices=devices, rounds=None, refuse=True
+        )
+    except MemoryError:
+        raise
+    except Exception:  # a part of the recipe that fails: cross_validate says which, and why
+        return None
+    return size if size < count else None
 
 
 def _bytes_of(run: Run, data: Data, recipe: Recipe, processes: int = 1) -> tuple[int, int]:
@@ -105,14 +140,13 @@ def _bytes_of(run: Run, data: Data, recipe: Recipe, processes: int = 1) -> tuple
 def free_memory(devices: Sequence[jax.Device]) -> int:
     """Bytes that each device may still take: of its own memory, or of the host's in equal shares.
 
-    Results come back to the host, so that its share is the limit even where a device has more. On
-    Linux the host's memory is what the process's control groups (a container's, or a batch
-    system's limits) still leave it. Of the devices of a job it is the least of any, which all
-    processes must ask for at once; those on one host share its memory.
+    Results come back to the host, so that its share is the limit even where a device has more. Of
+    the devices of a job it is the least of any, which all processes must ask for at once; those on
+    one host share its memory.
     """
     shared = spans_job(devices)
     here = [device for device in devices if device.process_index == jax.process_index()]
-    free = _host_memory() // len(here)
+    free = environment.free_memory() // len(here)
     if shared:
         host = np.array(zlib.crc32(socket.gethostname().encode()) >> 1, np.int32)
         free //= int((gather_values(host) == host).sum())
@@ -123,43 +157,6 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
     if shared:  # in MiB, which an int32 counts
         free = int(gather_values(np.array(max(free, 0) >> 20, np.int32)).min()) << 20
     return free
-
-
-def _host_memory() -> int:
-    """Bytes that this process may still take of the host's memory."""
-    return min([int(psutil.virtual_memory().available), *_left_by_control_groups()])
-
-
-def _left_by_control_groups(process: Path = Path("/proc/self"), root: Path = _GROUPS) -> list[int]:
-    """What each control group above a process leaves it; none where the system has none."""
-    left = []
-    with contextlib.suppress(OSError):
-        for line in (process / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if "memory" in controllers.split(","):  # version 1
-                files, top = ("limit_in_bytes", "usage_in_bytes", "total_"), root / "memory"
-            elif not controllers:  # version 2
-                files, top = ("max", "current", ""), root
-            else:
-                continue
-            group = top / path.strip("/")
-            for each in (group, *group.parents):
-                if each.is_relative_to(top):
-                    left += _left_by_control_group(each, *files)
-    return left
-
-
-def _left_by_control_group(group: Path, limit: str, usage: str, prefix: str) -> list[int]:
-    try:
-        most = (group / f"memory.{limit}").read_text().strip()
-        used = int((group / f"memory.{usage}").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:  # no such group, or none with a limit
-        return []
-    if most == "max":
-        return []
-    # Cached files count as used, and make way.
-    return [max(int(most) - used + int(stat.get(f"{prefix}inactive_file", 0)), 0)]
 
 
 def _bytes(tree: Any) -> int:

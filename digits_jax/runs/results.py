@@ -74,7 +74,9 @@ class CrossValidation:
     sharded over the processes: every leaf is a ``jax.Array`` [R + padding, ...].
 
     Attributes:
-        states: every leaf [R, ...]; with ``keep="best"`` the weights are those of the best epoch.
+        states: every leaf [R, ...]; empty where there were several waves (``wave_size``), which
+            keep them in their checkpoints alone. With ``keep="best"`` the weights are those of the
+            best epoch.
         history: float32 [R, E] by name: "loss", what training minimized, the recipe's metrics, and
             the same with "validation_" before; NaN after a stop.
         scores: float64 [R] by name, weighted means over the test rows: "loss", without
@@ -336,6 +338,6 @@ def diverged_since(
 class Interrupted(Exception):
     """``on_epoch`` asked to stop; all that was trained is in the checkpoint, if there is one."""
 
-    def __init__(self, epoch: int, epochs: int) -> None:
-        super().__init__(f"stopped after {epoch} of {epochs} epochs")
+    def __init__(self, epoch: int, epochs: int, of: str = "") -> None:
+        super().__init__(f"stopped after {epoch} of {epochs} epochs{of}")
         self.epoch = epoch

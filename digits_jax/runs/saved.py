@@ -72,9 +72,9 @@ def load_states(
         CheckpointError: there is none, it can't be read, or it is of another network.
         ValueError: the recipe can't be applied to such inputs or hyperparameters.
     """
-    if not os.path.isdir(folder):
+    if not os.path.isdir(os.path.expanduser(folder)):
         raise CheckpointError(f"no folder of checkpoints at {os.fspath(folder)}")
-    saved = [_load(each, recipe, h, inputs) for each in folders_of(Path(folder))]
+    saved = [_load(each, recipe, h, inputs) for each in folders_of(Path(folder).expanduser())]
     names = [name for each in saved for name in each.names or [""] * len(each.states.step)]
     return saved[0]._replace(
         states=_stacked([each.states for each in saved]),
@@ -188,7 +188,9 @@ def trained_recipe(identity: Mapping[str, Any]) -> Recipe:
 def _other_part(recipe: Recipe, run: Run, rows: Any, identity: Mapping[str, Any]) -> str | None:
     """The first part that predicts and computes something else than the one that was trained."""
     saved = identity[PROGRAM]["jaxpr"]
-    found = reading_digests(recipe, run, rows)
+    # Under the setting that trained: with 64 bits JAX counts in int64, and the programs differ.
+    with jax.enable_x64(bool(identity[ABOUT]["settings"]["jax_enable_x64"])):
+        found = reading_digests(recipe, run, rows)
     predicting = [*found, *(part for part in PREDICTING if part in saved and part not in found)]
     for part in predicting:
         if found.get(part) != saved.get(part):

@@ -6,6 +6,7 @@ several calls concatenate with `stack_splits`. N is the number of rows of the da
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -162,6 +163,10 @@ def holdout_split(
     seed = check_integer("seed", seed, minimum=0, maximum=2**32 - 1)
     if not 0 < float(test_size) < 1:
         raise ValueError(f"test_size is a fraction between 0 and 1 (exclusive), got {test_size}")
+    if len(labels) - math.ceil(test_size * len(labels)) < 1:
+        raise ValueError(
+            f"test_size={test_size} of {len(labels)} row(s) leaves none to train on; give more rows"
+        )
     if stratified:
         _check_class_counts(labels, 2, "use stratified=False")
     train, test = train_test_split(

@@ -85,7 +85,7 @@ class Checkpoints:
         refuse: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._refuse = refuse or _refuse_any
-        self.folder: Path = Path(folder).absolute()
+        self.folder: Path = Path(folder).expanduser().absolute()
         self.identity: dict[str, Any] = dict(identity)
         self._damaged: dict[int, str] = {}  # epoch: why
         self._pending: tuple[int, Any] | None = None  # the last save and orbax's answer

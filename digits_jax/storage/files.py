@@ -20,9 +20,11 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from digits_jax.environment import free_memory
 
 _DIGEST = 64  # bytes: a SHA-256 in hexadecimal digits
 
@@ -61,6 +63,29 @@ def remove_partial_files(folder: Path) -> None:
     """Removes what killed processes left of files and folders; call it under the folder's lock."""
     for left in folder.glob(".*.partial"):
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def open_arrays(file: Path | BinaryIO) -> np.lib.npyio.NpzFile:
+    """An ``.npz`` of somebody else's, for use in a ``with`` block; it holds no Python objects.
+
+    No more is read than the archive's own list says, so one that unpacks to more than there is room
+    for is refused before.
+
+    Raises:
+        ValueError: it is no ``.npz``, or too large.
+        OSError: it can't be read.
+        zipfile.BadZipFile: it is damaged.
+    """
+    opened = np.load(file, allow_pickle=False)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError("it is no .npz of several arrays")
+    members = opened.zip.infolist() if opened.zip is not None else []
+    size: int = sum((each.file_size for each in members), 0)
+    free = free_memory()
+    if size > free:
+        opened.close()
+        raise ValueError(f"it unpacks to {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+    return opened
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

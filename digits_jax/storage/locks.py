@@ -43,7 +43,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder) / LOCK
+        path = Path(folder).expanduser() / LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)  # any thread may release it
         try:

@@ -22,14 +22,16 @@ import textwrap
 import threading
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, jobs, options
+from common import console, jobs, options, startup
 from common.startup import process_index
+from common.streams import Stream
 from digits_jax.storage.errors import CheckpointError, SaveError
 from digits_jax.storage.locks import FolderInUse
 
@@ -38,39 +40,56 @@ Config = TypeVar("Config")
 EXIT_GRACE_SECONDS = 10  # that a process which fails waits for the others of its job
 
 
-def run(config: type[Config], main: Callable[[Config], None], description: str) -> None:
+def run(config: type[Config], main: Callable[[Config], None], description: str | None) -> None:
     """Parses the command line and calls ``main``; a user's mistake becomes one line, no traceback.
 
-    Exit codes: 0 done, 1 could not be done, 2 a wrong argument, 130 and 143 stopped by a signal.
+    Exit codes: 0 done, 1 could not be done, or not all of it (the results are whole, and list what
+    failed), 2 a wrong argument, 128 + N stopped by signal N. The process is left as it was found.
     """
     try:
-        parsed = _parse(config, description)
+        parsed = _parse(config, description or "")  # none with python -OO
     except BrokenPipeError:  # --help | head
         os._exit(1)
-    console.notes.quiet = getattr(parsed, "quiet", False)
-    signal.signal(signal.SIGTERM, terminated)
-    try:
-        _run(main, parsed)
-    except BaseException as error:
-        if process_index() is not None:  # the others may wait for this one, and this one for them
-            code = error.code if isinstance(error, SystemExit) else 1
-            timer = threading.Timer(EXIT_GRACE_SECONDS, jobs.leave, [code])
-            timer.daemon = True
-            timer.start()
-        raise
+    with startup.left_as_found():
+        console.notes.quiet = getattr(parsed, "quiet", False)
+        if threading.current_thread() is threading.main_thread():
+            for number in console.SIGNALS:
+                heard = signal.getsignal(number) is not signal.SIG_IGN
+                if heard and number != signal.SIGINT:  # which raises KeyboardInterrupt by itself
+                    signal.signal(number, terminated)
+        try:
+            _run(main, parsed)
+        except BaseException as error:
+            if process_index() is not None:  # others may wait for this one, and this one for them
+                code = error.code if isinstance(error, SystemExit) else 1
+                timer = threading.Timer(EXIT_GRACE_SECONDS, jobs.leave, [code])
+                timer.daemon = True
+                timer.start()
+            raise
 
 
 def terminated(number: int, frame: object) -> None:
-    """The handler of SIGTERM while no ``Stop`` listens."""
+    """The handler of a signal while no ``Stop`` listens."""
     raise KeyboardInterrupt(number)
 
 
 def _run(main: Callable[[Config], None], parsed: Config) -> None:
     try:
+        _call(main, parsed)
+    finally:
+        console.results.release()  # what was found before something failed
+    for error in Stream.failures.values():  # all else is done
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)  # who read our output has seen enough
+        _fail(f"output: {error.strerror or error}; all else is done", 1)
+
+
+def _call(main: Callable[[Config], None], parsed: Config) -> None:
+    try:
         if getattr(parsed, "tensorboard", False):
             found = importlib.util.find_spec("tensorboardX") is not None
             options.require(found, "--tensorboard needs a package: pip install '.[tensorboard]'")
-        main(parsed)
+        main(_at_home(parsed))
     except options.UsageError as error:
         _fail(error, 2)
     except console.Stopped as error:
@@ -80,6 +99,8 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
         _fail("stopped; nothing was saved since the last checkpoint", 128 + number)
     except BrokenPipeError:
         os._exit(1)  # who read our output is gone, and Python would complain about it at exit
+    except MemoryError as error:
+        _fail(str(error) or "there is not enough memory; take fewer runs or smaller batches", 1)
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}{_remedy(error)}", 1)
     except Exception as error:
@@ -94,6 +115,26 @@ def _run(main: Callable[[Config], None], parsed: Config) -> None:
         if not isinstance(error, CheckpointError | dj.DataError | FolderInUse | ProcessesDiffer):
             raise
         _fail(error, 1 if isinstance(error, SaveError) else 2)
+
+
+def _at_home(config: Config) -> Config:
+    """The options with ``~`` expanded, which a shell leaves as it is in --output-dir=~/digits."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(one, value))
+        if not isinstance(value, Path):
+            return value
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise options.UsageError(f"{value}: there is no home folder; write it out") from error
+
+    fields = dataclasses.fields(config)  # type: ignore[arg-type]
+    values = {field.name: getattr(config, field.name) for field in fields}
+    expanded = {name: one(value) for name, value in values.items()}
+    changed = {name: value for name, value in expanded.items() if value is not values[name]}
+    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
 
 
 def _remedy(error: OSError) -> str:

@@ -19,16 +19,25 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.scores import ACCURACY, Score
+from common.streams import ScriptConsole
 
 if TYPE_CHECKING:
     from digits_jax import Provenance
     from digits_jax.runs.results import Progress as Epochs
 
+# Signals that stop a run once it is saved: of a terminal, and those that batch systems send before
+# the time is up. One that was ignored at the start, as SIGHUP under nohup, stays so.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has the first two
+]
+
+
 # All three go without colours where NO_COLOR is set, and without control codes in a file or pipe.
-# A colon in a user's text, as in FILE.py:key: it is, is no emoji.
-results = Console(emoji=False)
-notes = Console(emoji=False)  # what is going on; --quiet keeps it back
-errors = Console(stderr=True, emoji=False)
+results = ScriptConsole()
+notes = ScriptConsole()  # what is going on; --quiet keeps it back
+errors = ScriptConsole(stderr=True)
 
 # What JAX says of an accelerator that it can't use, and what the user can do about it.
 JAX_SAYS = {
@@ -69,6 +78,7 @@ def say_in_plain_words() -> None:
         message = record.getMessage()
         return not message.startswith("bundled:") and once(message)
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no folder for its cache, say
     listened = {"digits_jax": not_shown_yet}
     if "JAX_LOGGING_LEVEL" not in os.environ:
         listened["jax"] = in_our_words
@@ -107,7 +117,7 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Keeps the first Ctrl-C or SIGTERM for whoever asks; a second one ends the process at once.
+    """Keeps the first of ``SIGNALS`` for whoever asks; a second one ends the process at once.
 
     Use it in a ``with`` block. A thread of its own listens, because Python's handlers wait until
     XLA has compiled or trained, which may take a minute. Outside the main thread, where Python
@@ -125,7 +135,8 @@ class Stop:
         self._wakeup = signal.set_wakeup_fd(self._systems.fileno(), warn_on_full_buffer=False)
         self._handlers = {
             number: signal.signal(number, lambda *_: None)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
         }
         threading.Thread(target=self._listen, args=[ours], daemon=True).start()
         return self
@@ -158,7 +169,7 @@ def _latest(history: Any) -> Any:
 
 
 class Watch:
-    """Shows the epochs of ``cross_validate``, and turns the first Ctrl-C or SIGTERM into a stop.
+    """Shows the epochs of ``cross_validate``, and turns the first signal into a stop.
 
     Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
     process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, ten plain

@@ -6,10 +6,12 @@ import contextlib
 import csv
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 
 import digits_jax as dj
 from common import console
@@ -26,8 +29,7 @@ from digits_jax.storage.files import remove_partial_files, whole_file
 from digits_jax.storage.locks import FolderLock
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from common.drawing import Drawing
     from report import Report
 
 # Packages whose versions results.json names.
@@ -38,7 +40,10 @@ FRACTIONS = ("accuracy", "precision", "recall", "f1")  # scores between 0 and 1
 
 
 class Output:
-    """An output folder: what is written into it is whole or absent, and ``results.json`` is last.
+    """An output folder: what is written into it is whole or absent.
+
+    ``results.json`` means that the numbers are complete: arrays and tables are there already, what
+    is drawn comes after.
 
     One process at a time writes to it.
 
@@ -61,14 +66,27 @@ class Output:
             require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
             together = job is not None and job.distributed
             require(not together, "--distributed needs --output-dir, the same for all processes")
-            folder = Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
-        require(not folder.exists() or folder.is_dir(), f"--output-dir {folder} is not a folder")
-        self.folder = folder
-        self.checkpoints = folder / "checkpoints"
-        self.waves = folder / "waves"
+        else:
+            given = f"--output-dir {folder} is not a folder"
+            require(not folder.exists() or folder.is_dir(), given)
+        self._unnamed = folder is None
+        self.folder = folder or Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
+        self.warnings: list[str] = []  # what failed once the results were complete
+        self._complete = False  # its results are written
         self._resume = resume
         self._lock: FolderLock | None = None
-        self._refuse_another_run()
+        if not self._unnamed:
+            self._refuse_another_run()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def waves(self) -> Path:
+        """The folder of a sweep's waves."""
+        return self.folder / "waves"
 
     def _refuse_another_run(self) -> None:
         names = ("results.json", "checkpoints", "waves")
@@ -82,8 +100,10 @@ class Output:
     def claim(self) -> None:
         """Makes the folder and locks it; called once all arguments are known to be good.
 
-        Of a job, process 0 does, and all call this.
+        Of a job, process 0 does, and all call this. From now on results are printed once they are
+        written.
         """
+        console.results.hold()
         if reports():
             self._take()
         if process_index() is not None:
@@ -95,17 +115,19 @@ class Output:
             )
 
     def _take(self) -> None:
+        if self._unnamed:
+            self.folder = _new_folder(self.folder)
         self._lock = FolderLock(self.folder)
         self._refuse_another_run()  # which may have ended since we looked
         remove_partial_files(self.folder)
 
     def begin(self) -> None:
-        """Takes results.json away, since a run counts as complete while it is there.
+        """Takes an earlier results.json away: its numbers are complete while it is there.
 
         Called before anything else changes in the folder, and no sooner: what is refused, say a
         --resume with another configuration, leaves a finished run finished.
         """
-        if reports():
+        if reports() and not self._complete:
             (self.folder / "results.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -144,8 +166,8 @@ class Output:
     def finish(
         self,
         results: Mapping[str, Any],
-        figures: Mapping[str, Figure],
-        page: Report,
+        figures: Mapping[str, Drawing],
+        page: Report | Callable[[], Report],
         *,
         svg: bool = False,
         also: Sequence[str] = (),
@@ -153,31 +175,88 @@ class Output:
         track: Callable[[], None] | None = None,
         name: str = "results.json",
     ) -> None:
-        """Writes the figures, the report and, last, ``results.json``; says where they are.
+        """Writes ``results.json``; then prints, draws, writes the report, and says where all is.
+
+        What fails once the results are there gets a line, is listed in them under "warnings", and
+        makes the exit status 1.
 
         Args:
             results: for ``results.json``; its "seconds" get a "total".
             figures: by the names of their files.
-            page: the report, filled.
+            page: the report, or a function that fills it.
             svg: whether figures are also written as SVG.
             also: what else is in the folder.
             says: a sentence before.
             track: writes for TensorBoard, once the figures are there.
             name: of the file of results.
+
+        Raises:
+            SystemExit: something failed; the status is 1.
+            Stopped: a signal came once the results were there.
         """
-        for stem, figure in figures.items():
-            dj.plots.save(figure, self.folder / stem, ("png", "svg") if svg else ("png",))
-        if track is not None:
-            track()
         seconds = {**results.get("seconds", {}), "total": time.perf_counter() - STARTED}
-        results = {**results, "seconds": seconds}
-        self.text("report.html", page.html(results))
+        results = {**results, "seconds": seconds, "warnings": self.warnings}
         self.json(name, results)
+        self._complete = True
+        console.results.release()
+        drawn = []
+        try:
+            for stem, drawing in figures.items():
+                with self._warning(f"figure {stem}"):
+                    if drawing.figure is None:
+                        raise drawing.error or AssertionError
+                    path = self.folder / stem
+                    dj.plots.save(drawing.figure, path, ("png", "svg") if svg else ("png",))
+                    drawn.append(f"{stem}.png")
+            if track is not None:
+                with self._warning("TensorBoard's files"):
+                    track()
+            written = [name]
+            with self._warning("report.html"):
+                filled = page() if callable(page) else page
+                self.text("report.html", filled.html(results))
+                written = ["report.html", name]
+            if self.warnings:
+                self.json(name, results)
+        except KeyboardInterrupt as stop:
+            number = stop.args[0] if stop.args else signal.SIGINT
+            words = f"stopped; {self.folder / name} is complete, but not all is drawn"
+            raise console.Stopped(words, number) from stop
         parts = [f"{part} {seconds[part]:.1f}" for part in ("compile", "train") if part in seconds]
-        took = f"{seconds['total']:.1f} s" + (f" ({', '.join(parts)})" if parts else "")
-        files = ["report.html", name, *also, *(f"{stem}.png" for stem in figures)]
+        took = f"{time.perf_counter() - STARTED:.1f} s" + f" ({', '.join(parts)})" * bool(parts)
+        files = ", ".join([*written, *also, *drawn])
         before = f"{says} " if says else ""
-        console.say(f"{before}{took}. Written to {self.folder}/: {', '.join(files)}")
+        console.say(f"{before}{took}. Written to {escape(str(self.folder))}/: {escape(files)}")
+        if self.warnings:
+            raise SystemExit(1)
+
+    @contextlib.contextmanager
+    def _warning(self, what: str) -> Iterator[None]:
+        """What fails within becomes a warning: the results are complete."""
+        try:
+            yield
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            self.warnings.append(f"{what} could not be made ({why[:300]})")
+            console.say(f"[yellow]warning:[/] {escape(self.warnings[-1])}", console.errors)
+
+
+def _new_folder(folder: Path) -> Path:
+    """The folder, or where another start of the same second has it, one with a number behind."""
+    for number in itertools.count(1):
+        new = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            new.mkdir(parents=True)
+            return new
+    raise AssertionError("there is always another number")
+
+
+def version(package: str) -> str | None:
+    """Of an installed package; None where its metadata are missing, as in a copied clone."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:
@@ -201,9 +280,9 @@ def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:
             "processes": jax.process_count(),
         },
         "versions": {
-            "digits_jax": importlib.metadata.version("digits_jax"),
+            "digits_jax": dj.__version__,
             "python": sys.version.split()[0],
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: version(name) for name in PACKAGES},
         },
     }
 

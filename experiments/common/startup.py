@@ -6,8 +6,11 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,12 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
         if job.distributed:
             jobs.speak_when_killed()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of XLA: its errors raise exceptions
+    _heed_backend()
     console.say_in_plain_words()
     _quiet_orbax()
     os.environ.update(xla_flags())
-    dj.use_all_cpu_cores()
+    with contextlib.suppress(RuntimeError):  # in a notebook, whose devices have started
+        dj.use_all_cpu_cores()
     if compilation_cache:
         dj.use_compilation_cache()
         _mend_compilation_cache()
@@ -49,6 +54,60 @@ def xla_flags() -> dict[str, str]:
             # XLA fills half of such a processor's registers unless asked: 3 % of a step's time.
             return {"XLA_FLAGS": f"{flags} --xla_cpu_prefer_vector_width=512".strip()}
     return {}
+
+
+def _heed_backend() -> None:
+    """Leaves MPLBACKEND alone where matplotlib can load it; the figures are files in any case.
+
+    A notebook sets its own for every program that it starts, and another Python may lack it.
+    """
+    if "MPLBACKEND" in os.environ:
+        try:
+            import matplotlib  # noqa: F401
+        except ValueError:
+            del os.environ["MPLBACKEND"]
+
+
+@contextlib.contextmanager
+def left_as_found() -> Iterator[None]:
+    """Undoes at its end what a script changes in its process: a notebook goes on after ``%run``."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    signals = {number: signal.getsignal(number) for number in console.SIGNALS if main_thread}
+    loggers = [logging.getLogger(name) for name in ("digits_jax", "jax", "matplotlib", "asyncio")]
+    logs = [(each.handlers, each.level, each.propagate) for each in loggers]
+    consoles = {each: each.quiet for each in (console.results, console.notes, console.errors)}
+    environment, absl = dict(os.environ), sys.modules.get("absl.logging")
+    verbosity = None if absl is None else absl.get_verbosity()
+    shown, unraisable = warnings.showwarning, sys.unraisablehook
+    config = sys.modules["jax"].config if "jax" in sys.modules else None
+    cache = {name: getattr(config, name) for name in _CACHE if config is not None}
+    try:
+        yield
+    finally:
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+        for logger, (handlers, level, propagate) in zip(loggers, logs, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        for each, quiet in consoles.items():
+            each.quiet = quiet
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        if "absl.logging" in sys.modules:
+            absl = sys.modules["absl.logging"]
+            absl.set_verbosity(absl.WARNING if verbosity is None else verbosity)
+        warnings.showwarning, sys.unraisablehook = shown, unraisable
+        for name, value in cache.items():
+            sys.modules["jax"].config.update(name, value)
+
+
+# JAX's settings that ``start_jax`` changes and that can be changed back.
+_CACHE = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 
 
 def process_index() -> int | None:
@@ -103,8 +162,10 @@ def _mend_compilation_cache() -> None:
     """
     import jax
 
-    folder: str = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    show = warnings.showwarning
+    folder: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder is None:  # no home
+        return
+    kept, show = Path(folder), warnings.showwarning
 
     def mend(message: Warning | str, *arguments: Any, **options: Any) -> None:
         damaged = re.match(
@@ -112,7 +173,7 @@ def _mend_compilation_cache() -> None:
         )
         if damaged is None:
             return show(message, *arguments, **options)
-        for entry in Path(folder).glob(f"{damaged[1]}-*"):
+        for entry in kept.glob(f"{damaged[1]}-*"):
             entry.unlink(missing_ok=True)
 
     warnings.showwarning = mend

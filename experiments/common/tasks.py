@@ -14,6 +14,7 @@ import numpy.typing as npt
 import digits_jax as dj
 from common import console
 from common.options import UsageError, require, usage_errors
+from digits_jax.storage.files import open_arrays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +93,7 @@ def load_task(data: str) -> Task:
 def _own_task(path: Path) -> Task:
     require(path.is_file(), f"--data {path}: there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_arrays(path) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
@@ -148,19 +149,26 @@ def _own_task(path: Path) -> Task:
 
 
 def fold_splits(
-    task: Task, folds: int, *, repeats: int, seed: int, stratified: bool = True
+    task: Task, folds: int, *, repeats: int, seed: int, stratified: bool | None = None
 ) -> dj.Split:
     """The folds of a task: stratified where it has classes, and groups stay whole.
+
+    ``stratified`` is None where a script has no option for it: then folds are, too.
 
     Raises:
         UsageError: the rows can't be split so.
     """
-    stratified = stratified and task.labels is not None
+    remedy = "use fewer --folds" if stratified is None else "use --no-stratified or fewer --folds"
+    stratified = stratified is not False and task.labels is not None
     with usage_errors():
         if task.groups is None:
-            return dj.kfold_splits(
-                task.targets, folds, seed=seed, stratified=stratified, repeats=repeats
-            )
+            try:
+                return dj.kfold_splits(
+                    task.targets, folds, seed=seed, stratified=stratified, repeats=repeats
+                )
+            except ValueError as error:  # in the words of the command line
+                text = str(error).replace("use stratified=False or fewer folds", remedy)
+                raise UsageError(text) from error
         from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
         kind: Any = StratifiedGroupKFold if stratified else GroupKFold

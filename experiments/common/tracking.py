@@ -120,5 +120,7 @@ def finish(
             writer.add_hparams(hyperparameters, metrics, name=".")  # in the run's own folder
     with SummaryWriter(str(root / FIGURES)) as writer:
         for name in figures:
+            if not (folder / f"{name}.png").is_file():
+                continue  # it could not be drawn
             image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
             writer.add_image(name, image, dataformats="HWC")

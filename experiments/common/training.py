@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from rich.markup import escape
 
 import digits_jax as dj
 from common import console, options, plans, startup, tasks, tracking
+from common.drawing import plots
 from common.options import require
 from common.output import Output, describe
 from common.plans import Plan
@@ -24,8 +25,7 @@ from common.scores import Score, scores_of
 from common.tasks import Task
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from common.drawing import Drawing
     from report import Report
 
 
@@ -85,13 +85,11 @@ def train(
     ``part`` is the checkpoints' own folder, where a script trains more than once; ``about`` are the
     options that a refusal names, see ``options.identifying``.
     """
-    rows = float(np.sum(runs.split.train_weights))
-    recipe, epochs = plan.recipe, plan.epochs
-    score = scores_of(recipe)[0]
+    from digits_jax.runs.memory import runs_at_once
+
+    recipe, epochs, count = plan.recipe, plan.epochs, len(names)
+    score, done = scores_of(recipe)[0], 0
     with contextlib.ExitStack() as stack:
-        watch = stack.enter_context(
-            console.Watch(epochs, len(names), rows=rows, verbose=verbose, score=score)
-        )
         tracker = None
         if tensorboard and startup.reports():
             from digits_jax.runs.checks import check_data
@@ -100,12 +98,29 @@ def train(
             complete, _ = prepare(check_data(data), runs, recipe, epochs)
             rates = tracking.learning_rates(complete, recipe, epochs)
             tracker = stack.enter_context(tracking.Tracker(output.folder, names, rates))
+        size = runs_at_once(runs, data, recipe=recipe)
+        if size is None:
+            rows = float(np.sum(runs.split.train_weights))
+            watch = console.Watch(epochs, count, rows=rows, verbose=verbose, score=score)
+        else:
+            few = f"{count} runs are more than memory holds: {size} train at once"
+            console.say(few, console.notes)
+            watch = console.Watch(count, count, unit="run", score=score)
+        stack.enter_context(watch)
 
         def on_epoch(progress: dj.Progress) -> bool:
+            nonlocal done
             output.begin()
-            if tracker is not None:
-                tracker.write(progress.history)
-            return watch.on_epoch(progress)
+            if size is None:
+                if tracker is not None:
+                    tracker.write(progress.history)
+                return watch.on_epoch(progress)
+            here = np.isfinite(progress.history["loss"][:, 0])  # the others are of other waves
+            trained = int(here.sum()) * progress.epoch // progress.epochs
+            history = {name: values[here] for name, values in progress.history.items()}
+            now = dj.Progress(done + trained, count, history)
+            done += trained if progress.epoch == progress.epochs else 0
+            return watch.on_epoch(now)
 
         try:
             with plan.naming_mistakes():
@@ -114,6 +129,7 @@ def train(
                     runs,
                     recipe=recipe,
                     epochs=epochs,
+                    wave_size=size,
                     patience=patience,
                     keep=keep,
                     checkpoints=output.checkpoints / part,
@@ -172,8 +188,8 @@ def finish(
     config: Options,
     output: Output,
     results: Mapping[str, Any],
-    figures: Mapping[str, Figure],
-    page: Report,
+    figures: Mapping[str, Drawing],
+    page: Callable[[], Report],
     scores: Mapping[str, Mapping[str, float]],
 ) -> None:
     """``output.finish``; the scores of each tested run are for TensorBoard."""
@@ -205,7 +221,7 @@ def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dic
 
 def wrong_digits(
     name: str, task: Task, rows: Sequence[int], answers: Sequence[str], title: str
-) -> dict[str, Figure]:
+) -> dict[str, Drawing]:
     """The figure of that name: rows [M] that were read wrong, with what was read [M].
 
     None of them, where the task has no images of one channel; the first 64 of more.
@@ -215,7 +231,7 @@ def wrong_digits(
         return {}
     shown = list(zip(rows, answers, strict=True))[:64]  # a sheet of more is no longer looked at
     titles = [f"row {row}\n{names[task.targets[row]]} as {answer}" for row, answer in shown]
-    sheet = dj.plots.digit_sheet(
+    sheet = plots.digit_sheet(
         images[[row for row, _ in shown]],
         titles,
         title=f"{len(shown)} of {len(rows)} {title}",

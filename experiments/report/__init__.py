@@ -24,8 +24,8 @@ from common.output import plain
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from matplotlib.figure import Figure
 
+    from common.drawing import Drawing
     from common.scores import Score
 
 HERE = Path(__file__).parent
@@ -93,7 +93,7 @@ class Report:
     def figure(
         self,
         title: str,
-        figure: Figure,
+        figure: Drawing,
         alt: str,
         note: str = "",
         *,
@@ -104,19 +104,15 @@ class Report:
 
         Args:
             title: above it.
-            figure: of matplotlib.
+            figure: drawn when the page is written; one that fails is left out.
             alt: what it shows, to who can't see it.
             note: below it.
             values: what is drawn, as a table to unfold.
             points: of its first panel [N, 2], and what each is called when it is pointed at.
         """
         part: dict[str, Any] = {"kind": "figure", "title": title, "alt": alt, "note": note}
-        part |= {"svg": Markup(dj.plots.svg(figure)), "width": round(124 * figure.get_figwidth())}
         part["values"] = None if values is None else _cells(values)
-        part["points"] = None
-        if points is not None:
-            fractions = dj.plots.places(figure, points[0]).round(4).tolist()
-            part["points"] = {"places": fractions, "names": list(points[1])}
+        part |= {"drawing": figure, "points": points}
         self._parts.append(part)
 
     def confusion(
@@ -174,13 +170,30 @@ class Report:
             title=self._title,
             lead=self._lead,
             headlines=self._headlines,
-            parts=self._parts,
+            parts=[_drawn(part) for part in self._parts if _can_be_shown(part)],
             tables=_about(plain(results)),
             command=results.get("command", ""),
             data=results.get("data", {}),
             style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
             script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
         )
+
+
+def _can_be_shown(part: Mapping[str, Any]) -> bool:
+    return part["kind"] != "figure" or part["drawing"].figure is not None
+
+
+def _drawn(part: dict[str, Any]) -> dict[str, Any]:
+    """A part whose figure, if it is one, is an SVG."""
+    if part["kind"] != "figure":
+        return part
+    figure, points = part["drawing"].figure, part["points"]
+    part = part | {"svg": Markup(dj.plots.svg(figure))}
+    part["width"] = round(124 * figure.get_figwidth())
+    if points is not None:
+        fractions = dj.plots.places(figure, points[0]).round(4).tolist()
+        part["points"] = {"places": fractions, "names": list(points[1])}
+    return part
 
 
 def _cells(table: Values) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from report import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from common.drawing import Drawing
+
 Results = Mapping[str, Any]
 
 REFERENCE = "digits-jax"
@@ -24,7 +26,7 @@ COLOURS = {
 }
 
 
-def page(results: Results, *, lines: Iterable[str], figure: Figure) -> Report:
+def page(results: Results, *, lines: Iterable[str], figure: Drawing) -> Report:
     """The report; ``lines`` are the table's footnotes."""
     config, machine = results["config"], results["machine"]
     report = Report(

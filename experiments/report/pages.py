@@ -17,8 +17,7 @@ from common.scores import ACCURACY, Score
 from report import SHEET, Report, Values, misclassified
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from common.drawing import Drawing
     from common.tasks import Task
 
 Results = Mapping[str, Any]
@@ -33,7 +32,7 @@ def cross_validation(
     table: tables.Table,
     scores: Sequence[Score],
     names: Sequence[str],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Drawing],
     pooled: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
 ) -> Report:
     """The report of ``cross_validate.py``.
@@ -78,7 +77,7 @@ def train(
     task: Task,
     result: dj.CrossValidation,
     scores: Sequence[Score],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Drawing],
     probabilities: npt.NDArray[Any] | None,
     by_class: tables.Table | None,
 ) -> Report:
@@ -172,7 +171,7 @@ def learning_curves(
     result: dj.CrossValidation,
     scores: Sequence[Score],
     names: Sequence[str],
-    figure: Figure,
+    figure: Drawing,
 ) -> None:
     """The curves of the history, with their values to unfold."""
     runs, epochs = result.history["loss"].shape

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-import digits_jax as dj
+from common.drawing import plots
 from common.tables import Table
 from report import NADEAU, Report
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from common.drawing import Drawing
     from stages import Sweep
 
 Results = Mapping[str, Any]
@@ -68,7 +67,7 @@ def page(
     results: Results,
     sweep: Sweep,
     tables: tuple[Table, Table],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Drawing],
     who: str,
 ) -> Report:
     """The report."""
@@ -105,7 +104,7 @@ def page(
     return report
 
 
-def figures(sweep: Sweep, values: npt.NDArray[Any]) -> dict[str, Figure]:
+def figures(sweep: Sweep, values: npt.NDArray[Any]) -> dict[str, Drawing]:
     """What each name does, and each pair of numbers: of values [K, F] of the score that chooses.
 
     Without those that not every recipe has.
@@ -114,7 +113,7 @@ def figures(sweep: Sweep, values: npt.NDArray[Any]) -> dict[str, Figure]:
     for name in sweep.varied:
         if all(name in row for row in sweep.table):
             columns[name] = [row[name] for row in sweep.table]
-    found: dict[str, Figure] = {}
+    found: dict[str, Drawing] = {}
     if not columns or np.isnan(values).all():
         return found
     scaled, label = sweep.score.scale * values, f"Validation {sweep.score.label}"
@@ -123,11 +122,11 @@ def figures(sweep: Sweep, values: npt.NDArray[Any]) -> dict[str, Figure]:
     }
     # A logarithmic axis, where positive values are far enough apart.
     log = [name for name, each in numeric.items() if min(each) > 0 and max(each) >= 5 * min(each)]
-    found["effects"] = dj.plots.effects(columns, scaled, label=label, log=log)
+    found["effects"] = plots.effects(columns, scaled, label=label, log=log)
     means = scaled.mean(axis=1)
     for x, y in itertools.combinations(numeric, 2):
         if not np.isnan(means).all():
-            drawn = dj.plots.pair(columns[x], columns[y], means, (x, y), label=label, log=log)
+            drawn = plots.pair(columns[x], columns[y], means, (x, y), label=label, log=log)
             found[f"{x}_{y}"] = drawn
     return found
 

@@ -15,6 +15,7 @@ from report import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from common.drawing import Drawing
 Results = Mapping[str, Any]
 
 
@@ -80,7 +81,7 @@ def _busy(results: Results) -> str:
     return f"other programs used {others[0]:.0%} of the cores, up to {others[2]:.0%}"
 
 
-def page(results: Results, table: Table, figure: Figure) -> Report:
+def page(results: Results, table: Table, figure: Drawing) -> Report:
     """The report."""
     machine = results["machine"]
     report = Report(
