@@ -8,7 +8,7 @@ H and W are height and width in pixels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,14 @@ _ROUGHEST_PAPER = 0.2  # of the contrast: the standard deviation of what is pape
 _SPECK = 1 / 20  # of the largest mark's pixels; smaller ones are dirt
 _THICKEST_FRAME = 0.2  # of the shorter side
 _PIXELS_OF_SURFACE = 4000  # that a surface is fitted to
+_SOFTEST = 0.55  # of its pixels: those between a quarter and three quarters of ink
 _SMALLEST = 6  # pixels, of a digit's height
 _MOST_PIECES = 3  # of a broken digit
 _MOST_ENDS_AT_EDGE = 8  # of strokes; a tight crop of a digit has fewer
 
 _Grey = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]
+_Value = TypeVar("_Value", np.float64, np.bool_)
 
 
 class Ink(NamedTuple):
@@ -55,7 +57,7 @@ class _Mark(NamedTuple):
         return self.right - self.left
 
 
-def border_median(grey: npt.NDArray[np.generic]) -> float:
+def border_median(grey: _Grey) -> float:
     """The median of the outermost pixels of [H, W]."""
     return float(np.median(_ring(grey, 0)))
 
@@ -102,6 +104,10 @@ def find_ink(grey: _Grey) -> Ink:
     # A line's soft edge goes with it; a speck's may stay, for it is no ink.
     kept = np.isin(labels, [mark.number for mark in digit])
     near = ndimage.binary_dilation(kept, iterations=2) & ((labels == 0) | kept)
+    if (near & (ink > 0.25) & (ink < 0.75)).sum() > _SOFTEST * kept.sum():
+        raise PreprocessingError(
+            "the edges are soft (out of focus, or too small); give a sharper or a larger image"
+        )
     top, left = min(mark.top for mark in digit), min(mark.left for mark in digit)
     bottom, right = max(mark.bottom for mark in digit), max(mark.right for mark in digit)
     margin = max(1, (bottom - top) // 10)
@@ -111,7 +117,7 @@ def find_ink(grey: _Grey) -> Ink:
     return Ink(np.where(near, ink, 0).astype(np.float32), crop.astype(np.uint8))
 
 
-def _ring(values: npt.NDArray[np.generic], depth: int) -> npt.NDArray[np.generic]:
+def _ring(values: npt.NDArray[_Value], depth: int) -> npt.NDArray[_Value]:
     """The pixels that are `depth` from the edge."""
     inside = values[depth : values.shape[0] - depth, depth : values.shape[1] - depth]
     return np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
@@ -172,13 +178,16 @@ def _even(grey: _Grey) -> _Grey:
     step = max(1, int(np.sqrt(grey.size / _PIXELS_OF_SURFACE)))
     terms = np.stack([np.outer(y[::step] ** i, x[::step] ** j).ravel() for i, j in powers], axis=1)
     values = grey[::step, ::step].ravel()
-    kept, factors = np.ones(values.size, bool), np.zeros(len(powers))
+    kept = np.ones(values.size, bool)
     for _ in range(6):
         factors = np.linalg.solve(terms[kept].T @ terms[kept], terms[kept].T @ values[kept])
         away = np.abs(values - terms @ factors)
         kept = away <= max(2.5 * float(np.median(away)), 1.0)
-    surface = sum(f * np.outer(y**i, x**j) for f, (i, j) in zip(factors, powers, strict=True))
-    return (grey - surface + surface.mean()).clip(0, 255)
+    surface = np.zeros_like(grey)
+    for factor, (i, j) in zip(factors, powers, strict=True):
+        surface += factor * np.outer(y**i, x**j)
+    level: _Grey = (grey - surface + surface.mean()).clip(0, 255)
+    return level
 
 
 def _without_lines(marks: list[_Mark], labels: npt.NDArray[np.integer]) -> list[_Mark]:

@@ -92,6 +92,7 @@ def layout_by_names(names: Sequence[str], where: str) -> Layout:
     strange = [p for p in others if p not in classes and names[p].lower() not in _INDEX_NAMES]
     class_is_last = not classes and dimensions == 1 and len(pixels) == 65  # pandas' 0 .. 64
     first = 0 if not any(min(pixels)) else 1
+    wanted: list[tuple[int, ...]]
     if dimensions == 1:
         wanted = [(first + i,) for i in range(65 if class_is_last else 64)]
     else:

@@ -107,7 +107,8 @@ def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
     who = f"vote of {', '.join(models)}" if voting else models[0]
     caption = escape("; ".join(notes)) or None
     table = Table(title=escape(f"Digits: {who}"), caption=caption)
-    table.add_column("input", overflow="fold")
+    widest = max(len(said["input"]) for said in answers)
+    table.add_column("input", overflow="fold", min_width=min(widest, 12))
     for column in ("digit", "%", "runner-up", "%"):
         table.add_column(column, justify="right", no_wrap=True)
     if voting:
@@ -160,11 +161,13 @@ def sheet(inputs: Sequence[Input], answers: Mapping[str, dict[str, Any]], path: 
     tiles, titles, framed = [], [], []
     for given in inputs:
         counts = np.zeros((8, 8), np.uint8) if given.counts is None else given.counts
-        crop = _ink(counts) if given.crop is None else given.crop
+        crop = _shown(given)
         tile = Image.new("L", (64, 64), int(np.median(crop)))
         small = Image.fromarray(crop)
         scale = 64 / max(small.size)
-        small = small.resize([max(1, round(side * scale)) for side in small.size])
+        how = Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BICUBIC
+        width, height = (max(1, round(side * scale)) for side in small.size)
+        small = small.resize((width, height), how)
         tile.paste(small, ((64 - small.width) // 2, (64 - small.height) // 2))
         tiles += [(255 - np.asarray(tile)) / 255, np.kron(counts, np.ones((8, 8))) / 16]
         said = answers.get(given.name)
@@ -180,8 +183,18 @@ def sheet(inputs: Sequence[Input], answers: Mapping[str, dict[str, Any]], path: 
     plots.save(figure, path.with_suffix(""), [path.suffix[1:].lower()])
 
 
-def _ink(counts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Counts [8, 8] as grey values, dark on light."""
+def _shown(given: Input) -> npt.NDArray[np.uint8]:
+    """The part of an image that was read, the whole image that wasn't, or a row's counts."""
     import numpy as np
 
-    return (255 - np.round(counts * (255 / 16))).astype(np.uint8)
+    from digits_jax.pictures import PreprocessingError, read_picture
+
+    if given.crop is not None:
+        return given.crop
+    if given.counts is not None:
+        return (255 - np.round(given.counts * (255 / 16))).astype(np.uint8)
+    try:
+        whole = read_picture(given.name)
+    except PreprocessingError:
+        return np.full((8, 8), 255, np.uint8)
+    return np.round(whole.values * (255 / whole.white)).astype(np.uint8)
