@@ -272,11 +272,11 @@ def _digit(marks: list[_Mark], labels: npt.NDArray[np.integer], solid: _Mask) ->
     top, left = min(mark.top for mark in digit), min(mark.left for mark in digit)
     bottom, right = max(mark.bottom for mark in digit), max(mark.right for mark in digit)
     _check_shape(labels.shape, (top, left, bottom, right), solid)
-    if (
-        len(digit) == 1
-        and _straight_sides(largest, labels) == 4
-        and largest.width > 0.4 * largest.height
-    ):
+    # A bar that is filled may be a 1.
+    bar = (
+        largest.width < 0.4 * largest.height and largest.area > 0.8 * largest.width * largest.height
+    )
+    if len(digit) == 1 and _straight_sides(largest, labels) == 4 and not bar:
         raise PreprocessingError("a box is found; give an image of a digit without lines")
     return digit
 

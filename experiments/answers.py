@@ -106,7 +106,7 @@ def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
         notes.append(f"the models disagree on {split} of {len(answers)}")
     who = f"vote of {', '.join(models)}" if voting else models[0]
     caption = escape("; ".join(notes)) or None
-    table = Table(title=escape(f"Digits: {who}"), caption=caption)
+    table = Table(title=escape(f"Digits: {who}"), caption=caption, padding=0)  # 80 columns do
     widest = max(len(said["input"]) for said in answers)
     table.add_column("input", overflow="fold", min_width=min(widest, 12))
     for column in ("digit", "%", "runner-up", "%"):
