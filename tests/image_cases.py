@@ -295,7 +295,7 @@ def _main(checkpoint: str, data: str, each: int = 200) -> None:
 
     rows, rng = dj.load_digits(data).images[1912:3823], np.random.default_rng(0)
     saved = dj.load_states(Path(checkpoint) / "checkpoints")
-    voters = [i for i, name in enumerate(saved.identity["runs"]) if name != "refit"]
+    voters = [i for i, name in enumerate(saved.names) if name != "refit"]
     states = jax.tree.map(lambda leaf: leaf[np.array(voters)], saved.states)
     one = functools.partial(dj.predict, recipe=saved.recipe)
     predict = jax.jit(jax.vmap(one, (0, None)))
