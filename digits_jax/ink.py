@@ -32,10 +32,15 @@ _Value = TypeVar("_Value", np.float64, np.bool_)
 
 
 class Ink(NamedTuple):
-    """The ink of one digit."""
+    """The ink of one digit.
 
-    amount: npt.NDArray[np.float32]  # [H, W], how much of each pixel is ink, 0..1
-    crop: npt.NDArray[np.uint8]  # the grey values [h, w] of the part that has ink
+    Attributes:
+        amount: float32 [H, W], how much of each pixel is ink, 0..1.
+        crop: uint8 [h, w], the grey values of the part that has ink.
+    """
+
+    amount: npt.NDArray[np.float32]
+    crop: npt.NDArray[np.uint8]
 
 
 class _Mark(NamedTuple):

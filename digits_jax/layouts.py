@@ -39,19 +39,31 @@ class DataError(ValueError):
 
 
 class Rows(NamedTuple):
-    """The rows of a table."""
+    """The rows of a table.
 
-    pixels: npt.NDArray[np.uint8]  # [N, 64], 0..16, row-major
-    classes: npt.NDArray[np.int32]  # [N], 0..9, or UNKNOWN
+    Attributes:
+        pixels: uint8 [N, 64], 0..16, row-major.
+        classes: int32 [N], 0..9, or ``UNKNOWN``.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    classes: npt.NDArray[np.int32]
 
 
 class Layout(NamedTuple):
-    """What of a line is read."""
+    """What of a line is read.
 
-    names: tuple[str, ...]  # of what is read, for messages
-    take: tuple[int, ...]  # its places in the line: 64 pixels, and then the class if there is one
-    columns: int  # C
-    is_named: bool  # whether a header says which column is the class
+    Attributes:
+        names: of what is read, for messages.
+        take: its places in the line: 64 pixels, and then the class if there is one.
+        columns: C.
+        is_named: whether a header says which column is the class.
+    """
+
+    names: tuple[str, ...]
+    take: tuple[int, ...]
+    columns: int
+    is_named: bool
 
 
 def rows_sha256(rows: Rows) -> str:

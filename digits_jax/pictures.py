@@ -24,9 +24,14 @@ class PreprocessingError(DataError):
 
 
 class Picture(NamedTuple):
-    """Grey values, and the value that is white."""
+    """An image in grey.
 
-    values: npt.NDArray[np.float64]  # [H, W], 0..white
+    Attributes:
+        values: float64 [H, W], 0 (black) to `white`.
+        white: the value that is white.
+    """
+
+    values: npt.NDArray[np.float64]
     white: int
 
 

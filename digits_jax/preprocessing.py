@@ -36,10 +36,15 @@ _FAINT_COUNTS = 12  # the largest count of each of UCI's 5620 rows is 14 or more
 
 
 class Seen(NamedTuple):
-    """What is seen in an image."""
+    """What is seen in an image.
 
-    counts: npt.NDArray[np.uint8]  # [8, 8], 0..16: what a network is given
-    crop: npt.NDArray[np.uint8]  # [h, w], grey: the part of the image that the digit is in
+    Attributes:
+        counts: uint8 [8, 8], 0..16: what a network is given.
+        crop: uint8 [h, w], grey: the part of the image that the digit is in.
+    """
+
+    counts: npt.NDArray[np.uint8]
+    crop: npt.NDArray[np.uint8]
 
 
 def block_counts(bitmap: npt.ArrayLike) -> npt.NDArray[np.uint8]:

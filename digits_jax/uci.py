@@ -32,11 +32,17 @@ logger: logging.Logger = logging.getLogger("digits_jax")
 
 
 class UciTable(NamedTuple):
-    """UCI's rows, and what UCI says of them."""
+    """UCI's rows, and what UCI says of them.
+
+    Attributes:
+        rows: pixels [N, 64] and classes [N].
+        metadata: UCI's description of the data set.
+        variables: UCI's table of variables, a mapping for each column.
+    """
 
     rows: Rows
     metadata: dict[str, Any] | None
-    variables: list[dict[str, Any]] | None  # for each column
+    variables: list[dict[str, Any]] | None
 
 
 def download(timeout: float) -> UciTable:

@@ -171,7 +171,8 @@ def sheet(inputs: Sequence[Input], answers: Mapping[str, dict[str, Any]], path: 
         tile.paste(small, ((64 - small.width) // 2, (64 - small.height) // 2))
         tiles += [(255 - np.asarray(tile)) / 255, np.kron(counts, np.ones((8, 8))) / 16]
         said = answers.get(given.name)
-        short = given.name if len(given.name) < 16 else f"…{given.name[-14:]}"
+        name = given.name if given.row is not None else Path(given.name).name
+        short = name if len(name) < 18 else f"…{name[-16:]}"
         if said is None:
             framed += [len(tiles) - 2, len(tiles) - 1]
             titles += [short, "not answered"]
