@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import math
 import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import dump_svmlight_file
 
 from digits_jax import kfold_splits, refit_split, stack_splits, summarize, wilson_interval
 from digits_jax.data import MAX_BYTES, DataError, load_digits
@@ -44,8 +50,13 @@ def _check_message(message: str, lines: int) -> None:
     assert "digits.csv" in message and "\n" not in message and len(message) < 600
     line = re.search(r"line (\d+)", message)
     assert line is None or 1 <= int(line[1]) <= lines
-    assert line or "is empty" in message
-    assert re.search(r"; (UCI's layout is 65 columns|give plain text|write an integer)", message)
+    assert (
+        line
+        or "is empty" in message
+        or re.search("gzip|is damaged|the pixels|the largest pixel", message)
+    )
+    remedies = "UCI's layout is 65 columns|give plain text|write an integer|make it again|leave out"
+    assert re.search(f"; ({remedies}|put the class last|store them)", message)
 
 
 rows_of_numbers = st.lists(
@@ -155,6 +166,88 @@ def test_large_files_are_refused_in_bounded_memory(
     finally:
         tracemalloc.stop()
     assert peak < most, peak
+
+
+# --- what other programs write -------------------------------------------------------------------
+
+BUNDLED = load_digits("bundled")
+ROWS = np.column_stack([BUNDLED.images.reshape(-1, 64), BUNDLED.labels]).astype(np.int64)
+NAMES_OF_OTHERS = {
+    "uci": NAMES,
+    "openml": [*(f"input{i}" for i in range(1, 65)), "class"],
+    "scikit-learn": [*(f"pixel_{i}_{j}" for i in range(8) for j in range(8)), "target"],
+    "pandas": list(range(65)),
+    "r": [f"V{i}" for i in range(1, 66)],
+}
+
+
+def _by_pandas(rows: np.ndarray, names: list[str], options: dict[str, Any]) -> bytes:
+    frame = pandas.DataFrame(rows, columns=names)
+    if options["first"]:  # the class in front
+        frame = frame[[names[64], *names[:64]]]
+    frame = frame.astype(float) if options["floats"] else frame
+    chosen = {"index": options["index"], "header": options["header"], "sep": options["delimiter"]}
+    return frame.to_csv(None, **chosen).encode()
+
+
+def _by_numpy(rows: np.ndarray, names: list[str], options: dict[str, Any]) -> bytes:
+    file, delimiter = io.BytesIO(), options["delimiter"]
+    rows = np.roll(rows, 1, axis=1) if options["first"] else rows
+    names = names[-1:] + names[:-1] if options["first"] else names
+    header = delimiter.join(map(str, names)) if options["header"] else ""
+    chosen = {"fmt": "%.18e"} if options["floats"] else {"fmt": "%d"}
+    np.savetxt(file, rows, delimiter=delimiter, header=header, **chosen)
+    return file.getvalue()
+
+
+def _by_csv(rows: np.ndarray, names: list[str], options: dict[str, Any]) -> bytes:
+    file = io.StringIO()
+    quoting = csv.QUOTE_ALL if options["index"] else csv.QUOTE_MINIMAL
+    dialect = "unix" if options["floats"] else "excel"
+    writer = csv.writer(file, dialect, delimiter=options["delimiter"], quoting=quoting)
+    rows = np.roll(rows, 1, axis=1) if options["first"] else rows
+    names = names[-1:] + names[:-1] if options["first"] else names
+    writer.writerows([*([names] if options["header"] else []), *rows.tolist()])
+    return file.getvalue().encode()
+
+
+def _by_scikit_learn(rows: np.ndarray, names: list[str], options: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    dump_svmlight_file(rows[:, :64], rows[:, 64], file)
+    return file.getvalue()
+
+
+@settings(max_examples=120)
+@given(
+    st.sampled_from([_by_pandas, _by_numpy, _by_csv, _by_scikit_learn]),
+    st.sampled_from(sorted(NAMES_OF_OTHERS)),
+    st.integers(0, 1700),
+    st.integers(3, 40),
+    st.fixed_dictionaries(
+        {name: st.booleans() for name in ("first", "floats", "index", "header", "gzip")}
+        | {"delimiter": st.sampled_from(",;\t")}
+    ),
+)
+def test_what_others_write_of_the_same_rows_is_read_as_the_same_or_refused(
+    read: Read,
+    write: Callable[..., bytes],
+    whose: str,
+    start: int,
+    count: int,
+    options: dict[str, Any],
+) -> None:
+    rows = ROWS[start : start + count]
+    content = write(rows, NAMES_OF_OTHERS[whose], options)
+    try:
+        found = read(gzip.compress(content) if options["gzip"] else content)
+    except DataError as error:
+        _check_message(str(error), 1 + content.count(b"\n"))
+        # Where names say which column is which, or all is as usual, there is nothing to refuse.
+        named = options["header"] and whose not in ("pandas", "r")
+        indexed = options["index"] and not options["header"] and write is _by_pandas
+        assert write is _by_scikit_learn or indexed or (options["first"] and not named)
+    else:
+        np.testing.assert_array_equal(found, rows)
 
 
 # --- splits --------------------------------------------------------------------------------------

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import ast
 import gc
+import hashlib
 import json
-import os
 import shutil
 import ssl
 import subprocess
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import certifi
 import numpy as np
 import pytest
-import ucimlrepo
 
-from digits_jax import data
-from digits_jax.data import DataError, load_digits
+from digits_jax import uci
+from digits_jax.data import DataError, DataWarning, load_digits
 from digits_jax.storage.checkpoints import Checkpoints
 from digits_jax.storage.errors import CheckpointError
 
@@ -102,7 +100,11 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(timeout: float) -> None:
         raise ConnectionError("no network in this test")
 
-    monkeypatch.setattr(data, "_download", refuse)
+    monkeypatch.setattr(uci, "download", refuse)
+
+
+def _sha256(rows: np.ndarray) -> str:
+    return hashlib.sha256(rows.tobytes()).hexdigest()
 
 
 def _members(path: Path, members: dict[str, np.ndarray]) -> None:
@@ -117,7 +119,7 @@ def test_a_crafted_cache_runs_nothing_writes_nothing_and_is_not_used(tmp_path: P
     rows = np.ones((3, 65), np.uint8)
     good = {
         "rows": rows,
-        "sha256": np.array(data._sha256(rows)),
+        "sha256": np.array(_sha256(rows)),
         "about": np.array("[null, null]"),
     }
     outside = tmp_path / "outside"
@@ -125,21 +127,21 @@ def test_a_crafted_cache_runs_nothing_writes_nothing_and_is_not_used(tmp_path: P
     bomb = np.zeros((2**21, 65), np.uint8)
     folder = tmp_path / "cache"
     folder.mkdir()
-    with pytest.warns(data.DataWarning):  # the forgery itself is well made
+    with pytest.warns(DataWarning):  # the forgery itself is well made
         _members(folder / "optdigits.npz", good)
         assert load_digits("uci", cache_dir=folder).provenance.rows == 3
     for crafted in (
         {**good, "rows": boom},
         {**good, "about": boom},
         {**good, "sha256": boom},
-        {**good, "rows": bomb, "sha256": np.array(data._sha256(bomb))},
+        {**good, "rows": bomb, "sha256": np.array(_sha256(bomb))},
         {**good, "rows": np.where(rows, 200, 0).astype(np.uint8)},
         {"../../outside": rows, "/outside": rows},
     ):
         _members(folder / "optdigits.npz", crafted)
         with pytest.raises(DataError, match="no network in this test"):
             load_digits("uci", cache_dir=folder)
-    with pytest.warns(data.DataWarning):  # what is not asked for is not even read
+    with pytest.warns(DataWarning):  # what is not asked for is not even read
         _members(folder / "optdigits.npz", {**good, "../../outside": rows, "boom": boom})
         load_digits("uci", cache_dir=folder)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["cache", "optdigits.npz"]
@@ -204,98 +206,32 @@ def test_names_in_a_checkpoint_lead_nowhere(tmp_path: Path, name: str, as_files:
 # --- the download --------------------------------------------------------------------------------
 
 
-def _certificate(folder: Path, host: str) -> tuple[Path, Path]:
-    """A self-signed certificate and its key."""
+def test_a_certificate_that_nobody_signed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("needs the program openssl, to make a certificate")
-    certificate, key = folder / f"{host}.pem", folder / f"{host}.key"
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", f"/CN={host}", "-addext"]
-    command += [f"subjectAltName={'IP' if host[0].isdigit() else 'DNS'}:{host}"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
     command += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Sends a request for /api on to the server's `target`; else answers with an empty object."""
-
-    def log_message(self, *args: object) -> None:
-        """Stay silent."""
-
-    def do_GET(self) -> None:  # the name that http.server asks for
-        on = self.path.startswith("/api")
-        self.send_response(302 if on else 200)
-        if on:
-            self.send_header("Location", self.server.target)  # type: ignore[attr-defined]
-        self.send_header("Content-Length", "0" if on else "2")
-        self.end_headers()
-        self.wfile.write(b"" if on else b"{}")
-
-
-@pytest.fixture
-def https(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Starts a loopback server, of a host's certificate, that ucimlrepo takes for UCI."""
-    servers = []
-
-    def start(host: str) -> Path:
-        certificate, key = _certificate(tmp_path, host)
-        server, plain = (ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2))
-        server.target = f"http://127.0.0.1:{plain.server_port}/plain"  # type: ignore[attr-defined]
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refusals are wanted
-        for each in (server, plain):
-            options = {"poll_interval": 0.01}
-            thread = threading.Thread(target=each.serve_forever, kwargs=options)
-            thread.start()
-            servers.append((each, thread))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        url = f"https://127.0.0.1:{server.server_port}/api"
-        monkeypatch.setattr(ucimlrepo.fetch, "API_BASE_URL", url)
-        return certificate
-
-    yield start
-    for server, thread in servers:
+        monkeypatch.setattr(uci, "API_URL", f"https://127.0.0.1:{server.server_port}/api")
+        with pytest.raises(DataError, match="CERTIFICATE_VERIFY_FAILED"):
+            load_digits("uci", cache_dir=tmp_path / "cache", timeout=20)
         server.shutdown()
         thread.join()
-        server.server_close()
-
-
-def _why_refused(tmp_path: Path) -> str:
-    cache = tmp_path / "cache"
-    with pytest.raises(DataError) as caught:
-        load_digits("uci", cache_dir=cache, timeout=20)
-    assert not cache.exists()
-    return str(caught.value)
-
-
-def test_a_certificate_that_nobody_signed_is_refused(
-    https: Callable[[str], Path], tmp_path: Path
-) -> None:
-    https("127.0.0.1")
-    assert "CERTIFICATE_VERIFY_FAILED" in _why_refused(tmp_path)
-
-
-def test_a_certificate_of_another_host_is_refused(
-    https: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate = https("example.org")
-    monkeypatch.setattr(certifi, "where", lambda: os.fspath(certificate))
-    why = _why_refused(tmp_path)
-    assert "CERTIFICATE_VERIFY_FAILED" in why and "IP address mismatch" in why
-
-
-def test_a_way_from_https_to_http_is_refused(
-    https: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate = https("127.0.0.1")
-    monkeypatch.setattr(certifi, "where", lambda: os.fspath(certificate))
-    why = _why_refused(tmp_path)
-    assert "CERTIFICATE" not in why, "this one is trusted"
-    assert "/plain, which is not https" in why
+    assert not (tmp_path / "cache").exists()
 
 
 def test_uci_itself_is_asked_over_tls() -> None:
-    assert ucimlrepo.fetch.API_BASE_URL.startswith("https://")
+    assert uci.API_URL.startswith("https://")
