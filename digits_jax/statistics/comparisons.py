@@ -12,9 +12,9 @@ from digits_jax.statistics.corrected import (
     ROUNDING,
     check_scores,
     check_vector,
+    size_ratio,
     standard_error,
     t_interval,
-    size_ratio,
 )
 
 

@@ -14,9 +14,9 @@ from digits_jax.statistics.corrected import (
     ROUNDING,
     all_equal,
     check_scores,
+    size_ratio,
     standard_error,
     t_interval,
-    size_ratio,
 )
 
 _NO_INTERVAL = {
