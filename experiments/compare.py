@@ -1,4 +1,4 @@
-"""Methods on equal repeated folds: accuracies with intervals, and a test of every pair.
+"""Methods on equal repeated folds: accuracies with intervals, and one method against each other.
 
     python experiments/compare.py
     python experiments/compare.py --methods svm knn1 --repeats 1
@@ -6,25 +6,23 @@
 
 The networks train all folds of all repeats at once; scikit-learn's methods take a process on each
 core. These get images from 0 to 1, and other inputs scaled to the mean 0 and sd 1 of the training
-rows. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, ``pairs.csv``,
-figures, and the predictions of each method as soon as they are whole: ``--resume`` takes these and
-adds the others.
+rows. The first of --methods is tested against each of the others: one family of tests, chosen
+before the run. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``,
+``pairs.csv``, figures, and the predictions of each method as soon as they are whole: ``--resume``
+takes these and adds the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import methods
+import verdicts
 from common import command_line, console, options, startup, tasks
 from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from common.tasks import Task
 
 
@@ -36,12 +34,14 @@ class Config(methods.Options):
     """Parts of the rows; each is the test set of one split."""
     repeats: int = 10
     """Times that the rows are split anew."""
+    rope: float = 0.1
+    """Points of accuracy up to which a difference counts as none, in the Bayesian test."""
 
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
-    options.positive(repeats=config.repeats)
+    options.positive(repeats=config.repeats, rope=config.rope)
     options.require(config.folds >= 2, f"--folds must be at least 2, not {config.folds}")
     options.few_enough(config.folds * config.repeats, "--folds times --repeats")
     output = Output(config.output_dir, script="compare", resume=config.resume)
@@ -87,9 +87,14 @@ def report(
     summaries = {
         name: summary_json("accuracy", summarize(accuracies[name], **sizes)) for name in order
     }
+    probabilities = {
+        name: verdicts.probability_scores(done[name], task.targets, config.repeats)
+        for name in order
+    }
     times = f"{config.repeats} repeat{'s' * (config.repeats > 1)}"
     table = Table(title=f"{config.folds} folds, {times}: accuracy (%), errors a repeat")
-    for column in ("method", "mean ± sd", "95 % interval", "errors", "seconds"):
+    columns = ("method", "mean ± sd", "95 % interval", "errors", "NLL", "Brier", "ECE", "seconds")
+    for column in columns:
         table.add_column(column, justify="left" if column == "method" else "right")
     for name in order:
         low, high = (100 * bound for bound in summaries[name]["ci95"])
@@ -98,11 +103,14 @@ def report(
             f"{100 * summaries[name]['mean']:.2f} ± {100 * summaries[name]['std']:.2f}",
             f"{low:.2f} to {high:.2f}",
             f"{wrong[name].sum(axis=1).mean():.1f}",
+            *verdicts.probability_cells(probabilities[name]),
             f"{done[name].seconds:.0f}",
         )
     console.results.print(table)
 
-    pairs = compare_pairs(order, accuracies, wrong, sizes)
+    first = config.chosen(task)[0]
+    others = [name for name in order if name != first]
+    pairs = verdicts.against_each(first, others, accuracies, wrong, sizes, rope=config.rope / 100)
     if pairs:
         show_pairs(pairs)
     shared = [[(wrong[a] & wrong[b]).sum(axis=1).mean() for b in order] for a in order]
@@ -139,6 +147,7 @@ def report(
                 "accuracy": summaries[name],
                 "accuracies": accuracies[name],
                 "errors_a_repeat": wrong[name].sum(axis=1).mean(),
+                "probabilities": probabilities[name],
                 "seconds": done[name].seconds,
                 "chosen": done[name].chosen if any(done[name].chosen) else None,
             }
@@ -159,58 +168,16 @@ def report(
     )
 
 
-def compare_pairs(
-    order: list[str],
-    accuracies: dict[str, np.ndarray],
-    wrong: dict[str, np.ndarray],
-    sizes: dict[str, float],
-) -> list[dict[str, Any]]:
-    """Every pair, the better first: the corrected t-test of folds, McNemar's of rows.
-
-    Repeats predict the same rows, so McNemar's test takes each repeat alone; the median is given.
-    """
-    from digits_jax import corrected_resampled_ttest, mcnemar_test
-    from digits_jax.statistics import holm_correction
-
-    pairs: list[dict[str, Any]] = []
-    for a, b in itertools.combinations(order, 2):
-        test = corrected_resampled_ttest(accuracies[a], accuracies[b], **sizes)
-        rows = [mcnemar_test(~x, ~y) for x, y in zip(wrong[a], wrong[b], strict=True)]
-        pairs.append(
-            {
-                "a": a,
-                "b": b,
-                "difference": test.mean_difference,
-                "low": test.ci95[0],
-                "high": test.ci95[1],
-                "t": test.statistic,
-                "p": test.p_value,
-                "only_a_right": statistics.mean(row.only_a for row in rows),
-                "only_b_right": statistics.mean(row.only_b for row in rows),
-                "mcnemar_p": statistics.median(row.p_value for row in rows),
-            }
-        )
-    adjusted = holm_correction([pair["p"] for pair in pairs]).tolist() if pairs else []
-    return [{**pair, "p_holm": p} for pair, p in zip(pairs, adjusted, strict=True)]
-
-
 def show_pairs(pairs: list[dict[str, Any]]) -> None:
     """The table of tests."""
     from rich.table import Table
 
-    table = Table(
-        title="Difference in points: corrected resampled t-test, Holm: of all pairs; McNemar's "
-        "exact test of a repeat's rows, median of the repeats",
-    )
-    for column in ("a – b", "points (95 % interval)", "p", "Holm", "McNemar"):
-        table.add_column(column, justify="left" if column == "a – b" else "right")
+    titles = {name: name for pair in pairs for name in (pair["a"], pair["b"])}
+    table = Table(caption=verdicts.note(pairs, titles))
+    for column in verdicts.COLUMNS:
+        table.add_column(column, justify="left" if column == "pair" else "right")
     for pair in pairs:
-        difference, low, high = (100 * pair[each] for each in ("difference", "low", "high"))
-        table.add_row(
-            f"{pair['a']} – {pair['b']}",
-            f"{difference:+.2f} ({low:+.2f} to {high:+.2f})",
-            *(f"{pair[each]:.2g}" for each in ("p", "p_holm", "mcnemar_p")),
-        )
+        table.add_row(*verdicts.cells(pair, titles))
     console.results.print(table)
 
 

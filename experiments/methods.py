@@ -34,6 +34,7 @@ TITLES: dict[str, str] = {
     "logistic": "logistic regression",
 }
 GAMMAS = (0.06, 0.12, 0.24, 0.48)  # of the SVM's kernel, that the digits choose among
+LEAST = 2.0**-52  # of a probability, as scikit-learn's log_loss has it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def title(name: str) -> str:
 
 
 def is_network(name: str) -> bool:
-    """Whether it is a recipe; these have probabilities to vote with."""
+    """Whether it is a recipe; these vote."""
     return name not in TITLES or name in tasks.NAMED
 
 
@@ -97,7 +98,7 @@ class Predictions(NamedTuple):
 
     rows: np.ndarray  # int32 [R, S], row numbers; -1 is padding
     predicted: np.ndarray  # int32 [R, S], classes; -1 is padding
-    logits: np.ndarray  # float32 [R, S, K]; [R, S, 0] of a method that has none
+    logits: np.ndarray  # float32 [R, S, K], or logarithms of probabilities; [R, S, 0]: none
     seconds: float  # of training and predicting, all splits together
     chosen: list[dict[str, Any]]  # [R], what a method tuned inside the training rows; else empty
 
@@ -237,6 +238,8 @@ def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
     gammas = GAMMAS if task.dataset is not None else ("scale", 0.3 / inputs.shape[1])
     rows = np.where(splits.test_weights > 0, splits.test_rows, -1).astype(np.int32)
     predicted, chosen = np.full_like(rows, -1), []
+    assert task.class_names is not None
+    logits = np.zeros((*rows.shape, len(task.class_names)), np.float32)
     tasks = (
         joblib.delayed(_fit)(
             name,
@@ -252,11 +255,12 @@ def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
     )
     with console.results.status(title(name)) as status:
         answers = joblib.Parallel(n_jobs=-1, return_as="generator")(tasks)
-        for i, (classes, tuned) in enumerate(answers):
+        for i, (classes, tuned, (known, values)) in enumerate(answers):
             predicted[i, rows[i] >= 0] = classes
+            logits[i] = np.log(LEAST)  # of a class that the training rows lack
+            logits[i][np.ix_(rows[i] >= 0, known)] = values
             chosen.append(tuned)
             status.update(f"{title(name)}: {i + 1} of {len(rows)} splits")
-    logits = np.zeros((*rows.shape, 0), np.float32)
     return Predictions(rows, predicted, logits, time.perf_counter() - started, chosen)
 
 
@@ -269,14 +273,41 @@ def _fit(
     seed: int,
     gammas: tuple[Any, ...],
     scaled: bool,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """One split: the classes [S] predicted for the test rows, and what was tuned."""
+) -> tuple[np.ndarray, dict[str, Any], tuple[np.ndarray, np.ndarray]]:
+    """One split: the classes [S] predicted for the test rows, and what was tuned.
+
+    Last the K' classes that the model knows, and the log-probabilities [S, K'] that it gives them.
+    """
     if scaled:  # by the training rows alone
         from sklearn.preprocessing import StandardScaler
 
         inputs = StandardScaler().fit(inputs[train]).transform(inputs)
     model = estimator(name, seed, gammas=gammas).fit(inputs[train], labels[train])
-    return model.predict(inputs[test]), getattr(model, "best_params_", {})
+    logits = _logits(model, inputs[train], labels[train], inputs[test])
+    return model.predict(inputs[test]), getattr(model, "best_params_", {}), (model.classes_, logits)
+
+
+def _logits(model: Any, inputs: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Log-probabilities [S, K'] of test rows, by a model that was fitted to inputs and labels.
+
+    An SVM has none of its own: its scores are divided by the temperature of scores that it gives
+    for each third of the training rows when fitted to the others.
+    """
+    import numpy as np
+    from sklearn.model_selection import cross_val_predict
+
+    from digits_jax.calibration import fit_temperature
+
+    if hasattr(model, "predict_proba"):
+        return np.log(np.maximum(model.predict_proba(test), LEAST))
+    best = getattr(model, "best_estimator_", model)
+    held_out = cross_val_predict(best, inputs, labels, cv=3, method="decision_function")
+    codes = np.searchsorted(model.classes_, labels)
+    if held_out.ndim == 1:  # of two classes, one score
+        held_out = np.stack([-held_out, held_out], axis=1) / 2
+    scores = model.decision_function(test)
+    scores = np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
+    return np.asarray(scores / fit_temperature(held_out, codes))
 
 
 def _identity(

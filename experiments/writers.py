@@ -90,7 +90,9 @@ def votes(done: methods.Predictions, labels: np.ndarray, seeds: int) -> list[flo
     ]
 
 
-def score(done: methods.Predictions, labels: np.ndarray, seeds: int) -> dict[str, Any]:
+def score(
+    done: methods.Predictions, labels: np.ndarray, seeds: int, *, vote: bool = True
+) -> dict[str, Any]:
     """One method's figures on both kinds of splits."""
     from digits_jax import wilson_interval
     from digits_jax.statistics import prediction_interval
@@ -105,7 +107,7 @@ def score(done: methods.Predictions, labels: np.ndarray, seeds: int) -> dict[str
             "std": new.std(),
             "wilson95": wilson_interval(round(tested * new.mean()), tested),
             "accuracies": new,
-            "votes_of_five": votes(done, labels, seeds),
+            "votes_of_five": votes(done, labels, seeds) if vote else [],
         },
         "random": {
             "mean": random.mean(),
@@ -131,7 +133,10 @@ def report(
     from digits_jax import plots
     from report import comparisons
 
-    scores = {name: score(each, dataset.labels, config.seeds) for name, each in done.items()}
+    scores = {
+        name: score(each, dataset.labels, config.seeds, vote=methods.is_network(name))
+        for name, each in done.items()
+    }
     order = sorted(done, key=lambda name: -scores[name]["new_writers"]["mean"])
     table = Table(
         title=f"Accuracy (%) of {config.seeds} seeds: new writers, and random splits of the same "

@@ -16,6 +16,8 @@ import joblib
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
@@ -121,14 +123,17 @@ def test_figures_are_those_of_the_scores(finished: Path) -> None:
     assert [(pair["a"], pair["b"]) for pair in results["pairs"]] == [
         ("knn1", "logistic"),
         ("knn1", "notebook"),
-        ("logistic", "notebook"),
     ]
     pair = results["pairs"][0]
     d = np.subtract(scores["knn1"], scores["logistic"])
     t = d.mean() / (d.std(ddof=1) * np.sqrt(1 / 4 + 1))
     assert pair["t"] == pytest.approx(t, rel=1e-3)
     assert pair["p"] == pytest.approx(2 * stats.t.sf(t, 3), rel=1e-3)
-    assert pair["p"] <= pair["p_holm"] <= 3 * pair["p"]
+    assert pair["p"] <= pair["p_holm"] <= 2 * pair["p"]
+    error = d.std(ddof=1) * np.sqrt(1 / 4 + 1)
+    better = stats.t.sf(0.001, 3, d.mean(), error)  # beyond a tenth of a point
+    assert pair["p_better"] == pytest.approx(better, rel=1e-2)
+    assert sum(pair[f"p_{each}"] for each in ("better", "equal", "worse")) == pytest.approx(1)
 
     labels = dj.load_digits("bundled").labels
     wrong = {}
@@ -146,7 +151,29 @@ def test_figures_are_those_of_the_scores(finished: Path) -> None:
         stats.binomtest(int((a & ~b).sum()), int((a ^ b).sum())).pvalue
         for a, b in zip(wrong["knn1"], wrong["logistic"], strict=True)
     ]
-    assert pair["mcnemar_p"] == pytest.approx(np.median(p))
+    assert pair["mcnemar_below_5_percent"] == sum(each < 0.05 for each in p)
+    assert pair["mcnemar_repeats"] == 2
+
+
+def test_probabilities_are_scored(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    labels = dj.load_digits("bundled").labels
+    for name in METHODS:
+        file = np.load(finished / f"predictions_{name}.npz")
+        losses = []
+        for repeat in range(2):
+            rows, logits = (file[each][2 * repeat : 2 * repeat + 2] for each in ("rows", "logits"))
+            real = rows >= 0
+            losses.append(log_loss(labels[rows[real]], softmax(logits[real].astype(float), axis=1)))
+        found = results["methods"][name]["probabilities"]
+        assert found["nll"] == pytest.approx(np.mean(losses), rel=1e-6)
+        assert 0 < found["calibration_error"] < 1 and 0 < found["brier"] < 2
+
+
+def test_p_values_claim_no_more_than_they_can(methods: ModuleType) -> None:
+    verdicts = importlib.import_module("verdicts")
+    texts = [verdicts.p_text(p) for p in (0.0312, 1.2e-6, 3e-11, float("nan"))]
+    assert texts == ["0.031", "1.2e-06", "< 10⁻⁶", "–"]
 
 
 def test_a_resumed_run_takes_what_is_there_and_adds_a_method(finished: Path, run: Run) -> None:
@@ -216,9 +243,11 @@ def test_no_method_sees_the_test_labels_and_all_learn(methods: ModuleType, name:
     hidden[test] = (labels[test] + 1) % 10
     more = (train, test, 7, methods.GAMMAS, False)
     with threadpool_limits(1):  # matrix products this small wait for threads more than they gain
-        predicted, tuned = methods._fit(name, pixels, labels, *more)
-        again, tuned_again = methods._fit(name, pixels, hidden, *more)
+        predicted, tuned, (classes, logits) = methods._fit(name, pixels, labels, *more)
+        again, tuned_again, (_, logits_again) = methods._fit(name, pixels, hidden, *more)
     np.testing.assert_array_equal(predicted, again)
+    np.testing.assert_array_equal(logits, logits_again)
+    assert (classes[logits.argmax(axis=1)] == predicted).mean() > 0.98  # an SVM's votes may differ
     assert tuned == tuned_again and set(tuned) == ({"C", "gamma"} if name == "svm" else set())
     assert (predicted == labels[test]).mean() > 0.85
 

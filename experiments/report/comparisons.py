@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from common.scores import ACCURACY
 from report import Report
 from report.pages import interval, mistakes, spread
+from verdicts import COLUMNS, cells, note, p_text, probability_cells
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,28 +60,39 @@ def compare(
     if pairs:
         test = pairs[0]
         page.headline(
-            f"Its lead over the next, {titles[test['b']]}",
+            f"{titles[test['a']]} beside {titles[test['b']]}",
             difference(test["difference"]),
-            f"95 % interval {_points(test)}; p = {test['p']:.2g}, {test['p_holm']:.2g} after "
-            f"Holm's correction for {len(pairs)} pair{'s' * (len(pairs) > 1)}",
+            f"95 % interval {_points(test)}; p {p_text(test['p'])}, {p_text(test['p_holm'])} after "
+            f"Holm's correction for {len(pairs)} test{'s' * (len(pairs) > 1)}",
         )
     missed = len(results["missed_by_all"])
     page.headline("Rows that all miss in every repeat", str(missed), f"of {task.rows}")
     page.table(
         "Accuracy",
-        ("method", "mean ± sd (%)", "95 % interval", "errors a repeat", "seconds"),
+        (
+            "method",
+            "mean ± sd (%)",
+            "95 % interval",
+            "errors a repeat",
+            "NLL (nats)",
+            "Brier",
+            "ECE",
+            "seconds",
+        ),
         [
             (
                 each["title"],
                 spread(each["accuracy"], ACCURACY),
                 interval(each["accuracy"], ACCURACY),
                 f"{each['errors_a_repeat']:.1f}",
+                *probability_cells(each["probabilities"]),
                 f"{each['seconds']:.0f}",
             )
             for each in found.values()
         ],
-        f"± is the standard deviation between test folds (ddof 0). {NADEAU} Seconds are of "
-        "training and predicting, all folds together.",
+        f"± is the standard deviation between test folds (ddof 0). {NADEAU} NLL, Brier "
+        "score and expected calibration error are means over the repeats. Seconds are of training "
+        "and predicting, all folds together.",
     )
     page.figure(
         "Each test fold",
@@ -90,19 +102,10 @@ def compare(
     )
     if pairs:
         page.table(
-            "Every pair",
-            ("pair", "difference (points)", "95 % interval", "p", "p, Holm", "p, McNemar"),
-            [
-                (
-                    f"{titles[each['a']]} – {titles[each['b']]}",
-                    f"{100 * each['difference']:+.2f}",
-                    _points(each),
-                    *(f"{each[name]:.2g}" for name in ("p", "p_holm", "mcnemar_p")),
-                )
-                for each in pairs
-            ],
-            f"{NADEAU} McNemar's exact test is of the rows of one repeat; the median over the "
-            "repeats is given.",
+            "One against each other",
+            COLUMNS,
+            [cells(each, titles) for each in pairs],
+            note(pairs, titles),
         )
         page.figure(
             "Errors in common",
