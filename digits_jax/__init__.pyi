@@ -14,7 +14,7 @@ from .parallel.mesh import runs_mesh
 from .parallel.startup import use_all_cpu_cores, use_compilation_cache
 from .recipe import Recipe
 from .recipes.by_name import RECIPES, NamedRecipe, recipe_by_name
-from .runs.axis import make_runs, shared, take_run, take_runs
+from .runs.axis import crossed, make_runs, shared, take_run, take_runs
 from .runs.cross_validation import cross_validate
 from .runs.results import CrossValidation, Interrupted, Progress, ScoreSummary
 from .runs.saved import Saved, load_states, trained_recipe
@@ -41,7 +41,7 @@ from .statistics import (
     summarize,
     wilson_interval,
 )
-from .structures import Batch, Data, Run, Sums, TrainState
+from .structures import Batch, Data, Keys, Run, Sums, TrainState
 from .train import init_state, train_epoch, train_epochs, train_step
 from .waves import WaveResults, WavesInterrupted, read_waves, train_in_waves
 
@@ -60,6 +60,7 @@ __all__ = [
     "Hyperparameters",
     "Interrupted",
     "Jitter",
+    "Keys",
     "McNemarResult",
     "NamedRecipe",
     "Network",
@@ -89,6 +90,7 @@ __all__ = [
     "corrected_resampled_ttest",
     "cross_entropy",
     "cross_validate",
+    "crossed",
     "decay",
     "eval_step",
     "evaluate",

@@ -9,6 +9,7 @@ R of runs, E of epochs, K of classes; pixels are ink counts, 0..16, drawn dark o
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import tempfile
 import textwrap
@@ -538,6 +539,82 @@ def effects(
     )
     for panel in panels[len(columns) :]:
         panel.set_axis_off()
+    return figure
+
+
+@styled
+def estimates(
+    names: Sequence[str],
+    values: Mapping[str, npt.ArrayLike],
+    intervals: Mapping[str, npt.ArrayLike],
+    *,
+    label: str,
+    line: float | None = None,
+) -> Figure:
+    """Estimates with intervals, a line for each of M names, the first on top.
+
+    Both mappings have the same one or more series, the legend where there are several: values [M]
+    and intervals [M, 2] (NaN draws none), in the unit of `label`. `line` marks what they should be.
+    """
+    if list(values) != list(intervals) or not values:
+        raise ValueError(f"values and intervals differ: {list(values)} and {list(intervals)}")
+    lines, step = np.arange(len(names)), 0.7 / len(values)
+    figure, (panel,) = _figure(_PAGE, 0.7 + len(names) * (0.12 + 0.14 * len(values)))
+    for i, (name, each) in enumerate(values.items()):
+        middle = _array(f"values[{name!r}]", each, len(names))
+        ends = _array(f"intervals[{name!r}]", intervals[name], len(names), 2)
+        color, y = (_BLUE, _ORANGE, _GREY)[i % 3], lines + (i - (len(values) - 1) / 2) * step
+        panel.hlines(y, *ends.T, color=color, linewidth=1.4)
+        panel.plot(middle, y, "o", color=color, markeredgecolor=_PAPER, label=name, markersize=5)
+    if line is not None:
+        panel.axvline(line, color=_RULE, linewidth=1, zorder=0)
+    panel.set(xlabel=label, ylim=(len(names) - 0.5, -0.5), axisbelow=True)
+    panel.set_yticks(lines, names)
+    panel.grid(axis="x", color=_RULE, linewidth=0.6)
+    if len(values) > 1:
+        panel.legend(**_ABOVE, ncols=1)
+    return figure
+
+
+@styled
+def series(
+    panels: Mapping[str, tuple[npt.ArrayLike, Mapping[str, npt.ArrayLike]]],
+    *,
+    label: str,
+    log: Collection[str] = (),
+) -> Figure:
+    """Scores against what was varied, a panel for each thing varied.
+
+    By a panel's name there are its places [X] and, by the names of the legend, scores [X, R] in the
+    unit of `label`. A line is the mean of the R runs, the band their range. Panels in `log` get a
+    logarithmic axis.
+    """
+    ncols = min(3, len(panels))
+    nrows = -(-len(panels) // ncols)
+    width = _COLUMN if ncols == 1 else _PAGE
+    figure, axes = _figure(width, 0.6 + 2.0 * nrows, nrows=nrows, ncols=ncols, sharey=True)
+    styles = itertools.product(("-", "--", ":"), (_BLUE, _ORANGE, _GREY))
+    looks = dict(
+        zip(dict.fromkeys(n for _, of in panels.values() for n in of), styles, strict=False)
+    )
+    for panel, (title, (places, of)) in zip(axes, panels.items(), strict=False):
+        x = _array(title, places, "X")
+        for name, values in of.items():
+            scores = _array(name, values, len(x), "R")
+            line, color = looks[name]
+            panel.plot(x, scores.mean(axis=1), line, color=color, label=name, marker=".")
+            panel.fill_between(x, scores.min(1), scores.max(1), color=color, alpha=0.15, lw=0)
+        if title in log:
+            panel.set_xscale("log")
+            panel.set_xticks(x, [f"{place:g}" for place in x])
+            panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel(title)
+    for panel in axes[::ncols]:
+        panel.set_ylabel(label)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    handles = {n: h for p in axes for h, n in zip(*p.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside upper left", ncols=min(4, len(handles)))
     return figure
 
 

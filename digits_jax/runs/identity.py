@@ -41,7 +41,9 @@ def describe(data: Data, runs: Run, recipe: Recipe) -> dict[str, Any]:
     described["inputs"] = _row_shapes(data.inputs)
     described["targets"] = _row_shapes(data.targets)
     described["h"] = _row_shapes(runs.hyperparameters)
-    keys = np.asarray(jax.random.key_data(runs.key))
+    keys: Any = np.asarray(jax.random.key_data(runs.key))
+    if runs.keys is not None:
+        keys = (keys, *(np.asarray(jax.random.key_data(each)) for each in runs.keys))
     splits = runs.split._replace(kind=None)
     for name, tree in {"data": data, "splits": splits, "keys": keys}.items():
         described[f"{name}.sha256"] = digest_of(tree)
