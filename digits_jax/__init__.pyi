@@ -16,6 +16,7 @@ from .recipe import Recipe
 from .recipes.by_name import RECIPES, NamedRecipe, recipe_by_name
 from .runs.axis import crossed, make_runs, shared, take_run, take_runs
 from .runs.cross_validation import cross_validate
+from .runs.nested import nested_cross_validate
 from .runs.results import CrossValidation, Interrupted, Progress, ScoreSummary
 from .runs.saved import Saved, load_states, trained_recipe
 from .search.spaces import choice, decay, grid, log_uniform, random_search, uniform
@@ -109,6 +110,7 @@ __all__ = [
     "make_runs",
     "mcnemar_test",
     "metrics",
+    "nested_cross_validate",
     "plots",
     "predict",
     "random_search",
