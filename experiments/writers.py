@@ -5,12 +5,14 @@
 
 UCI's two files are of different writers, and the data's authors call this test the actual quality
 measure. A random split mixes the writers; one of the same sizes is the control, so that the
-difference is not one of training rows. Every seed trains on both, all at once; the control is also
+difference is not one of training rows. The second file's rows are easier than the first's, so the
+control counts those of its test rows that are of the second file alone. Every seed trains on both, all at once; the control is also
 split anew for each. The networks vote besides: the mean of five seeds' probabilities. It writes
 ``report.html``, ``results.json`` (last, and whole), ``scores.csv``, a figure, and the predictions
 of each method as soon as they are whole: ``--resume`` takes these and adds the others.
 
-No choice may be made on these test rows: a recipe that was tuned on them has no figure here.
+No choice may be made on these test rows: a recipe that was tuned on them has no figure here. They
+have been looked at several times as recipes grew (docs/results.md counts them): reused adaptively.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from digits_jax import Dataset, Split
 
 VOTERS = 5
+FIRST = 3823  # row of the second file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,8 @@ def score(
     from digits_jax import wilson_interval
     from digits_jax.statistics import prediction_interval
 
-    accuracies = done.accuracies(labels)
-    new, random = accuracies[:seeds], accuracies[seeds:]
+    new = done.accuracies(labels)[:seeds]
+    random = second_file(done, labels)[seeds:]
     tested = done.rows.shape[1]
     low, high = prediction_interval(random)
     return {
@@ -120,6 +123,15 @@ def score(
     }
 
 
+def second_file(done: methods.Predictions, labels: np.ndarray) -> np.ndarray:
+    """Accuracy of each split on those of its test rows that are of the second file, float64 [R]."""
+    import numpy as np
+
+    real = done.rows >= FIRST
+    right = (done.predicted == labels[done.rows]) & real
+    return np.asarray(right.sum(axis=1) / np.maximum(real.sum(axis=1), 1))
+
+
 def report(
     config: Config,
     dataset: Dataset,
@@ -139,8 +151,8 @@ def report(
     }
     order = sorted(done, key=lambda name: -scores[name]["new_writers"]["mean"])
     table = Table(
-        title=f"Accuracy (%) of {config.seeds} seeds: new writers, and random splits of the same "
-        "sizes"
+        title=f"Accuracy (%) of {config.seeds} seeds on rows of the second file: new writers, and "
+        "random splits of the same sizes"
     )
     for column in ("method", "new writers", "Wilson 95 %", "vote", "random", "points"):
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -164,7 +176,7 @@ def report(
             "wilson95",
         ),
         "random": (
-            f"random splits of the same sizes: {config.seeds}, mean, 95 % range of one more",
+            f"random splits, rows of the same file: {config.seeds}, mean, 95 % range of one more",
             "prediction95",
         ),
     }

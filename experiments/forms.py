@@ -1,0 +1,161 @@
+"""Errors by form: the second file is 14 sheets, each in one hand, and hands differ.
+
+    python experiments/forms.py
+    python experiments/forms.py --methods svm knn1
+
+Each method is tested on each form twice: trained on the first file alone (30 other writers), and on
+all rows but the form's. Beside Wilson's interval, which takes rows as independent, stands one that
+resamples forms. It writes ``report.html``, ``results.json`` (last, and whole), ``forms.csv``, a
+figure, and the predictions of each method: ``--resume`` takes these and adds the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import methods
+from common import command_line, console, options, startup, tasks
+from common.output import Output, describe
+
+if TYPE_CHECKING:
+    from digits_jax import Dataset
+
+TITLES = {
+    "new_writers": "trained on the first file",
+    "one_form_left_out": "trained on all but the form",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(methods.Options):
+    """The options of the command line."""
+
+
+def main(config: Config) -> None:
+    """Trains, tests, shows and writes."""
+    config.check()
+    output = Output(config.output_dir, script="forms", resume=config.resume)
+    startup.start_jax(compilation_cache=config.compilation_cache)
+    import digits_jax as dj
+    from digits_jax.forms import leave_one_form_out
+
+    task = tasks.load_task(config.data)
+    dataset = task.dataset
+    options.require(dataset is not None, "--data must be the digits: of others no form is known")
+    assert dataset is not None
+    console.show_data(dataset.provenance)
+    try:
+        disjoint = dj.writer_disjoint_split(dataset.labels)
+    except ValueError as error:
+        raise options.UsageError(str(error)) from error
+    splits = dj.stack_splits(disjoint, leave_one_form_out(dataset.labels))
+    names = ["first file", *(f"all but form {i + 1}" for i in range(14))]
+    done = methods.predict_all(config, task, splits, names, output)
+    found = {name: scores(each, dataset) for name, each in done.items()}
+    report(config, dataset, found, output)
+
+
+def scores(done: methods.Predictions, dataset: Dataset) -> dict[str, Any]:
+    """Errors by form, in all, and both intervals of the accuracy, of both trainings."""
+    import numpy as np
+
+    from digits_jax import wilson_interval
+    from digits_jax.forms import form_of_rows
+    from digits_jax.statistics import cluster_interval
+
+    form = form_of_rows(dataset.labels)
+    found = {}
+    for kind, runs in {"new_writers": slice(0, 1), "one_form_left_out": slice(1, None)}.items():
+        rows, predicted = (each[runs].ravel() for each in (done.rows, done.predicted))
+        real = rows >= 0
+        right = predicted[real] == dataset.labels[rows[real]]
+        forms = form[rows[real]]
+        found[kind] = {
+            "accuracy": right.mean(),
+            "errors": int((~right).sum()),
+            "errors_by_form": np.bincount(forms[~right], minlength=14),
+            "rows_by_form": np.bincount(forms, minlength=14),
+            "wilson95": wilson_interval(int(right.sum()), len(right)),
+            "forms95": cluster_interval(right, forms),
+        }
+    return found
+
+
+def report(config: Config, dataset: Dataset, found: dict[str, Any], output: Output) -> None:
+    """The tables, the figure, the files; ``results.json`` last."""
+    from rich.table import Table
+
+    from digits_jax import plots
+    from report import Report
+
+    order = sorted(found, key=lambda name: -found[name]["new_writers"]["accuracy"])
+    columns = (
+        "method",
+        "trained on",
+        "accuracy (%)",
+        "Wilson 95 %",
+        "forms 95 %",
+        "errors by form",
+    )
+    lines = []
+    for name in order:
+        for kind, title in TITLES.items():
+            each = found[name][kind]
+            lines.append(
+                (
+                    methods.title(name),
+                    title.removeprefix("trained on "),
+                    f"{100 * each['accuracy']:.2f}",
+                    *(_ends(each[which]) for which in ("wilson95", "forms95")),
+                    " ".join(map(str, each["errors_by_form"])),
+                )
+            )
+    table = Table(*columns)
+    for line in lines:
+        table.add_row(*line)
+    console.results.print(table)
+    intervals = {"Wilson's, rows": "wilson95", "bootstrap, forms": "forms95"}
+    new = [found[name]["new_writers"] for name in order]
+    figure = plots.estimates(
+        [methods.title(name) for name in order],
+        {title: [100 * each["accuracy"] for each in new] for title in intervals},
+        {
+            title: [[100 * end for end in each[which]] for each in new]
+            for title, which in intervals.items()
+        },
+        label="Accuracy on new writers (%), 95 % intervals",
+    )
+    output.table(
+        "forms.csv",
+        [
+            {"method": name, "trained_on": kind, "form": i + 1, "rows": rows, "errors": errors}
+            for name in order
+            for kind in TITLES
+            for i, (rows, errors) in enumerate(
+                zip(
+                    found[name][kind]["rows_by_form"].tolist(),
+                    found[name][kind]["errors_by_form"].tolist(),
+                    strict=True,
+                )
+            )
+        ],
+    )
+    page = Report("Errors by form", "The 14 forms of the second file, each in one writer's hand.")
+    note = "The bootstrap draws whole forms: errors of one hand come together."
+    page.table("Accuracy", columns, lines, note)
+    page.figure("Two intervals", figure, "Accuracy of each method with both intervals.")
+    results = {
+        "experiment": "forms",
+        **describe(config, dataset.provenance),
+        "methods": {name: {"title": methods.title(name), **found[name]} for name in order},
+    }
+    output.finish(results, {"forms": figure}, page, svg=config.svg, also=["forms.csv"])
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return " to ".join(f"{100 * end:.2f}" for end in interval)
+
+
+if __name__ == "__main__":
+    command_line.run(Config, main, __doc__)
