@@ -6,10 +6,11 @@
 UCI's two files are of different writers, and the data's authors call this test the actual quality
 measure. A random split mixes the writers; one of the same sizes is the control, so that the
 difference is not one of training rows. The second file's rows are easier than the first's, so the
-control counts those of its test rows that are of the second file alone. Every seed trains on both, all at once; the control is also
-split anew for each. The networks vote besides: the mean of five seeds' probabilities. It writes
-``report.html``, ``results.json`` (last, and whole), ``scores.csv``, a figure, and the predictions
-of each method as soon as they are whole: ``--resume`` takes these and adds the others.
+control counts those of its test rows that are of the second file alone. Every seed trains on both,
+all at once; the control is also split anew for each. The networks vote besides: the mean of five
+seeds' probabilities. It writes ``report.html``, ``results.json`` (last, and whole), ``scores.csv``,
+a figure, and the predictions of each method as soon as they are whole: ``--resume`` takes these and
+adds the others.
 
 No choice may be made on these test rows: a recipe that was tuned on them has no figure here. They
 have been looked at several times as recipes grew (docs/results.md counts them): reused adaptively.
