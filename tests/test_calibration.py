@@ -10,12 +10,14 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sklearn_metrics
 
+import digits_jax as dj
 from digits_jax.calibration import (
     brier_score,
     fit_temperature,
     load_temperatures,
     save_temperatures,
 )
+from digits_jax.runs.temperatures import fit_temperatures
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (500, 4))
@@ -85,3 +87,25 @@ def test_errors() -> None:
             call(LOGITS, LABELS / 1)
         with pytest.raises(ValueError, match="must be finite"):
             call(LOGITS * np.nan, LABELS)
+
+
+def test_temperatures_of_runs_are_of_their_validation_rows(tmp_path: Path) -> None:
+    digits = dj.load_digits("bundled")
+    data = (digits.images[:200], digits.labels[:200])
+    splits = dj.kfold_splits(data[1], 2)
+    with_rows = dj.with_validation(splits, 0.3, stratify=data[1])
+    network = dj.DigitsCNN(conv_features=(2,), dense_features=(), dropout_rate=0.0)
+    recipe = dj.Recipe(network=network, batch_size=16)
+    runs = dj.make_runs(dj.stack_splits(with_rows, dj.refit_split(data[1])))
+    result = dj.cross_validate(data, runs, recipe=recipe, epochs=2)
+    found = fit_temperatures(result, data, recipe=recipe)
+    for run in range(2):
+        real = with_rows.validation_weights[run] > 0
+        rows = with_rows.validation_rows[run][real]
+        h = dj.take_run(runs.hyperparameters, run)
+        logits = dj.predict(result.state(run), data[0][rows], h, recipe=recipe)
+        assert found[run] == pytest.approx(fit_temperature(logits, data[1][rows]), rel=1e-4)
+    assert np.isnan(found[2])  # the refit has none
+    plain = dj.cross_validate(data, dj.make_runs(splits), recipe=recipe, epochs=1)
+    with pytest.raises(ValueError, match="^temperatures are fitted on validation rows"):
+        fit_temperatures(plain, data, recipe=recipe)

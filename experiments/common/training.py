@@ -97,7 +97,32 @@ def train(
             raise mistake from error
         if tracker is not None:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
+        save_temperatures(data, names, output.checkpoints / part, plan, result)
         return result
+
+
+def save_temperatures(
+    data: Any, names: list[str], folder: Path, plan: Plan, result: CrossValidation
+) -> None:
+    """Saves, beside the checkpoints, what makes probabilities of the runs' logits honest.
+
+    Where there are validation rows to fit it on, and classes; not in a job of several processes,
+    whose states lie apart.
+    """
+    import jax
+    import numpy as np
+
+    import digits_jax as dj
+    from digits_jax.calibration import save_temperatures
+    from digits_jax.runs.temperatures import fit_temperatures
+
+    if result.runs.split.validation_rows is None or jax.process_count() > 1:
+        return
+    if plan.recipe.loss is not dj.cross_entropy or np.ndim(data[1]) != 1 or result.diverged.any():
+        return
+    found = fit_temperatures(result, data, recipe=plan.recipe)
+    by_name = {name: float(t) for name, t in zip(names, found, strict=True) if np.isfinite(t)}
+    save_temperatures(folder, by_name, epoch=plan.epochs)
 
 
 def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:
