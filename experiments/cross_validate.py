@@ -177,7 +177,8 @@ def report(
         if of:
             table.add_section()
             spreads = (s.spread(of[s.name].mean, of[s.name].sd) for s in loss_first)
-            table.add_row(f"{title}mean ± sd", *spreads)
+            of_all = f" of {int(finite.sum())} of {len(finite)}" if not finite.all() else ""
+            table.add_row(f"{title}mean ± sd{of_all}", *spreads)
             ends = [_interval(of[s.name], s) if s.name != "loss" else "" for s in loss_first]
             if any(ends):  # one fold has no interval
                 table.add_row(f"{title}95 % interval", *ends)

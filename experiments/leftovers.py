@@ -8,11 +8,13 @@ has one of each method and repeat, by a model that never saw it. It writes a she
 ``leftovers.png``, to tell by eye whether the label is wrong or the digit unreadable, ``rows.csv``,
 ``report.html`` and ``results.json``.
 
-The ceiling that it prints counts as lost the rows that every method misses in most repeats. It
-takes for granted that what models of several kinds miss, trained ever anew, no model of these rows
-can learn, and that what one of them mostly gets is within reach. The first is too harsh where all
-share a weakness, the second too kind: a wrong label can be met by chance, and no one model gets
-what each of the others does. So it is as good as the best methods in it.
+Rows that every method misses in most repeats are out of these methods' reach: what is left without
+them is no ceiling of any method. It is too harsh where all share a weakness, and too kind where a
+wrong label is met by chance, or no one model gets what each of the others does.
+
+Confident learning (Northcutt et al. 2021) ranks the labels that the methods' mean out-of-fold
+probabilities contradict, in ``suspects.csv``; ``--predictions`` also writes every out-of-fold
+prediction, to ``predictions.csv``.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class Config:
     """Rows: those that compare.py took. Options as there."""
     output_dir: Path | None = None
     """Folder for all that is written. Default: runs/leftovers/<date>-<time>."""
+    predictions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write predictions.csv: a line for each row, method and repeat."""
     shown: int = 28
     """Rows on the sheet, at most; those missed by most come first."""
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -101,7 +105,7 @@ def main(config: Config) -> None:
     console.results.print(
         f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
         f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
-        f"{lost} are wrong for every method in most repeats. Without them the ceiling is "
+        f"{lost} are wrong for every method in most repeats; all others are "
         f"{100 * (1 - lost / rows):.2f} % ({low:.2f} to {high:.2f})",
         highlight=False,
         soft_wrap=True,
@@ -116,6 +120,18 @@ def main(config: Config) -> None:
     )
     if found:
         output.table("rows.csv", found)
+    suspects = label_suspects(done, dataset.labels, wrong)
+    if suspects:
+        output.table("suspects.csv", suspects)
+        first = ", ".join(f"{s['row']} ({s['label']}, {s['likely']})" for s in suspects[:12])
+        console.results.print(
+            f"{len(suspects)} labels that probabilities contradict, the least plausible first "
+            f"(label, likely): {first}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if config.predictions:
+        output.text("predictions.csv", predictions_csv(names, done, dataset.labels, repeats))
     results = {
         "experiment": "leftovers",
         **describe(config, dataset.provenance),
@@ -123,6 +139,7 @@ def main(config: Config) -> None:
         "repeats": repeats,
         "rows_wrong_in": counts,
         "left": found,
+        "suspects": suspects,
         "lost": lost,
         "ceiling": {"share": 1 - lost / rows, "wilson95": ceiling},
     }
@@ -132,8 +149,67 @@ def main(config: Config) -> None:
         {"leftovers": figure},
         page,
         svg=config.svg,
-        also=["rows.csv"] * bool(found),
+        also=[
+            *["rows.csv"] * bool(found),
+            *["suspects.csv"] * bool(suspects),
+            *["predictions.csv"] * config.predictions,
+        ],
     )
+
+
+def label_suspects(
+    done: list[methods.Predictions], labels: np.ndarray, wrong: np.ndarray
+) -> list[dict[str, Any]]:
+    """Labels that the mean out-of-fold probabilities of the methods contradict, ranked.
+
+    Methods without probabilities have no part; none is left where no method has them.
+    """
+    import numpy as np
+
+    from digits_jax import metrics
+    from digits_jax.label_errors import find_label_issues
+
+    shares = []
+    for each in done:
+        if each.logits.shape[-1]:
+            rows, values = metrics.pooled_predictions(each.rows, each.logits)
+            shares.append(values.reshape(len(labels), -1, values.shape[1]).mean(axis=1))
+    if not shares:
+        return []
+    mean = np.mean(shares, axis=0)
+    issues = find_label_issues(labels, mean)
+    return [
+        {
+            "rank": i + 1,
+            "row": row,
+            "label": int(labels[row]),
+            "likely": int(mean[row].argmax()),
+            "probability_of_label": float(mean[row, labels[row]]),
+            "margin": float(issues.margin[row]),
+            "wrong_share": float(wrong[row]),
+        }
+        for i, row in enumerate(issues.suspects.tolist())
+    ]
+
+
+def predictions_csv(
+    names: tuple[str, ...], done: list[methods.Predictions], labels: np.ndarray, repeats: int
+) -> str:
+    """A line for each row, method and repeat: its class, the answer, the label's probability."""
+    from digits_jax import metrics
+
+    lines = ["method,repeat,fold,row,label,predicted,probability_of_label"]
+    for name, each in zip(names, done, strict=True):
+        folds = len(each.rows) // repeats
+        shares = metrics.probabilities(each.logits) if each.logits.shape[-1] else None
+        for run, tested in enumerate(each.rows):
+            for place, row in enumerate(tested[tested >= 0].tolist()):
+                share = "" if shares is None else f"{shares[run, place, labels[row]]:.6g}"
+                lines.append(
+                    f"{name},{run // folds + 1},{run % folds + 1},{row},{labels[row]},"
+                    f"{each.predicted[run, place]},{share}"
+                )
+    return "\n".join(lines) + "\n"
 
 
 def run_results(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How soon can five-fold cross-validation reach the notebook's mean accuracy, 98.95 %?
+"""How soon can five-fold cross-validation reach the accuracy of the notebook's protocol, 99.08 %?
 
     python experiments/speedrun.py
 
@@ -6,6 +6,11 @@ The recipe: the notebook's three convolutions with a linear layer on top, pixels
 dropout, label smoothing, batches of 64, and a one-cycle learning rate. It was chosen on folds of
 seeds 1000 and above; the report uses seeds 0 and above. Each repeat is a cross-validation of its
 own, as a user would run it: five folds at once, from initial weights to test scores.
+
+The goal is the mean of the notebook's protocol, as this project measures it over five seeds (99.00
+to 99.15 %); the notebook's own 98.95 % is one draw of it. All repeats test the same rows, so that
+the interval is the corrected one of all their folds. The goal is reached if the interval lies
+above it and no repeat diverged: one that did is a failure, and is counted.
 """
 
 from __future__ import annotations
@@ -23,11 +28,12 @@ from common import command_line, console, options, startup, training
 from common.output import Output, describe, summary_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import optax
 
     from digits_jax import Hyperparameters
 
-NOTEBOOK = 0.9895  # mean accuracy of the notebook's five folds
+GOAL = 0.9908  # mean accuracy of the notebook's protocol: five seeds of five folds, 100 epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,7 @@ def main(config: Config) -> None:
         batch_size=config.batch_size,
     )
     each: list[float] = []
+    of_folds: list[np.ndarray] = []
     seconds: list[float] = []
     diverged: dict[str, int] = {}  # epochs by name
     for seed in range(config.seed, config.seed + config.repeats):
@@ -123,19 +130,24 @@ def main(config: Config) -> None:
         if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean
         each.append(np.nan if lost else float(result.scores["accuracy"].mean()))
+        if not lost:
+            of_folds.append(result.scores["accuracy"])
     accuracies = [accuracy for accuracy in each if not np.isnan(accuracy)]
     options.require(
         len(accuracies) >= 2,
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",
     )
-    scores = dj.summarize(accuracies)
+    rows = len(dataset.labels)
+    scores = dj.summarize(
+        np.ravel(of_folds), train_rows=rows * (1 - 1 / folds), test_rows=rows / folds
+    )
     summary = summary_json("accuracy", scores)
     low, high = summary["ci95"]
     fast = float(np.median(seconds[1:]))
     console.results.print(
-        f"{len(accuracies)} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
-        f"accuracy {100 * scores.mean:.3f} % (95 % interval {100 * low:.3f} to {100 * high:.3f}; "
-        f"sd of a repeat {100 * scores.std:.3f}); the notebook: {100 * NOTEBOOK:.2f} %\n"
+        f"{len(accuracies)} of {config.repeats} repeats of five-fold cross-validation, "
+        f"{config.epochs} epochs: mean accuracy {100 * scores.mean:.2f} % (95 % interval, "
+        f"corrected, {100 * low:.2f} to {100 * high:.2f}); the goal: {100 * GOAL:.2f} %\n"
         f"seconds a cross-validation: {seconds[0]:.2f} with compiling, then {fast:.2f} "
         f"({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})",
         highlight=False,
@@ -147,7 +159,7 @@ def main(config: Config) -> None:
         "accuracies": accuracies,
         "diverged": diverged,
         "accuracy": summary,
-        "reached": low >= NOTEBOOK,
+        "reached": low >= GOAL and not diverged,
         "seconds": {
             "with_compilation": seconds[0],
             "each": seconds,
@@ -160,7 +172,7 @@ def main(config: Config) -> None:
         "Seconds": [np.nan, *seconds[1:]],
     }
     figure = plots.fold_scores(panels, name="Repeat")
-    page = overviews.speedrun(results, target=NOTEBOOK, figure=figure)
+    page = overviews.speedrun(results, target=GOAL, figure=figure)
     output.finish(results, {"speedrun": figure}, page)
 
 

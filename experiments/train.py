@@ -125,7 +125,8 @@ def report(config: Config, task: Task, plan: Plan, result: CrossValidation, outp
     table.add_column("score")
     table.add_column(first, justify="right")
     if len(finite) > 1:
-        table.add_column(f"mean ± sd of {len(finite)} runs", justify="right")
+        of_all = f" of {config.seeds}" if len(finite) < config.seeds else ""
+        table.add_column(f"mean ± sd of {len(finite)}{of_all} seeds", justify="right")
     for score in (scores[-1], *scores[:-1]):
         cells = [score.title[0].lower() + score.title[1:], score.text(values[score.name][0])]
         if len(finite) > 1:

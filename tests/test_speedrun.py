@@ -31,4 +31,5 @@ def test_it_reports_each_repeat(tmp_path: Path) -> None:
     assert results["seconds"]["with_compilation"] > results["seconds"]["median_without_compilation"]
     low, high = results["accuracy"]["ci95"]
     assert high <= 1  # two repeats are few: Student's interval would end above
-    assert results["reached"] == (low >= 0.9895)
+    assert results["reached"] == (low >= 0.9908)
+    assert high - low > 0.005  # of 10 folds that share rows, not of independent ones

@@ -197,7 +197,7 @@ def leftovers(
     ceiling = results["ceiling"]
     low, high = (100 * end for end in ceiling["wilson95"])
     page.headline(
-        "A ceiling of accuracy",
+        "Rows that some method gets",
         f"{100 * ceiling['share']:.2f} %",
         f"95 % interval (Wilson) {low:.2f} to {high:.2f} %; lost are the {results['lost']} rows "
         "that every method misses in most repeats",
@@ -209,6 +209,16 @@ def leftovers(
             (f"{each.replace('%', ' %')} of the predictions", n)
             for each, n in results["rows_wrong_in"].items()
         ],
+    )
+    page.table(
+        "Labels that probabilities contradict",
+        ("rank", "row", "label", "likely", "probability of the label", "margin"),
+        [
+            (s["rank"], s["row"], s["label"], s["likely"])
+            + (f"{s['probability_of_label']:.3f}", f"{s['margin']:.3f}")
+            for s in results["suspects"][:40]
+        ],
+        "Confident learning on the methods' mean out-of-fold probabilities, the first 40 ranks.",
     )
     if left:
         page.figure(

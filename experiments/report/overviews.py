@@ -148,9 +148,11 @@ def speedrun(results: Results, *, target: float, figure: Figure) -> Report:
     low, high = results["accuracy"]["ci95"]
     page.headline(
         "Mean accuracy",
-        f"{100 * results['accuracy']['mean']:.3f} %",
-        f"95 % interval {100 * low:.3f} to {100 * high:.3f} %; the goal is "
-        + ("reached" if results["reached"] else "not reached"),
+        f"{100 * results['accuracy']['mean']:.2f} %",
+        f"95 % interval {100 * low:.2f} to {100 * high:.2f} %; the goal is "
+        + ("reached" if results["reached"] else "not reached")
+        + f"; of {config['repeats']} repeats {config['repeats'] - len(results['accuracies'])} "
+        "diverged",
     )
     page.headline(
         "Seconds of a cross-validation",

@@ -52,7 +52,9 @@ def cross_validation(
     repeats = f", {config['repeats']} times" if config["repeats"] > 1 else ""
     page = Report(f"{config['folds']}-fold cross-validation{repeats}", _how(results))
     members = config["members"]
-    size = f"{len(folds) // members} folds" + f" of {members} networks" * (members > 1)
+    lost = sum(name in results["diverged"] for name in names[: len(folds)])
+    size = f"{len(folds) - lost} of {len(folds)}" if lost else f"{len(folds) // members}"
+    size += " folds" + f" of {members} networks" * (members > 1)
     _headlines(page, results, scores, size)
     for score in scores if "votes" in results else []:
         vote = results["votes"][score.name]
@@ -117,7 +119,9 @@ def train(
     names = [f"run {run['run']}" for run in results["runs"]]
     first = names[0]  # of those that did not diverge
     if count > 1:
-        _headlines(page, results, scores, f"{count} runs on one split")
+        runs = results["trained"]["runs"]
+        size = f"{count} of {runs} runs" if count < runs else f"{count} runs"
+        _headlines(page, results, scores, f"{size} on one split", over=" over seeds only")
     else:
         for score in scores:
             value = score.text(results[score.name]["mean"])
@@ -198,14 +202,16 @@ def _how(results: Results) -> str:
     )
 
 
-def _headlines(page: Report, results: Results, scores: Sequence[Score], size: str) -> None:
-    """The scores with their intervals."""
+def _headlines(
+    page: Report, results: Results, scores: Sequence[Score], size: str, *, over: str = ""
+) -> None:
+    """The scores with their intervals; ``over`` says what an interval leaves out."""
     for score in scores:
         found = results[score.name]
         page.headline(
             f"Test {score.name}, mean ± sd of {size}",
             f"{spread(found, score)} {score.unit}".strip(),
-            f"95 % interval of the mean: {interval(found, score)} {score.unit}".strip(),
+            f"95 % interval of the mean{over}: {interval(found, score)} {score.unit}".strip(),
         )
 
 
