@@ -14,8 +14,9 @@ from .parallel.mesh import runs_mesh
 from .parallel.startup import use_all_cpu_cores, use_compilation_cache
 from .recipe import Recipe
 from .recipes.by_name import RECIPES, NamedRecipe, recipe_by_name
-from .runs.axis import crossed, make_runs, shared, take_run, take_runs
+from .runs.axis import make_runs, shared, take_run, take_runs
 from .runs.cross_validation import cross_validate
+from .runs.draws import crossed
 from .runs.nested import nested_cross_validate
 from .runs.results import CrossValidation, Interrupted, Progress, ScoreSummary
 from .runs.saved import Saved, load_states, trained_recipe

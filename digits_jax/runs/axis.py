@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.parallel.processes import gather
+from digits_jax.runs.draws import fold_keys, keys_of_draws
 from digits_jax.splits import Split, SplitKind, check_stacked, index_runs, kinds
-from digits_jax.structures import Keys, Run
+from digits_jax.structures import Run
 
 UINT32_MAX = 2**32 - 1
 
@@ -92,7 +93,7 @@ def make_runs(
         if members != 1:
             raise ValueError("give draws or members, not both: members differ in all of their keys")
         one = make_runs(splits, h, configurations=configurations, seed=seed)
-        return one._replace(keys=_keys(draws, one.key, operator.index(seed)))
+        return one._replace(keys=keys_of_draws(draws, one.key, operator.index(seed)))
     if members != 1:
         return _members(splits, h, configurations, operator.index(members), seed)
     folds = len(splits.train_rows)
@@ -105,7 +106,7 @@ def make_runs(
     numbers = np.arange(folds, dtype=np.uint32)
     refits = np.flatnonzero(kinds(splits) == SplitKind.REFIT)
     numbers[refits] = UINT32_MAX - np.arange(len(refits))  # the same for any number of repeats
-    keys = _fold_keys(*jax.device_put((np.uint32(seed), numbers)))
+    keys = fold_keys(*jax.device_put((np.uint32(seed), numbers)))
     if configurations is None:
         h = Hyperparameters() if h is None else h
         return Run(splits, _one_entry_a_run(h, folds), keys)
@@ -140,68 +141,6 @@ def _member_keys(keys: jax.Array, member: jax.Array) -> jax.Array:
     folded = jax.random.key_data(jax.vmap(jax.random.fold_in)(keys, member))
     words = jnp.where((member == 0)[:, None], jax.random.key_data(keys), folded)
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))
-
-
-def _keys(draws: Mapping[str, Any], own: jax.Array, seed: int) -> Keys:
-    """The keys [R] of each source, by the number of its draw; else the runs' own."""
-    runs = len(own)
-    unknown = set(draws) - set(Keys._fields)
-    if unknown:
-        raise ValueError(
-            f"draws: there is no source {sorted(unknown)[0]!r}; there are {', '.join(Keys._fields)}"
-        )
-
-    def one(name: str) -> jax.Array:
-        if name not in draws:
-            return own
-        numbers = np.asarray(draws[name])
-        if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (runs,)):
-            raise ValueError(
-                f"draws[{name!r}] must be integers [{runs}], one for each run, or one for all; got "
-                f"{numbers.dtype} {list(numbers.shape)}"
-            )
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() < 2**32:
-            raise ValueError(f"draws[{name!r}] must be 0 to 2**32 - 1")
-        each = np.broadcast_to(numbers, runs).astype(np.uint32)
-        return _fold_keys(*jax.device_put((np.uint32(seed), each)))
-
-    return Keys(*map(one, Keys._fields))
-
-
-def crossed(**levels: int) -> dict[str, np.ndarray]:
-    """The level of each factor in each run of a full crossed design: every level with every other.
-
-    Args:
-        levels: how many levels each factor has, at least 1.
-
-    Returns:
-        int32 [R] by name, R the product of all numbers; the last factor varies fastest, so that
-        scores [R] reshape to the numbers of levels.
-
-    Raises:
-        ValueError: there is no factor, or one without levels.
-
-    Examples:
-        Three splits, each with two initial weights, whose orders are all the same:
-
-        >>> design = crossed(split=3, weights=2)
-        >>> design["split"].tolist(), design["weights"].tolist()
-        ([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1])
-        >>> from digits_jax import holdout_split, stack_splits
-        >>> splits = [holdout_split([0, 1] * 9, test_size=0.5, seed=s) for s in design["split"]]
-        >>> draws = {"weights": design["weights"], "order": 0, "dropout": 0, "augment": 0}
-        >>> make_runs(stack_splits(*splits), draws=draws).keys.weights.shape
-        (6,)
-    """
-    if not levels or min(levels.values()) < 1:
-        raise ValueError(f"a design needs factors of at least one level, got {levels}")
-    indices = np.indices(tuple(levels.values())).reshape(len(levels), -1)
-    return {name: each.astype(np.int32) for name, each in zip(levels, indices, strict=True)}
-
-
-@jax.jit
-def _fold_keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
 
 
 def _is_leaf(value: Any) -> bool:
