@@ -101,7 +101,7 @@ def save_temperatures(
     Args:
         folder: of the checkpoints.
         temperatures: by the names of the runs.
-        epoch: of the checkpoint whose weights they are for.
+        epoch: that the weights they are for had reached: the largest `epoch` of the states.
 
     Raises:
         ValueError: a temperature is not positive and finite.
@@ -120,7 +120,7 @@ def load_temperatures(folder: str | os.PathLike[str], *, epoch: int) -> dict[str
 
     Args:
         folder: of the checkpoints.
-        epoch: of the checkpoint that predicts: one of other weights has other temperatures.
+        epoch: that the weights that predict have reached; others have other temperatures.
 
     Raises:
         ValueError: the file is damaged.

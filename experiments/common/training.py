@@ -122,7 +122,7 @@ def save_temperatures(
         return
     found = fit_temperatures(result, data, recipe=plan.recipe)
     by_name = {name: float(t) for name, t in zip(names, found, strict=True) if np.isfinite(t)}
-    save_temperatures(folder, by_name, epoch=plan.epochs)
+    save_temperatures(folder, by_name, epoch=int(np.max(result.epochs)))
 
 
 def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:
