@@ -48,12 +48,14 @@ class Config(options.Out):
 
 def main(config: Config) -> None:
     """Simulates, counts, writes."""
-    options.positive(repeats=config.repeats, trials=config.trials)
+    options.positive(repeats=config.repeats, trials=config.trials, folds=config.folds)
+    options.positive(features=config.features, rows=min(config.rows, default=1))
     options.require(config.folds >= 3, f"--folds must be at least 3, not {config.folds}")
     options.require(config.features >= 4, f"--features must be at least 4, not {config.features}")
     least = config.features * config.folds // (config.folds - 2) + config.folds
     for rows in config.rows:
-        options.require(rows > least, f"--rows must be above {least}, so that all can be fitted")
+        fits = f"--rows must be above {least} for {config.features} --features, not {rows}"
+        options.require(rows > least, fits)
     options.seed(seed=config.seed)
     output = Output(config.output_dir, script="coverage")
     startup.start_jax(compilation_cache=False)

@@ -63,7 +63,8 @@ class Config(options.ResumableOut):
 def main(config: Config) -> None:
     """Trains the design, divides the variance, writes."""
     levels = {"split": config.splits, **{name: getattr(config, name) for name in SOURCES}}
-    options.positive(epochs=config.epochs, **levels)
+    sources = {name: levels[name] for name in SOURCES}
+    options.positive(epochs=config.epochs, splits=config.splits, **sources)
     options.require(config.splits >= 2, f"--splits must be at least 2, not {config.splits}")
     options.require(
         sum(count > 1 for count in levels.values()) >= 2,

@@ -123,7 +123,7 @@ def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "script", [name for name in SCRIPTS if name not in (*REQUIRED, "compare_runs")]
+    "script", [name for name in SCRIPTS if name not in (*REQUIRED, "compare_runs", "coverage")]
 )
 def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()

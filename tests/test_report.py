@@ -69,6 +69,7 @@ def _results() -> dict[str, Any]:
         "devices": {"kind": "cpu", "count": 2},
         "versions": {"jax": "1"},
         "folds": folds,
+        "diverged": {},
         "accuracy": _summary([0.97, 0.99]),
         "loss": _summary([0.05, 0.1]),
         "seconds": {"compile": 1.0, "train": 2.0},
@@ -233,7 +234,7 @@ def test_reports_of_speed_and_of_layers(tmp_path: Path) -> None:
     results |= {"accuracies": [0.99, 0.991, 0.992], "accuracy": accuracy, "reached": True}
     figure = plots.fold_scores({"Seconds": [np.nan, 0.8, 0.9]})
     page = overviews.speedrun(results, target=0.9895, figure=figure).html(results)
-    assert "99.100 %" in page and "the goal is reached" in page and "9, 0.8, 0.9" in page
+    assert "99.10 %" in page and "the goal is reached" in page and "9, 0.8, 0.9" in page
 
 
 def test_a_page_without_figures_is_small() -> None:
