@@ -65,6 +65,8 @@ def main(config: Config) -> None:
     levels = {"split": config.splits, **{name: getattr(config, name) for name in SOURCES}}
     sources = {name: levels[name] for name in SOURCES}
     options.positive(epochs=config.epochs, splits=config.splits, **sources)
+    within = f"--test-size must be between 0 and 1, not {config.test_size}"
+    options.require(0 < config.test_size < 1, within)
     options.require(config.splits >= 2, f"--splits must be at least 2, not {config.splits}")
     options.require(
         sum(count > 1 for count in levels.values()) >= 2,
