@@ -27,12 +27,15 @@ TITLES: dict[str, str] = {
     "strong": "CNN, strong",
     "notebook": "CNN, notebook",
     "svm": "SVM, RBF kernel",
+    "svm_jitter": "SVM, RBF kernel, jittered rows",
     "knn1": "1 nearest neighbour",
     "knn3": "3 nearest neighbours",
     "mlp": "MLP, one layer of 100",
     "forest": "random forest",
     "logistic": "logistic regression",
 }
+SLOW = ("svm_jitter",)  # only where they are asked for
+COPIES = 4  # of each training row, jittered as the strong recipe does it
 GAMMAS = (0.06, 0.12, 0.24, 0.48)  # of the SVM's kernel, that the digits choose among
 LEAST = 2.0**-52  # of a probability, as scikit-learn's log_loss has it
 
@@ -42,8 +45,10 @@ class Options(options.ResumableOut, options.Data):
     """The options of the command line that both scripts have."""
 
     methods: tuple[str, ...] = ()
-    """What to compare: strong, notebook, svm, knn1, knn3, mlp, forest, logistic, and recipes of
-    yours, FILE.py:FUNCTION (see cross_validate.py). Default: all of the first, of the digits; all
+    """What to compare: strong, notebook, svm, svm_jitter (which has the strong recipe's jitter of
+    its training rows, and takes long), knn1, knn3, mlp, forest, logistic, and recipes of yours,
+    FILE.py:FUNCTION (see cross_validate.py). A recipe's name with a number, strong*5, is so many
+    networks on each split that vote. Default: all of the first but svm_jitter, of the digits; all
     but strong and notebook, of other data."""
     seed: int = 0
     """Of the splits and of every method's draws."""
@@ -57,7 +62,8 @@ class Options(options.ResumableOut, options.Data):
         once = len(self.methods) == len(set(self.methods))
         options.require(once, "--methods must name each method once")
         for name in self.methods:
-            known = name in TITLES or ".py:" in name
+            base, members = voters(name)
+            known = name in TITLES or ((".py:" in base or base in tasks.NAMED) and members > 0)
             there = f"--methods {name}: there are {', '.join(TITLES)}, and FILE.py:FUNCTION"
             options.require(known, there)
 
@@ -65,17 +71,28 @@ class Options(options.ResumableOut, options.Data):
         """The methods to compare, by name."""
         if self.methods:
             return list(self.methods)
-        return [name for name in TITLES if task.dataset is not None or name not in tasks.NAMED]
+        named = [name for name in TITLES if name not in SLOW]
+        return [name for name in named if task.dataset is not None or name not in tasks.NAMED]
 
 
 def title(name: str) -> str:
     """What a method is called."""
-    return TITLES.get(name, name)
+    base, members = voters(name)
+    return TITLES.get(base, base) + (f", {members} votes" if members > 1 else "")
+
+
+def voters(name: str) -> tuple[str, int]:
+    """A recipe's name, and how many networks of it vote on each split; 0: no number."""
+    base, star, number = name.rpartition("*")
+    if not star:
+        return name, 1
+    return base, int(number) if number.isdecimal() else 0
 
 
 def is_network(name: str) -> bool:
     """Whether it is a recipe; these vote."""
-    return name not in TITLES or name in tasks.NAMED
+    base, _ = voters(name)
+    return base not in TITLES or base in tasks.NAMED
 
 
 def file_name(name: str) -> str:
@@ -133,7 +150,7 @@ def estimator(name: str, seed: int, *, gammas: tuple[Any, ...] = GAMMAS) -> Any:
             return RandomForestClassifier(200, random_state=seed)
         case "mlp":
             return MLPClassifier(max_iter=1000, random_state=seed)  # it stops by itself
-        case "svm":
+        case "svm" | "svm_jitter":
             inner = StratifiedKFold(3, shuffle=True, random_state=seed)
             grid = {"C": [10], "gamma": list(gammas)}
             return GridSearchCV(SVC(), grid, cv=inner)
@@ -182,8 +199,11 @@ class _Network:
         import digits_jax as dj
 
         self.name, self.config = name, config
-        self.plan = tasks.load_plan(name, task, epochs=config.epochs)
-        self.runs = dj.make_runs(splits, self.plan.hyperparameters, seed=config.seed)
+        base, self.members = voters(name)
+        self.plan = tasks.load_plan(base, task, epochs=config.epochs)
+        self.runs = dj.make_runs(
+            splits, self.plan.hyperparameters, members=self.members, seed=config.seed
+        )
 
     def identity(self, task: Task) -> dict[str, Any]:
         """Of what trains on these data, and by which program."""
@@ -205,10 +225,12 @@ class _Network:
         import numpy as np
 
         console.results.print(f"{title(self.name)}:", highlight=False)
+        members = [f", member {m + 1}" for m in range(self.members)] if self.members > 1 else [""]
+        of_runs = [name + member for member in members for name in names]
         result = training.train(
             task.data,
             self.runs,
-            names,
+            of_runs,
             output,
             self.plan,
             part=file_name(self.name),
@@ -221,11 +243,16 @@ class _Network:
         )
         diverged = ~np.isfinite(logits).all((1, 2))
         options.require(
-            not diverged.any(), f"{self.name} diverged: {names[int(diverged.argmax())]}"
+            not diverged.any(), f"{self.name} diverged: {of_runs[int(diverged.argmax())]}"
         )
-        predicted = np.where(result.test_rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
+        if self.members > 1:  # [members, splits, S, K]
+            each = logits.reshape(self.members, len(names), *logits.shape[1:])
+            combine = self.plan.recipe.combined
+            logits = np.stack([np.asarray(combine(each[:, i])) for i in range(len(names))])
+        rows = result.test_rows[: len(names)]
+        predicted = np.where(rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
         seconds = sum(result.seconds.values())
-        return Predictions(result.test_rows, predicted, logits, seconds, [{} for _ in names])
+        return Predictions(rows, predicted, logits, seconds, [{} for _ in names])
 
 
 def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
@@ -236,6 +263,7 @@ def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
     started = time.perf_counter()
     inputs = flat(task)
     gammas = GAMMAS if task.dataset is not None else ("scale", 0.3 / inputs.shape[1])
+    copies = jittered(task, seed) if name == "svm_jitter" else None
     rows = np.where(splits.test_weights > 0, splits.test_rows, -1).astype(np.int32)
     predicted, chosen = np.full_like(rows, -1), []
     assert task.class_names is not None
@@ -250,6 +278,7 @@ def _predict(name: str, task: Task, splits: Split, seed: int) -> Predictions:
             int(np.random.SeedSequence((seed, i)).generate_state(1)[0]),
             gammas,
             task.images is None,
+            copies,
         )
         for i in range(len(rows))
     )
@@ -273,18 +302,40 @@ def _fit(
     seed: int,
     gammas: tuple[Any, ...],
     scaled: bool,
+    copies: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, Any], tuple[np.ndarray, np.ndarray]]:
     """One split: the classes [S] predicted for the test rows, and what was tuned.
 
     Last the K' classes that the model knows, and the log-probabilities [S, K'] that it gives them.
     """
+    import numpy as np
+
     if scaled:  # by the training rows alone
         from sklearn.preprocessing import StandardScaler
 
         inputs = StandardScaler().fit(inputs[train]).transform(inputs)
     model = estimator(name, seed, gammas=gammas).fit(inputs[train], labels[train])
+    if copies is not None:  # [copies, N, features]: of the training rows alone
+        more = np.concatenate([inputs[train], *copies[:, train]])
+        model.best_estimator_.fit(more, np.tile(labels[train], 1 + len(copies)))
     logits = _logits(model, inputs[train], labels[train], inputs[test])
     return model.predict(inputs[test]), getattr(model, "best_params_", {}), (model.classes_, logits)
+
+
+def jittered(task: Task, seed: int) -> np.ndarray:
+    """Copies of all rows [COPIES, N, features], changed as the strong recipe changes them."""
+    import jax
+    import numpy as np
+
+    import digits_jax as dj
+
+    options.require(task.dataset is not None, "svm_jitter knows how digits may be changed alone")
+    jitter = dj.recipe_by_name("strong").recipe.augment
+    assert isinstance(jitter, dj.Jitter)
+    changed = jax.jit(jitter.changed)
+    keys = jax.random.split(jax.random.key(seed), COPIES)
+    copies = np.stack([np.asarray(changed(key, task.data[0])) for key in keys])
+    return copies.reshape(COPIES, task.rows, -1).astype(np.float64) / 16
 
 
 def _logits(model: Any, inputs: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -234,6 +234,45 @@ def test_a_users_mistake_gets_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_networks_that_vote(methods: ModuleType, run: Run, tmp_path: Path) -> None:
+    words = [*COMMON, "--repeats", "1", "--methods", "notebook*2", "notebook"]
+    code, _, errors = run(*words, "--output-dir", tmp_path)
+    assert code == 0, errors
+    votes, alone = (
+        methods.load(tmp_path / f"predictions_{name}.npz")[0] for name in ("notebook_2", "notebook")
+    )
+    np.testing.assert_array_equal(votes.rows, alone.rows)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["methods"]["notebook*2"]["title"] == "CNN, notebook, 2 votes"
+    # The first member is the network alone; the vote is the mean of both members' probabilities.
+    shares = softmax(votes.logits.astype(float), axis=-1)
+    one = softmax(alone.logits.astype(float), axis=-1)
+    assert (2 * shares - one).min() > -1e-5 and np.abs(shares - one).max() > 1e-3
+    assert [methods.voters(name) for name in ("strong", "strong*5", "a.py:f*x")] == [
+        ("strong", 1),
+        ("strong", 5),
+        ("a.py:f", 0),
+    ]
+
+
+def test_the_svm_with_jittered_rows(methods: ModuleType) -> None:
+    task = methods.tasks.load_task("bundled")
+    copies = methods.jittered(task, 0)
+    pixels, labels = methods.flat(task), task.targets
+    assert copies.shape == (methods.COPIES, *pixels.shape)
+    assert 0.02 < np.abs(copies[0] - pixels).mean() < 0.2
+    train, test = np.arange(300), np.arange(300, 700)
+    more = (labels, train, test, 7, methods.GAMMAS, False)
+    plain, tuned, _ = methods._fit("svm", pixels, *more)
+    answers, tuned_too, _ = methods._fit("svm_jitter", pixels, *more, copies)
+    assert tuned == tuned_too  # the width is that of the rows as they are
+    hidden = copies.copy()
+    hidden[:, test] = 0  # copies of test rows have no part
+    again, *_ = methods._fit("svm_jitter", pixels, *more, hidden)
+    np.testing.assert_array_equal(answers, again)
+    assert (answers == labels[test]).mean() > (plain == labels[test]).mean()
+
+
 @pytest.mark.parametrize("name", ["knn1", "knn3", "logistic", "forest", "mlp", "svm"])
 def test_no_method_sees_the_test_labels_and_all_learn(methods: ModuleType, name: str) -> None:
     digits = dj.load_digits("bundled")
