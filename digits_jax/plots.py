@@ -567,7 +567,7 @@ def estimates(
         panel.hlines(y, *ends.T, color=color, linewidth=1.4)
         panel.plot(middle, y, "o", color=color, markeredgecolor=_PAPER, label=name, markersize=5)
     if line is not None:
-        panel.axvline(line, color=_RULE, linewidth=1, zorder=0)
+        panel.axvline(line, color=_INK_COLOR, linewidth=0.8, linestyle=":", zorder=0)
     panel.set(xlabel=label, ylim=(len(names) - 0.5, -0.5), axisbelow=True)
     panel.set_yticks(lines, names)
     panel.grid(axis="x", color=_RULE, linewidth=0.6)
@@ -589,7 +589,7 @@ def series(
     unit of `label`. A line is the mean of the R runs, the band their range. Panels in `log` get a
     logarithmic axis.
     """
-    ncols = min(3, len(panels))
+    ncols = 2 if len(panels) == 4 else min(3, len(panels))
     nrows = -(-len(panels) // ncols)
     width = _COLUMN if ncols == 1 else _PAGE
     figure, axes = _figure(width, 0.6 + 2.0 * nrows, nrows=nrows, ncols=ncols, sharey=True)
