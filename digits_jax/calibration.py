@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +139,7 @@ def load_temperatures(folder: str | os.PathLike[str], *, epoch: int) -> dict[str
         raise ValueError(f"{path} is damaged ({error}); delete it, or fit it again") from error
 
 
-def _check(values: npt.NDArray[np.float64], classes: npt.NDArray[np.generic]) -> None:
+def _check(values: npt.NDArray[np.float64], classes: npt.NDArray[Any]) -> None:
     if values.ndim != 2 or classes.shape != values.shape[:1] or not len(classes):
         raise ValueError(
             f"there must be [N, K] values and [N] labels, got {values.shape} and {classes.shape}"

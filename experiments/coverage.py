@@ -193,14 +193,16 @@ def report(config: Config, found: dict[int, dict[str, Any]], output: Output) -> 
             table.add_row(*rows[-1])
     console.results.print(table)
     drawn = Provenance(source="simulation", rows=config.trials, sha256="", note="drawn, not read")
-    held = {kind: [each["held"]["fitted to all"][i] for each in found.values()]
-            for i, kind in enumerate(KINDS)}  # fmt: skip
+    counts_of = {
+        kind: [each["held"]["fitted to all"][i] for each in found.values()]
+        for i, kind in enumerate(KINDS)
+    }
     figure = plots.estimates(
         [f"{count} rows" for count in found],
-        {kind: [100 * n / config.trials for n in counts] for kind, counts in held.items()},
+        {kind: [100 * n / config.trials for n in counts] for kind, counts in counts_of.items()},
         {
             kind: [[100 * end for end in wilson_interval(n, config.trials)] for n in counts]
-            for kind, counts in held.items()
+            for kind, counts in counts_of.items()
         },
         label="Intervals that hold the accuracy on new rows (%)",
         line=95,

@@ -350,7 +350,7 @@ def _logits(model: Any, inputs: np.ndarray, labels: np.ndarray, test: np.ndarray
     from digits_jax.calibration import fit_temperature
 
     if hasattr(model, "predict_proba"):
-        return np.log(np.maximum(model.predict_proba(test), LEAST))
+        return np.asarray(np.log(np.maximum(model.predict_proba(test), LEAST)))
     best = getattr(model, "best_estimator_", model)
     held_out = cross_val_predict(best, inputs, labels, cv=3, method="decision_function")
     codes = np.searchsorted(model.classes_, labels)

@@ -140,7 +140,8 @@ def _member_keys(keys: jax.Array, member: jax.Array) -> jax.Array:
     """Of the first member those that are given."""
     folded = jax.random.key_data(jax.vmap(jax.random.fold_in)(keys, member))
     words = jnp.where((member == 0)[:, None], jax.random.key_data(keys), folded)
-    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))
+    found: jax.Array = jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))
+    return found
 
 
 def _is_leaf(value: Any) -> bool:

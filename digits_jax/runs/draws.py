@@ -41,7 +41,8 @@ def keys_of_draws(draws: Mapping[str, Any], own: jax.Array, seed: int) -> Keys:
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < 2**32:
             raise ValueError(f"draws[{name!r}] must be 0 to 2**32 - 1")
         each = np.broadcast_to(numbers, runs).astype(np.uint32)
-        return fold_keys(*jax.device_put((np.uint32(seed), each)))
+        keys: jax.Array = fold_keys(*jax.device_put((np.uint32(seed), each)))
+        return keys
 
     return Keys(*map(one, Keys._fields))
 

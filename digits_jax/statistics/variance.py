@@ -121,7 +121,8 @@ def _sum_of_squares(values: npt.NDArray[np.float64], chosen: tuple[int, ...]) ->
     effect = values.mean(axis=others, keepdims=True)
     for axis in chosen:
         effect = effect - effect.mean(axis=axis, keepdims=True)
-    return float((effect**2).sum()) * math.prod(values.shape[i] for i in others)
+    repeated = math.prod(values.shape[i] for i in others)
+    return float((effect**2).sum() * repeated)
 
 
 def _fractions(variances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
