@@ -18,6 +18,7 @@ COLUMNS = (
     "p",
     "p, Holm",
     "better / equal / worse (%)",
+    "would find (points)",
     "McNemar p < 0.05",
 )
 
@@ -45,8 +46,14 @@ def against_each(
         sizes: ``train_rows`` and ``test_rows``.
         rope: differences of accuracy up to this count as none.
     """
+    import numpy as np
+
     import digits_jax as dj
-    from digits_jax.statistics import bayesian_correlated_ttest, holm_correction
+    from digits_jax.statistics import (
+        bayesian_correlated_ttest,
+        holm_correction,
+        smallest_difference,
+    )
 
     pairs: list[dict[str, Any]] = []
     for other in others:
@@ -55,6 +62,8 @@ def against_each(
         bayes = bayesian_correlated_ttest(*scores, **sizes, rope=rope)
         each = zip(wrong[reference], wrong[other], strict=True)
         rows = [dj.mcnemar_test(~a, ~b) for a, b in each]
+        sd, count = float(np.std(scores[0] - scores[1], ddof=1)), len(scores[0])
+        has_spread = not math.isnan(test.ci95[0])
         pairs.append(
             {
                 "a": reference,
@@ -66,6 +75,7 @@ def against_each(
                 "p": test.p_value,
                 **{f"p_{name}": getattr(bayes, name) for name in ("better", "equal", "worse")},
                 "rope": rope,
+                "finds_80": smallest_difference(sd, count, **sizes) if has_spread else math.nan,
                 "only_a_right": sum(row.only_a for row in rows) / len(rows),
                 "only_b_right": sum(row.only_b for row in rows) / len(rows),
                 "mcnemar_repeats": len(rows),
@@ -86,6 +96,7 @@ def cells(pair: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[str, ...]
         p_text(pair["p"]),
         p_text(pair["p_holm"]),
         "–" if math.isnan(shares[0]) else " / ".join(f"{100 * share:.1f}" for share in shares),
+        "–" if math.isnan(pair["finds_80"]) else f"{100 * pair['finds_80']:.2f}",
         f"{pair['mcnemar_below_5_percent']} of {pair['mcnemar_repeats']}",
     )
 
@@ -96,7 +107,8 @@ def note(pairs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
         f"One family of {len(pairs)} tests: {titles[pairs[0]['a']]} against each other method. "
         "p: corrected resampled t-test (Nadeau and Bengio 2003); Holm: corrected for the family. "
         "Better, equal, worse: probabilities of the Bayesian correlated t-test (Corani and "
-        f"Benavoli 2015), equal being within {100 * pairs[0]['rope']:g} points. McNemar's exact "
+        f"Benavoli 2015), equal being within {100 * pairs[0]['rope']:g} points. Would find: the "
+        "smallest true difference that so many folds find with 80 % power. McNemar's exact "
         "test is of the rows of one repeat: in how many repeats its p is below 0.05."
     )
 

@@ -23,6 +23,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 import digits_jax as dj
+from digits_jax.statistics import smallest_difference
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare.py"
 COMMON = ["--data", "bundled", "--folds", "2", "--repeats", "2", "--epochs", "1"]
@@ -151,6 +152,8 @@ def test_figures_are_those_of_the_scores(finished: Path) -> None:
         stats.binomtest(int((a & ~b).sum()), int((a ^ b).sum())).pvalue
         for a, b in zip(wrong["knn1"], wrong["logistic"], strict=True)
     ]
+    found = smallest_difference(d.std(ddof=1), 4, train_rows=898.5, test_rows=898.5)
+    assert pair["finds_80"] == pytest.approx(found, rel=1e-3)
     assert pair["mcnemar_below_5_percent"] == sum(each < 0.05 for each in p)
     assert pair["mcnemar_repeats"] == 2
 
