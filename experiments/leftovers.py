@@ -12,9 +12,9 @@ Rows that every method misses in most repeats are out of these methods' reach: w
 them is no ceiling of any method. It is too harsh where all share a weakness, and too kind where a
 wrong label is met by chance, or no one model gets what each of the others does.
 
-Confident learning (Northcutt et al. 2021) ranks the labels that the methods' mean out-of-fold
-probabilities contradict, in ``suspects.csv``; ``--predictions`` also writes every out-of-fold
-prediction, to ``predictions.csv``.
+Confident learning (Northcutt et al. 2021) finds the labels that a method's out-of-fold
+probabilities contradict; ``suspects.csv`` ranks them by how many methods do, then by the margin.
+``--predictions`` also writes every out-of-fold prediction, to ``predictions.csv``.
 """
 
 from __future__ import annotations
@@ -120,13 +120,13 @@ def main(config: Config) -> None:
     )
     if found:
         output.table("rows.csv", found)
-    suspects = label_suspects(done, dataset.labels, wrong)
+    suspects = label_suspects(tuple(names), done, dataset.labels, wrong)
     if suspects:
         output.table("suspects.csv", suspects)
         first = ", ".join(f"{s['row']} ({s['label']}, {s['likely']})" for s in suspects[:12])
         console.results.print(
-            f"{len(suspects)} labels that probabilities contradict, the least plausible first "
-            f"(label, likely): {first}",
+            f"{len(suspects)} labels that probabilities of a method contradict, those of most "
+            f"methods first (label, likely): {first}",
             highlight=False,
             soft_wrap=True,
         )
@@ -158,37 +158,42 @@ def main(config: Config) -> None:
 
 
 def label_suspects(
-    done: list[methods.Predictions], labels: np.ndarray, wrong: np.ndarray
+    names: tuple[str, ...], done: list[methods.Predictions], labels: np.ndarray, wrong: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Labels that the mean out-of-fold probabilities of the methods contradict, ranked.
+    """Labels that out-of-fold probabilities contradict, those of most methods first.
 
-    Methods without probabilities have no part; none is left where no method has them.
+    Each method is asked alone, since what counts as confident depends on how sure it usually is. A
+    row's probabilities are means over the repeats. Methods without probabilities have no part.
     """
     import numpy as np
 
     from digits_jax import metrics
     from digits_jax.label_errors import find_label_issues
 
-    shares = []
-    for each in done:
+    shares, margins, suspected = [], [], {}
+    for name, each in zip(names, done, strict=True):
         if each.logits.shape[-1]:
-            rows, values = metrics.pooled_predictions(each.rows, each.logits)
+            _, values = metrics.pooled_predictions(each.rows, each.logits)
             shares.append(values.reshape(len(labels), -1, values.shape[1]).mean(axis=1))
+            issues = find_label_issues(labels, shares[-1])
+            margins.append(issues.margin)
+            for row in issues.suspects.tolist():
+                suspected.setdefault(row, []).append(name)
     if not shares:
         return []
-    mean = np.mean(shares, axis=0)
-    issues = find_label_issues(labels, mean)
+    mean, margin = np.mean(shares, axis=0), np.mean(margins, axis=0)
+    ranked = sorted(suspected, key=lambda row: (-len(suspected[row]), margin[row]))
     return [
         {
             "rank": i + 1,
             "row": row,
             "label": int(labels[row]),
             "likely": int(mean[row].argmax()),
-            "probability_of_label": float(mean[row, labels[row]]),
-            "margin": float(issues.margin[row]),
+            "methods": " ".join(suspected[row]),
+            "margin": float(margin[row]),
             "wrong_share": float(wrong[row]),
         }
-        for i, row in enumerate(issues.suspects.tolist())
+        for i, row in enumerate(ranked)
     ]
 
 

@@ -212,13 +212,15 @@ def leftovers(
     )
     page.table(
         "Labels that probabilities contradict",
-        ("rank", "row", "label", "likely", "probability of the label", "margin"),
+        ("rank", "row", "label", "likely", "methods", "margin"),
         [
-            (s["rank"], s["row"], s["label"], s["likely"])
-            + (f"{s['probability_of_label']:.3f}", f"{s['margin']:.3f}")
+            (
+                *(s[key] for key in ("rank", "row", "label", "likely", "methods")),
+                f"{s['margin']:.3f}",
+            )
             for s in results["suspects"][:40]
         ],
-        "Confident learning on the methods' mean out-of-fold probabilities, the first 40 ranks.",
+        "Confident learning on each method's out-of-fold probabilities, the first 40 ranks.",
     )
     if left:
         page.figure(
