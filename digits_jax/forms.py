@@ -1,7 +1,7 @@
 """The forms of UCI's second file: whole sheets of digits, each in one writer's hand.
 
 Rows 3823 to 5619 are 14 forms, one after another. All repeat one template of 130 digits, from which
-six lack two to eight; of the labels one alone differs from it (row 4208, a 3 where the others have
+five lack two to eight; of the labels one alone differs from it (row 4208, a 3 where the others have
 an 8). So the rows of a hand are known, though UCI's files don't name the writers. The rows of the
 first file are shuffled, and can't be told apart.
 """
