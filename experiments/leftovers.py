@@ -170,7 +170,8 @@ def label_suspects(
     from digits_jax import metrics
     from digits_jax.label_errors import find_label_issues
 
-    shares, margins, suspected = [], [], {}
+    shares, margins = [], []
+    suspected: dict[int, list[str]] = {}
     for name, each in zip(names, done, strict=True):
         if each.logits.shape[-1]:
             _, values = metrics.pooled_predictions(each.rows, each.logits)
