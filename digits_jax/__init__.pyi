@@ -17,6 +17,8 @@ from .recipe import Recipe
 from .recipes.by_name import RECIPES, NamedRecipe, recipe_by_name
 from .runs.axis import make_runs, shared, take_run, take_runs
 from .runs.cross_validation import cross_validate
+from .runs.draws import crossed
+from .runs.nested import nested_cross_validate
 from .runs.results import CrossValidation, Interrupted, Progress, ScoreSummary
 from .runs.saved import Saved, load_states, trained_recipe
 from .search.spaces import choice, decay, grid, log_uniform, random_search, uniform
@@ -43,7 +45,7 @@ from .statistics import (
     summarize,
     wilson_interval,
 )
-from .structures import Batch, Data, Run, Sums, TrainState
+from .structures import Batch, Data, Keys, Run, Sums, TrainState
 from .train import init_state, train_epoch, train_epochs, train_step
 from .wave_files import WavesInterrupted
 from .waves import WaveResults, read_waves, train_in_waves
@@ -63,6 +65,7 @@ __all__ = [
     "Hyperparameters",
     "Interrupted",
     "Jitter",
+    "Keys",
     "McNemarResult",
     "NamedRecipe",
     "Network",
@@ -92,6 +95,7 @@ __all__ = [
     "corrected_resampled_ttest",
     "cross_entropy",
     "cross_validate",
+    "crossed",
     "decay",
     "eval_step",
     "evaluate",
@@ -110,6 +114,7 @@ __all__ = [
     "make_runs",
     "mcnemar_test",
     "metrics",
+    "nested_cross_validate",
     "plots",
     "predict",
     "random_search",

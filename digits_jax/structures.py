@@ -63,7 +63,7 @@ class Sums(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that training changes. It carries no random key: see ``epoch_key``.
+    """All that training changes. It carries no random key: see ``epoch_keys``.
 
     Attributes:
         params: the network's parameters, a pytree of arrays.
@@ -100,6 +100,22 @@ class Best(NamedTuple):
     weights: dict[str, Any]
 
 
+class Keys(NamedTuple):
+    """Typed PRNG keys of a run, one for each source of chance; see ``make_runs(draws=)``.
+
+    Attributes:
+        weights: of the initial weights.
+        order: of the rows in each epoch.
+        dropout: of what a network draws in training.
+        augment: of the augmentation.
+    """
+
+    weights: jax.Array
+    order: jax.Array
+    dropout: jax.Array
+    augment: jax.Array
+
+
 class Run(NamedTuple):
     """One training run; stacked on a leading axis R to make many.
 
@@ -110,6 +126,7 @@ class Run(NamedTuple):
         steps: int32 scalar, optimizer steps of the whole training, for an optimizer that asks for
             them; None where it does not.
         member: int32 scalar, which of the networks that vote together; None: none do.
+        keys: a key for each source of chance, instead of ``key`` for all; None: ``key``.
     """
 
     split: Split
@@ -117,6 +134,11 @@ class Run(NamedTuple):
     key: jax.Array
     steps: Any = None
     member: Any = None
+    keys: Keys | None = None
+
+    def sources(self) -> Keys:
+        """The key of each source of chance: its own, or the run's."""
+        return Keys(self.key, self.key, self.key, self.key) if self.keys is None else self.keys
 
 
 def check_batch(batch: Batch) -> None:

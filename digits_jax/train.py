@@ -28,6 +28,7 @@ from digits_jax.structures import (
     Batch,
     Best,
     Data,
+    Keys,
     Params,
     Run,
     Sums,
@@ -75,7 +76,7 @@ def init_state(
     )
     with recipe.in_precision():
         network = as_network(recipe.network, h)
-        variables = network.init(jax.random.fold_in(run.key, 0), inputs, h)
+        variables = network.init(jax.random.fold_in(run.sources().weights, 0), inputs, h)
     if params is not None:
         variables = variables._replace(params=params)
     opt_state = recipe.make_optimizer(h, run.steps).init(variables.params)
@@ -120,12 +121,21 @@ def state_shapes(run: Run, data: Data, *, recipe: Recipe) -> TrainState:
 _SOME_STEPS = 10_000
 
 
-def epoch_key(run: Run, epoch: ArrayLike) -> jax.Array:
-    """The key of an epoch, derived from the run's key alone.
+def epoch_keys(run: Run, epoch: ArrayLike) -> Keys:
+    """The keys of an epoch, derived from the run's keys alone; initial weights have none.
 
-    So a resumed run draws what an uninterrupted run would have drawn.
+    So a resumed run draws what an uninterrupted run would have drawn. A run whose sources of chance
+    share one key draws from it what each would draw from an equal key of its own.
     """
-    return jax.random.fold_in(jax.random.fold_in(run.key, 1), epoch)
+
+    def halves(key: jax.Array) -> jax.Array:
+        return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
+
+    if run.keys is None:
+        order, step = halves(run.key)
+        return Keys(run.key, order, step, step)
+    order, dropout, augment = (halves(key) for key in run.keys[1:])
+    return Keys(run.keys.weights, order[0], dropout[1], augment[1])
 
 
 def train_step(
@@ -167,15 +177,30 @@ def train_step(
         True
     """
     check_batch(batch)
-    return _step(state, without_absent(batch), h, key, recipe=recipe, steps=steps)
+    keys = _step_keys(key, key)
+    return _step(state, without_absent(batch), h, *keys, recipe=recipe, steps=steps)
+
+
+def _step_keys(dropout: jax.Array, augment: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step's dropout and augmentation, from a key of the step for each."""
+    if dropout is augment:
+        first, second = jax.random.split(dropout)
+        return first, second
+    return jax.random.split(dropout)[0], jax.random.split(augment)[1]
 
 
 def _step(
-    state: TrainState, batch: Batch, h: Any, key: jax.Array, *, recipe: Recipe, steps: Any
+    state: TrainState,
+    batch: Batch,
+    h: Any,
+    dropout_key: jax.Array,
+    augment_key: jax.Array,
+    *,
+    recipe: Recipe,
+    steps: Any,
 ) -> tuple[TrainState, Sums]:
     """``train_step`` on a batch whose rows of weight 0 hold finite values."""
     network = as_network(recipe.network, h)
-    dropout_key, augment_key = jax.random.split(key)
     mask = batch.weights > 0
     inputs, targets = batch.inputs, batch.targets
     if recipe.augment is not None:
@@ -305,8 +330,8 @@ def train_epoch(
     size = max(1, min(recipe.batch_size, run.split.train_rows.shape[0]))
     network = as_network(recipe.network, run.hyperparameters)
     fewest = fewest_rows(recipe, network, state.collections, size)
-    shuffle_key, step_key = jax.random.split(epoch_key(run, state.epoch))
-    rows, weights = _shuffle(shuffle_key, run.split, size)
+    keys = epoch_keys(run, state.epoch)
+    rows, weights = _shuffle(keys.order, run.split, size)
     if recipe.remainder == "masked":
         needed = jnp.minimum(fewest, jnp.sum(weights > 0))
     else:
@@ -323,11 +348,14 @@ def train_epoch(
         def train(state: TrainState) -> tuple[TrainState, Sums]:
             # Padding repeats a real row; rows that the data's own weights leave out hold anything.
             batch = gathered if data.weights is None else without_absent(gathered)
+            dropout = augment = jax.random.fold_in(keys.dropout, i)
+            if keys.augment is not keys.dropout:
+                augment = jax.random.fold_in(keys.augment, i)
             return _step(
                 state,
                 batch,
                 run.hyperparameters,
-                jax.random.fold_in(step_key, i),
+                *_step_keys(dropout, augment),
                 recipe=recipe,
                 steps=run.steps,
             )

@@ -1,4 +1,4 @@
-"""Methods on equal repeated folds: accuracies with intervals, and a test of every pair.
+"""Methods on equal repeated folds: accuracies with intervals, and one method against each other.
 
     python experiments/compare.py
     python experiments/compare.py --methods svm knn1 --repeats 1
@@ -6,7 +6,8 @@
 
 The networks train all folds of all repeats at once; scikit-learn's methods take a process on each
 core. These get images from 0 to 1, and other inputs scaled to the mean 0 and sd 1 of the training
-rows. It writes ``report.html``, ``results.json`` (whole), ``scores.csv``, ``pairs.csv``,
+rows. The first of --methods is tested against each of the others: one family of tests, chosen
+before the run. It writes ``report.html``, ``results.json`` (whole), ``scores.csv``, ``pairs.csv``,
 figures, and the predictions of each method as soon as they are whole. ``--resume`` takes these and
 adds the others.
 """
@@ -14,15 +15,12 @@ adds the others.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import statistics
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import digits_jax as dj
 import methods
+import verdicts
 from common import command_line, options, startup, tasks
 from common.drawing import plots
 from common.output import Output, describe, summary_json
@@ -32,8 +30,6 @@ from common.tasks import Task
 from methods import Predictions, title
 from report import NADEAU, Report, pages
 
-Arrays = dict[str, npt.NDArray[Any]]  # by method
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(options.Folds, methods.Options):
@@ -41,12 +37,15 @@ class Config(options.Folds, methods.Options):
 
     repeats: int = 10
     """Times that the rows are split anew."""
+    rope: float = 0.1
+    """Points of accuracy up to which a difference counts as none, in the Bayesian test."""
 
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
     config.check_folds()
+    options.positive(rope=config.rope)
     output = Output(config.output_dir, script="compare", resume=config.resume)
     startup.start_jax(compilation_cache=config.compilation_cache)
     import predicting  # which imports JAX and scikit-learn
@@ -77,6 +76,10 @@ def report(
     summaries = {
         name: summary_json("accuracy", dj.summarize(accuracies[name], **sizes)) for name in order
     }
+    probabilities = {
+        name: verdicts.probability_scores(done[name], task.targets, config.repeats)
+        for name in order
+    }
     times = f"{config.repeats} repeat{'s' * (config.repeats > 1)}"
     scored = Table(
         f"Accuracy in {config.folds} folds, {times}",
@@ -95,8 +98,11 @@ def report(
         "training and predicting, all folds together.",
     )
     scored.show()
-    pairs = compare_pairs(order, accuracies, wrong, sizes)
-    tested = pairs_table(pairs)
+    of_probabilities = verdicts.probability_table(probabilities)
+    of_probabilities.show()
+    first = config.chosen(task)[0]
+    others = [name for name in order if name != first]
+    pairs = verdicts.against_each(first, others, accuracies, wrong, sizes, rope=config.rope / 100)
     shared = [[(wrong[a] & wrong[b]).sum(axis=1).mean() for b in order] for a in order]
     missed = np.flatnonzero(np.all([each.all(axis=0) for each in wrong.values()], axis=0))
     results = {
@@ -108,6 +114,7 @@ def report(
                 "accuracy": summaries[name],
                 "accuracies": accuracies[name],
                 "errors_a_repeat": wrong[name].sum(axis=1).mean(),
+                "probabilities": probabilities[name],
                 "seconds": done[name].seconds,
                 "chosen": done[name].chosen if any(done[name].chosen) else None,
             }
@@ -146,13 +153,15 @@ def report(
     page.score(label, ACCURACY, summaries[order[0]])
     if pairs:
         output.table("pairs.csv", pairs)
+        tested, more = verdicts.pairs_tables(pairs)
         tested.show()
-        test = pairs[0]
+        more.show()
+        test, p_texts = pairs[0], tested.rows[0][3:5]
         page.headline(
-            f"Its lead over the next, {titles[1]}",
+            f"{title(first)} beside {title(others[0])}",
             pages.points(test["difference"]),
-            f"95 % interval {tested.rows[0][2]}; p = {test['p']:.2g}, {test['p_holm']:.2g} after "
-            f"Holm's correction for {len(pairs)} pair{'s' * (len(pairs) > 1)}",
+            f"95 % interval {tested.rows[0][2]}; p {p_texts[0]}, {p_texts[1]} after Holm's "
+            f"correction for {len(pairs)} test{'s' * (len(pairs) > 1)}",
         )
     page.headline("Rows that all miss in every repeat", str(len(missed)), f"of {task.rows}")
     page.table(*scored)
@@ -163,8 +172,10 @@ def report(
         "Accuracies of each method in each test fold, with mean and interval; means: "
         + ", ".join(means),
     )
+    page.table(*of_probabilities)
     if pairs:
         page.table(*tested)
+        page.table(*more)
         page.figure(
             "Errors in common",
             figures["common_errors"],
@@ -181,53 +192,6 @@ def report(
         also=["scores.csv", *["pairs.csv"] * bool(pairs), "predictions"],
         says=f"{_rows(len(missed))} wrong for every method in every repeat.",
     )
-
-
-def compare_pairs(
-    order: list[str], accuracies: Arrays, wrong: Arrays, sizes: dict[str, float]
-) -> list[dict[str, Any]]:
-    """Every pair, the better first: the corrected t-test of folds, McNemar's of rows.
-
-    Repeats predict the same rows, so McNemar's test takes each repeat alone; the median is given.
-    """
-    pairs: list[dict[str, Any]] = []
-    for a, b in itertools.combinations(order, 2):
-        test = dj.corrected_resampled_ttest(accuracies[a], accuracies[b], **sizes)
-        rows = [dj.mcnemar_test(~x, ~y) for x, y in zip(wrong[a], wrong[b], strict=True)]
-        pairs.append(
-            {
-                "a": a,
-                "b": b,
-                "difference": test.mean_difference,
-                "low": test.ci95[0],
-                "high": test.ci95[1],
-                "t": test.statistic,
-                "p": test.p_value,
-                "only_a_right": statistics.mean(row.only_a for row in rows),
-                "only_b_right": statistics.mean(row.only_b for row in rows),
-                "mcnemar_p": statistics.median(row.p_value for row in rows),
-            }
-        )
-    adjusted = (
-        dj.statistics.holm_correction([pair["p"] for pair in pairs]).tolist() if pairs else []
-    )
-    return [{**pair, "p_holm": p} for pair, p in zip(pairs, adjusted, strict=True)]
-
-
-def pairs_table(pairs: list[dict[str, Any]]) -> Table:
-    """The tests."""
-    rows = [
-        (
-            f"{title(pair['a'])} – {title(pair['b'])}",
-            f"{100 * pair['difference']:+.2f}",
-            f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}",
-            *(f"{pair[each]:.2g}" for each in ("p", "p_holm", "mcnemar_p")),
-        )
-        for pair in pairs
-    ]
-    columns = ("pair", "difference (points)", "95 % interval", "p", "p, Holm", "p, McNemar")
-    note = f"{NADEAU} McNemar's exact test is of the rows of one repeat; the median is given."
-    return Table("Every pair: corrected resampled t-test", columns, rows, note)
 
 
 def _rows(count: int) -> str:

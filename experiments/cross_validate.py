@@ -170,10 +170,11 @@ def fold_table(
         (name + ", diverged" * (name in diverged), *(s.text(values[s.name]) for s in scores))
         for name, values in of_runs.items()
     ]
-    totals = []
+    totals, healthy = [], len(of_runs) - sum(name in diverged for name in of_runs)
+    of_all = f" of {healthy} of {len(of_runs)}" if healthy < len(of_runs) else ""
     for title, summary in {"": summaries, "vote, ": votes}.items():
         if summary:
-            totals.append((f"{title}mean ± sd", *(s.mean(summary[s.name]) for s in scores)))
+            totals.append((f"{title}mean ± sd{of_all}", *(s.mean(summary[s.name]) for s in scores)))
             ends = [s.interval(summary[s.name]) for s in scores]
             totals.append((f"{title}95 % interval", *ends))
     title = f"{config.folds}-fold cross-validation, {config.epochs} epochs"

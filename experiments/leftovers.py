@@ -8,11 +8,13 @@ one of each method and repeat, by a model that never saw it. It writes a sheet o
 ``leftovers.png``, from which you can tell whether the label is wrong or the digit unreadable; and
 ``rows.csv``, ``report.html`` and ``results.json``.
 
-The ceiling that it prints counts a row as lost if every method misses it in most repeats. It takes
-for granted that no model can learn what models of several kinds miss, and that what one of them
-mostly gets is within reach. The first is too harsh where all share a weakness. The second is too
-kind: a wrong label can be met by chance, and no one model gets what each of the others does. So the
-ceiling is as good as the best methods in it.
+Rows that every method misses in most repeats are out of these methods' reach: what is left without
+them is no ceiling of any method. It is too harsh where all share a weakness, and too kind where a
+wrong label is met by chance, or no one model gets what each of the others does.
+
+Confident learning (Northcutt et al. 2021) finds the labels that a method's out-of-fold
+probabilities contradict; ``suspects.csv`` ranks them by how many methods do, then by the margin.
+``--predictions`` also writes every out-of-fold prediction, to ``predictions.csv``.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import tyro
 
 import digits_jax as dj
 import methods
@@ -31,9 +34,11 @@ from common import command_line, console, options, startup, tasks
 from common.drawing import plots
 from common.output import Output, describe
 from common.scores import ACCURACY
+from methods import Predictions
 from report import Report, pages
 
 NEIGHBOURS = 4
+SUSPECTS = 40  # in the report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,8 @@ class Config(options.Figures):
     """Fraction of a row's predictions that must be wrong, each method counting the same."""
     data: str = "auto"
     """Rows: those that compare.py took. Options as there."""
+    predictions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write predictions.csv: a line for each row, method and repeat."""
     shown: int = 28
     """Rows on the sheet, at most; those missed by most come first."""
 
@@ -67,7 +74,8 @@ def main(config: Config) -> None:
         dataset.provenance.sha256 == known["data"]["sha256"],
         f"{config.run} is of other rows ({known['data']['note']}); give the same --data",
     )
-    done = [methods.load(config.run / f"predictions_{name}.npz")[0] for name in names]
+    files = [f"predictions_{methods.file_name(name)}.npz" for name in names]
+    done = [methods.load(config.run / file)[0] for file in files]
     rows, repeats = len(dataset.labels), known["config"]["repeats"]
     answers = np.stack([methods.by_row(each, repeats, rows) for each in done])
     by_method = (answers != dataset.labels).mean(axis=1)  # [methods, N], fraction of the repeats
@@ -92,7 +100,7 @@ def main(config: Config) -> None:
     console.say(
         f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
         f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
-        f"{lost} are wrong for every method in most repeats. Without them the ceiling is {reached} "
+        f"{lost} are wrong for every method in most repeats; all others are {reached} "
         f"({ACCURACY.ends(ceiling)})"
     )
     shown = found[: config.shown]
@@ -103,6 +111,16 @@ def main(config: Config) -> None:
         f"wrong (framed), each before the {NEIGHBOURS} other rows nearest to it: label, distance",
         framed=range(0, (NEIGHBOURS + 1) * len(shown), NEIGHBOURS + 1),
     )
+    suspects = label_suspects(tuple(names), done, dataset.labels, wrong)
+    if suspects:
+        output.table("suspects.csv", suspects)
+        first = ", ".join(f"{s['row']} ({s['label']}, {s['likely']})" for s in suspects[:12])
+        console.say(
+            f"{len(suspects)} labels that probabilities of a method contradict, those of most "
+            f"methods first (label, likely): {first}"
+        )
+    if config.predictions:
+        output.text("predictions.csv", predictions_csv(names, done, dataset.labels, repeats))
     results = {
         "experiment": "leftovers",
         **describe(config, dataset.provenance),
@@ -110,6 +128,7 @@ def main(config: Config) -> None:
         "repeats": repeats,
         "rows_wrong_in": counts,
         "left": found,
+        "suspects": suspects,
         "lost": lost,
         "ceiling": {"share": 1 - lost / rows, "wilson95": ceiling},
     }
@@ -121,7 +140,7 @@ def main(config: Config) -> None:
     )
     page.headline("Rows left", str(len(left)), f"of {rows}")
     page.headline(
-        "A ceiling of accuracy",
+        "Rows that some method gets",
         reached,
         f"95 % interval (Wilson) {ACCURACY.ends(ceiling)} %; lost are the {lost} rows that every "
         "method misses in most repeats",
@@ -140,8 +159,82 @@ def main(config: Config) -> None:
         )
         of_left = dict(zip(names, answers[..., left], strict=True))
         pages.mistakes_of_methods(page, dataset, left, of_left)
-    also = ["rows.csv"] * bool(found)
+    rows_of_suspects = [
+        (
+            *(each[key] for key in ("rank", "row", "label", "likely", "methods")),
+            f"{each['margin']:.3f}",
+        )
+        for each in suspects[:SUSPECTS]
+    ]
+    page.table(
+        "Labels that probabilities contradict",
+        ("rank", "row", "label", "likely", "methods", "margin"),
+        rows_of_suspects,
+        "Confident learning (Northcutt et al. 2021) on each method's out-of-fold probabilities, "
+        f"the first {SUSPECTS} ranks.",
+    )
+    also = ["rows.csv"] * bool(found) + ["suspects.csv"] * bool(suspects)
+    also += ["predictions.csv"] * config.predictions
     output.finish(results, {"leftovers": figure}, page, svg=config.svg, also=also)
+
+
+def label_suspects(
+    names: tuple[str, ...],
+    done: list[Predictions],
+    labels: npt.NDArray[Any],
+    wrong: npt.NDArray[Any],
+) -> list[dict[str, Any]]:
+    """Labels that out-of-fold probabilities contradict, those of most methods first.
+
+    Each method is asked alone, since what counts as confident depends on how sure it usually is. A
+    row's probabilities are means over the repeats. Methods without probabilities have no part.
+    """
+    from digits_jax.label_errors import find_label_issues
+
+    shares, margins = [], []
+    suspected: dict[int, list[str]] = {}
+    for name, each in zip(names, done, strict=True):
+        if each.logits.shape[-1]:
+            _, values = dj.metrics.pooled_predictions(each.rows, each.logits)
+            shares.append(values.reshape(len(labels), -1, values.shape[1]).mean(axis=1))
+            issues = find_label_issues(labels, shares[-1])
+            margins.append(issues.margin)
+            for row in issues.suspects.tolist():
+                suspected.setdefault(row, []).append(name)
+    if not shares:
+        return []
+    mean, margin = np.mean(shares, axis=0), np.mean(margins, axis=0)
+    ranked = sorted(suspected, key=lambda row: (-len(suspected[row]), margin[row]))
+    return [
+        {
+            "rank": i + 1,
+            "row": row,
+            "label": int(labels[row]),
+            "likely": int(mean[row].argmax()),
+            "methods": " ".join(suspected[row]),
+            "margin": float(margin[row]),
+            "wrong_share": float(wrong[row]),
+        }
+        for i, row in enumerate(ranked)
+    ]
+
+
+def predictions_csv(
+    names: tuple[str, ...], done: list[Predictions], labels: npt.NDArray[Any], repeats: int
+) -> str:
+    """A line for each row, method and repeat: its class, the answer, the label's probability."""
+    lines = ["method,repeat,fold,row,label,predicted,probability_of_label"]
+    for name, each in zip(names, done, strict=True):
+        folds = len(each.rows) // repeats
+        shares = dj.metrics.probabilities(each.logits) if each.logits.shape[-1] else None
+        for run, tested in enumerate(each.rows):
+            for place, row in enumerate(tested[tested >= 0].tolist()):
+                share = "" if shares is None else f"{shares[run, place, labels[row]]:.6g}"
+                lines.append(
+                    f"{name},{run // folds + 1},{run % folds + 1},{row},{labels[row]},"
+                    f"{each.predicted[run, place]},{share}"
+                )
+    return "\n".join(lines) + "\n"
 
 
 def run_results(folder: Path) -> dict[str, Any]:

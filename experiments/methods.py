@@ -1,4 +1,4 @@
-"""The methods that ``compare.py`` and ``writers.py`` set beside each other, on equal splits.
+"""The methods that ``compare.py`` and its like set beside each other, on equal splits.
 
 The networks train all splits at once, on the runs axis; scikit-learn's methods take one split after
 another, in a process on each core. What a method predicts is written to the output folder as soon
@@ -24,12 +24,14 @@ TITLES: dict[str, str] = {
     "strong": "CNN, strong",
     "notebook": "CNN, notebook",
     "svm": "SVM, RBF kernel",
+    "svm_jitter": "SVM, RBF kernel, jittered rows",
     "knn1": "1 nearest neighbour",
     "knn3": "3 nearest neighbours",
     "mlp": "MLP, one layer of 100",
     "forest": "random forest",
     "logistic": "logistic regression",
 }
+SLOW = ("svm_jitter",)  # only where they are asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,10 @@ class Options(options.ResumableOut, options.Data):
     """The options of the command line that both scripts have."""
 
     methods: tuple[str, ...] = ()
-    """What to compare: strong, notebook, svm, knn1, knn3, mlp, forest, logistic, and recipes of
-    yours, FILE.py:FUNCTION (see cross_validate.py). Default: all of the first, of the digits; all
+    """What to compare: strong, notebook, svm, svm_jitter (which has the strong recipe's jitter of
+    its training rows, and takes long), knn1, knn3, mlp, forest, logistic, and recipes of yours,
+    FILE.py:FUNCTION (see cross_validate.py). A recipe's name with a number, strong*5, is so many
+    networks on each split that vote. Default: all of the first but svm_jitter, of the digits; all
     but strong and notebook, of other data."""
     seed: int = 0
     """Seed of the splits and of every method's draws."""
@@ -52,7 +56,8 @@ class Options(options.ResumableOut, options.Data):
         once = len(self.methods) == len(set(self.methods))
         options.require(once, "--methods must name each method once")
         for name in self.methods:
-            known = name in TITLES or ".py:" in name
+            base, members = voters(name)
+            known = name in TITLES or ((".py:" in base or base in plans.NAMED) and members > 0)
             there = f"--methods {name}: there are {', '.join(TITLES)}, and FILE.py:FUNCTION"
             options.require(known, there)
 
@@ -60,17 +65,28 @@ class Options(options.ResumableOut, options.Data):
         """The methods to compare, by name."""
         if self.methods:
             return list(self.methods)
-        return [name for name in TITLES if task.dataset is not None or name not in plans.NAMED]
+        named = [name for name in TITLES if name not in SLOW]
+        return [name for name in named if task.dataset is not None or name not in plans.NAMED]
 
 
 def title(name: str) -> str:
     """What a method is called."""
-    return TITLES.get(name, name)
+    base, members = voters(name)
+    return TITLES.get(base, base) + (f", {members} votes" if members > 1 else "")
+
+
+def voters(name: str) -> tuple[str, int]:
+    """A recipe's name, and how many networks of it vote on each split; 0: no number."""
+    base, star, number = name.rpartition("*")
+    if not star:
+        return name, 1
+    return base, int(number) if number.isdecimal() else 0
 
 
 def is_network(name: str) -> bool:
-    """Whether it is a recipe; these have probabilities to vote with."""
-    return name not in TITLES or name in plans.NAMED
+    """Whether it is a recipe; these vote."""
+    base, _ = voters(name)
+    return base not in TITLES or base in plans.NAMED
 
 
 def file_name(name: str) -> str:
@@ -83,7 +99,7 @@ class Predictions(NamedTuple):
 
     rows: npt.NDArray[Any]  # int32 [R, S], row numbers; -1 is padding
     predicted: npt.NDArray[Any]  # int32 [R, S], classes; -1 is padding
-    logits: npt.NDArray[Any]  # float32 [R, S, K]; [R, S, 0] of a method that has none
+    logits: npt.NDArray[Any]  # float32 [R, S, K], or logarithms of probabilities; [R, S, 0]: none
     seconds: float  # of training and predicting, all splits together
     chosen: list[dict[str, Any]]  # [R], what a method tuned inside the training rows; else empty
 

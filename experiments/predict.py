@@ -20,10 +20,11 @@ answered: it is named, the others are answered, and the exit code is 1.
 digit's probability over the models (probability_sd) and the smallest one (probability_min); JSON
 also all ten probabilities and the answer of each model. Nothing else is on standard output.
 
-The probability of a vote is the mean of the models' probabilities. The refit on all rows has no
-vote, because none of its rows were kept from it: it is the model to deploy by itself, and ``--run
-refit`` asks it alone. Nor is the fraction of rows that are right here a test on rows that the
-models were trained on; cross_validate.py does that.
+The probability of a vote is the mean of the models' probabilities. Each model's are those of its
+temperature, where it was trained with validation rows (--validation) to fit one on. The refit on
+all rows has no vote, because none of its rows were kept from it: it is the model to deploy by
+itself, and ``--run refit`` asks it alone. Nor is the fraction of rows that are right here a test on
+rows that the models were trained on; cross_validate.py does that.
 
 Images of 8x8 pixels are taken as they are, larger ones go through the data's own preprocessing
 (see digits_jax/preprocessing.py): one digit, on a plain background, either darker or lighter.
@@ -101,11 +102,15 @@ def main(config: Config) -> None:
     from rich.markup import escape
 
     import digits_jax as dj
+    from digits_jax.calibration import load_temperatures
     from digits_jax.data import DataError
     from digits_jax.familiarity import FAMILIAR
 
-    saved = dj.load_states(training.checkpoints_in(config.checkpoint))
+    folder = training.checkpoints_in(config.checkpoint)
+    saved = dj.load_states(folder)
     states, names = saved.states, saved.names
+    with options.usage_errors():
+        temperatures = load_temperatures(folder, epoch=int(states.epoch.max()))
     chosen = choose(names, config.run)
     inputs = read(config)
     read_well = [given for given in inputs if given.counts is not None]
@@ -113,7 +118,9 @@ def main(config: Config) -> None:
     if not read_well:
         raise DataError(next(iter(refused.values())))
     counts = np.stack([given.counts for given in read_well if given.counts is not None])
-    by_model, chosen = probabilities(states, counts, names, chosen, saved.recipe)
+    by_model, chosen = probabilities(
+        states, counts, names, chosen, saved.recipe, temperatures=temperatures
+    )
     models = [names[i] for i in chosen]
     answers = []
     for i, given in enumerate(read_well):
@@ -241,8 +248,12 @@ def probabilities(
     names: Sequence[str],
     chosen: Sequence[int],
     recipe: Recipe,
+    *,
+    temperatures: Mapping[str, float],
 ) -> tuple[npt.NDArray[np.float64], list[int]]:
     """The probabilities [R, N, K] of the chosen models, without those that diverged.
+
+    The logits of a model are divided by its temperature, of ``temperatures`` by its name.
 
     Returns:
         The probabilities, and the numbers of the models that gave them.
@@ -267,7 +278,8 @@ def probabilities(
             )
     options.require(bool(healthy.any()), "every model diverged in training; train again")
     voters = [i for i, well in zip(chosen, healthy, strict=True) if well]
-    return softmax(logits[healthy]), voters
+    divisors = np.array([temperatures.get(names[i], 1.0) for i in voters])
+    return softmax(logits[healthy] / divisors[:, None, None]), voters
 
 
 @functools.cache

@@ -38,7 +38,7 @@ def predict_all(
     )
     chosen = config.chosen(task)
     networks = {
-        name: plans.load_plan(name, task, epochs=config.epochs)
+        name: plans.load_plan(methods.voters(name)[0], task, epochs=config.epochs)
         for name in chosen
         if methods.is_network(name)
     }
@@ -47,8 +47,9 @@ def predict_all(
     for name in chosen:
         path = output.folder / f"predictions_{methods.file_name(name)}.npz"
         if name in networks:
-            plan = networks[name]
-            runs = dj.make_runs(splits, plan.hyperparameters, seed=config.seed)
+            plan, (_, members) = networks[name], methods.voters(name)
+            h = plan.hyperparameters
+            runs = dj.make_runs(splits, h, members=members, seed=config.seed)
             identity = _identity(plan, runs, task)
         else:
             identity = baselines.identity(name, task, splits, config.seed)
@@ -56,7 +57,7 @@ def predict_all(
             done[name] = _reused(path, identity)
         else:
             if name in networks:
-                done[name] = _predict(config, plan, runs, task, names, output)
+                done[name] = _predict(config, name, plan, runs, task, names, output)
             else:
                 done[name] = baselines.predict(name, task, splits, config.seed)
             _save(path, done[name], identity, output)
@@ -83,17 +84,26 @@ def _identity(plan: Plan, runs: dj.Run, task: Task) -> dict[str, Any]:
 
 
 def _predict(
-    config: methods.Options, plan: Plan, runs: dj.Run, task: Task, names: list[str], output: Output
+    config: methods.Options,
+    name: str,
+    plan: Plan,
+    runs: dj.Run,
+    task: Task,
+    names: list[str],
+    output: Output,
 ) -> Predictions:
-    """A network's predictions."""
-    console.say(f"{escape(title(plan.name))}:", console.notes)
+    """A network's predictions, or the votes of several on each split."""
+    console.say(f"{escape(title(name))}:", console.notes)
+    _, members = methods.voters(name)
+    numbers = [f", member {m + 1}" for m in range(members)] if members > 1 else [""]
+    of_runs = [each + number for number in numbers for each in names]
     result = training.train(
         task.data,
         runs,
-        names,
+        of_runs,
         output,
         plan,
-        part=methods.file_name(plan.name),
+        part=methods.file_name(name),
         seed=config.seed,
         resume=config.resume,
     )
@@ -101,10 +111,15 @@ def _predict(
     vote = f"{plan.name} gives no logits of the classes, and can't vote"
     options.require(task.has_logits(logits), vote)
     diverged = ~np.isfinite(logits).all((1, 2))
-    options.require(not diverged.any(), f"{plan.name} diverged: {names[int(diverged.argmax())]}")
-    predicted = np.where(result.test_rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
+    options.require(not diverged.any(), f"{plan.name} diverged: {of_runs[int(diverged.argmax())]}")
+    if members > 1:
+        each = logits.reshape(members, len(names), *logits.shape[1:])
+        combine = plan.recipe.combined
+        logits = np.stack([np.asarray(combine(each[:, i])) for i in range(len(names))])
+    rows = result.test_rows[: len(names)]
+    predicted = np.where(rows >= 0, logits.argmax(axis=-1), -1).astype(np.int32)
     seconds = sum(result.seconds.values())
-    return Predictions(result.test_rows, predicted, logits, seconds, [{} for _ in names])
+    return Predictions(rows, predicted, logits, seconds, [{} for _ in names])
 
 
 def _save(path: Path, done: Predictions, identity: dict[str, Any], output: Output) -> None:

@@ -1,4 +1,4 @@
-"""How soon can five-fold cross-validation reach the notebook's mean accuracy, 98.95 %?
+"""How soon can five-fold cross-validation reach the accuracy of the notebook's protocol, 99.08 %?
 
     python experiments/speedrun.py
 
@@ -6,6 +6,11 @@ The recipe has the notebook's three convolutions with a linear layer on top, pix
 no dropout, label smoothing, batches of 64, and a one-cycle learning rate. It was chosen on folds of
 seeds 1000 and above; the report uses seeds 0 and above. Each repeat is a cross-validation of its
 own, as a user would run it: five folds at once, from initial weights to test scores.
+
+The goal is the mean of the notebook's protocol, as this project measures it over five seeds (99.00
+to 99.15 %); the notebook's own 98.95 % is one draw of it. All repeats test the same rows, so that
+the interval is the corrected one of all their folds. The goal is reached if the interval lies
+above it and no repeat diverged: one that did is a failure, and is counted.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks, training
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     import optax
 
 FOLDS = 5
-NOTEBOOK = 0.9895  # mean accuracy of the notebook's five folds
+GOAL = 0.9908  # mean accuracy of the notebook's protocol: five seeds of five folds, 100 epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,7 @@ def main(config: Config) -> None:
         learning_rate=config.learning_rate, label_smoothing=config.label_smoothing
     )
     each: list[float] = []
+    of_folds: list[npt.NDArray[Any]] = []
     seconds: list[float] = []
     diverged: dict[str, int] = {}  # epochs by name
     for seed in range(config.seed, config.seed + config.repeats):
@@ -101,19 +108,23 @@ def main(config: Config) -> None:
         if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean
         each.append(np.nan if lost else float(result.scores["accuracy"].mean()))
+        if not lost:
+            of_folds.append(result.scores["accuracy"])
     accuracies = [accuracy for accuracy in each if not np.isnan(accuracy)]
     options.require(
         len(accuracies) >= 2,
         "folds of all repeats but one or none diverged; try a smaller --learning-rate",
     )
-    summary = summary_json("accuracy", dj.summarize(accuracies))
+    rows = len(dataset.labels)
+    sizes = {"train_rows": rows * (1 - 1 / FOLDS), "test_rows": rows / FOLDS}
+    summary = summary_json("accuracy", dj.summarize(np.ravel(of_folds), **sizes))
     low, high = summary["ci95"]
-    mean, ends = f"{100 * summary['mean']:.3f} %", f"{100 * low:.3f} to {100 * high:.3f}"
-    fast, goal = float(np.median(seconds[1:])), f"{100 * NOTEBOOK:.2f} %"
+    mean, ends = f"{100 * summary['mean']:.2f} %", f"{100 * low:.2f} to {100 * high:.2f}"
+    fast, goal = float(np.median(seconds[1:])), f"{100 * GOAL:.2f} %"
     console.say(
-        f"{len(accuracies)} repeats of five-fold cross-validation, {config.epochs} epochs: mean "
-        f"accuracy {mean} (95 % interval {ends}; sd of a repeat {100 * summary['std']:.3f}); the "
-        f"notebook: {goal}\nseconds a cross-validation: {seconds[0]:.2f} with compiling, then "
+        f"{len(accuracies)} of {config.repeats} repeats of five-fold cross-validation, "
+        f"{config.epochs} epochs: mean accuracy {mean} (95 % interval, corrected, {ends}); the "
+        f"goal: {goal}\nseconds a cross-validation: {seconds[0]:.2f} with compiling, then "
         f"{fast:.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})"
     )
     results = {
@@ -122,7 +133,7 @@ def main(config: Config) -> None:
         "accuracies": accuracies,
         "diverged": diverged,
         "accuracy": summary,
-        "reached": low >= NOTEBOOK,
+        "reached": low >= GOAL and not diverged,
         "seconds": {
             "with_compilation": seconds[0],
             "each": seconds,
@@ -141,7 +152,9 @@ def main(config: Config) -> None:
         "own.",
     )
     reached = "reached" if results["reached"] else "not reached"
-    page.headline("Mean accuracy", mean, f"95 % interval {ends} %; the goal is {reached}")
+    lost = config.repeats - len(accuracies)
+    note = f"95 % interval {ends} %; the goal is {reached}; {lost} of {config.repeats} repeats "
+    page.headline("Mean accuracy", mean, note + "diverged")
     compiling = f"median; the first, with compiling: {seconds[0]:.2f}"
     page.headline("Seconds of a cross-validation", f"{fast:.2f}", compiling)
     page.figure(

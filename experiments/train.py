@@ -102,7 +102,8 @@ def report(
         more = [("accuracy, 95 % interval (Wilson)", wilson), ("calibration error (%)", error)]
     summaries = {name: summary_json(name, dj.summarize(each)) for name, each in values.items()}
 
-    columns = ["score", first, f"mean ± sd of {len(finite)} runs"]
+    of_all = f" of {config.seeds}" if len(finite) < config.seeds else ""
+    columns = ["score", first, f"mean ± sd of {len(finite)}{of_all} seeds"]
     cells = [
         (score.label, score.text(values[score.name][0]), score.mean(summaries[score.name]))
         for score in (scores[-1], *scores[:-1])

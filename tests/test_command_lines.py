@@ -129,7 +129,11 @@ def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "script",
-    [n for n in SCRIPTS if n not in (*REQUIRED, "compare_runs", "benchmark_networks")],
+    [
+        name
+        for name in SCRIPTS
+        if name not in (*REQUIRED, "compare_runs", "benchmark_networks", "coverage")
+    ],
 )
 def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()

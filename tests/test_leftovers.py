@@ -59,7 +59,7 @@ def compared(tmp_path: Path) -> Path:
             folder / f"predictions_{name}.npz",
             rows=rows,
             predicted=predicted,
-            logits=np.zeros((*rows.shape, 0)),
+            logits=3 * np.eye(10, dtype=np.float32)[predicted] * (rows >= 0)[..., np.newaxis],
             about=json.dumps({"identity": {}, "seconds": 1.0, "chosen": [{}] * 4}),
         )
     results = {
@@ -93,6 +93,25 @@ def test_it_finds_the_rows(
     label = dj.load_digits("bundled").labels[17]
     assert first["label"] == str(label) and first["read_as"] == str((label + 1) % 10)
     assert (out / "leftovers.png").stat().st_size > 5000
+    with (out / "suspects.csv").open() as file:
+        suspects = [(int(line["row"]), line["methods"]) for line in csv.DictReader(file)]
+    # 17 is wrong in every prediction of both; 1796 in both of one method, one of the other's two.
+    assert suspects == [(17, "svm knn1"), (1796, "svm")]
+
+
+def test_every_prediction_as_a_csv(compared: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--run", compared, "--data", "bundled", "--output-dir", out, "--predictions"]
+    code, _, errors = run(*words)
+    assert code == 0, errors
+    with (out / "predictions.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 2 * 1797
+    wrong = [line for line in lines if line["label"] != line["predicted"]]
+    assert {(int(line["row"]), line["method"]) for line in wrong} == {
+        (17, "svm"), (17, "knn1"), (40, "svm"), (1796, "svm"), (1796, "knn1")
+    }  # fmt: skip
+    assert float(wrong[0]["probability_of_label"]) == pytest.approx(1 / (9 + np.exp(3)), rel=1e-4)
 
 
 def test_methods_can_be_left_out_and_none_may_be_left(

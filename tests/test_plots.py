@@ -77,6 +77,11 @@ def _swept_pair() -> Figure:
     return plots.pair(*values.values(), scores.mean(axis=1), [*values])
 
 
+def _of(places: int) -> npt.NDArray[np.float64]:
+    """Scores of three runs that rise."""
+    return np.arange(3.0 * places).reshape(places, 3)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "fold scores": lambda: plots.fold_scores(FOLDS),
     "scores of 50 seeds": lambda: plots.fold_scores({"R2": np.full(50, 0.5)}, name="Seed"),
@@ -93,6 +98,28 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         METHODS, *_scores(8, {"new writers: mean": 10, "random splits: mean": 3})
     ),
     "method scores of one run": lambda: plots.method_scores(["a"], {"b": [[1]]}, {"b": [NO_ENDS]}),
+    "estimates": lambda: plots.estimates(
+        ["split", "initial weights", "split x initial weights x order"],
+        {"variance": [60, 30, 10.0]},
+        {"variance": [[20, 90.0], [10, 50.0], NO_ENDS]},
+        label="Fraction of the variance (%)",
+        line=50,
+    ),
+    "estimates of two series": lambda: plots.estimates(
+        METHODS,
+        {"one": np.arange(8.0), "other": np.ones(8)},
+        {name: np.tile([0.0, 9.0], (8, 1)) for name in ("one", "other")},
+        label="Coverage (%)",
+    ),
+    "series": lambda: plots.series(
+        {
+            "Training rows": ([100, 1000, 4496], {"CNN": 90 + _of(3), "SVM": 80 + _of(3)}),
+            "Shift (pixels)": (np.arange(4.0), {"CNN": 90 - _of(4)}),
+        },
+        label="Accuracy (%)",
+        log=["Training rows"],
+    ),
+    "series of one": lambda: plots.series({"Noise": ([0.0, 1.0], {"a": _of(2)})}, label="R2"),
     "common errors": lambda: plots.common_errors(COMMON, METHODS),
     "common errors of two": lambda: plots.common_errors([[1401.5, 0], [0, 0]], ["one", "other"]),
     "confusion": lambda: plots.confusion_matrix(metrics.confusion(LABELS, SHARES.argmax(axis=1))),

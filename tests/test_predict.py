@@ -21,6 +21,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 import digits_jax as dj
+from digits_jax.calibration import save_temperatures
 from digits_jax.preprocessing import digit_from_image
 from digits_jax.runs.results import CrossValidation
 
@@ -157,6 +158,24 @@ def test_csv_of_all_rows(run: Run, digits: dj.Dataset, shares: np.ndarray) -> No
     own = shares[:3, int(split["row"])].argmax(axis=1)
     other = next(i for i in range(3) if own[i] != int(split["digit"]))
     assert split["others"] == f"{own[other]}: fold {other + 1}"
+
+
+def test_a_models_temperature_divides_its_logits(
+    run: Run, trained: tuple[Path, CrossValidation], shares: np.ndarray
+) -> None:
+    folder = trained[0] / "checkpoints"
+    try:
+        save_temperatures(folder, {"fold 1": 0.5, "fold 3": 2.0}, epoch=15)
+        _, out, _ = run("--rows", "bundled", "--index", *ROWS, "--format", "json")
+        save_temperatures(folder, {"fold 1": 0.5}, epoch=14)  # of other weights
+        _, other, _ = run("--rows", "bundled", "--index", 5, "--format", "json")
+    finally:
+        (folder / "temperatures.json").unlink()
+    scaled = shares[:3] ** np.array([2, 1, 0.5])[:, None, None]
+    scaled /= scaled.sum(axis=-1, keepdims=True)
+    for number, answer in zip(ROWS, json.loads(out)["predictions"], strict=True):
+        _check(answer, scaled[:, number])
+    _check(json.loads(other)["predictions"][0], shares[:3, 5])
 
 
 def test_the_table_shows_answers_and_disagreement(

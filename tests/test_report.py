@@ -72,6 +72,7 @@ def _results() -> dict[str, Any]:
         "devices": {"kind": "cpu", "count": 2},
         "versions": {"jax": "1"},
         "folds": folds,
+        "diverged": {},
         "accuracy": _summary([0.97, 0.99]),
         "loss": _summary([0.05, 0.1]),
         "seconds": {"compile": 1.0, "train": 2.0},

@@ -81,8 +81,8 @@ def test_a_run_on_the_full_set(
 
 
 def test_figures_by_hand(writers: ModuleType) -> None:
-    labels = np.arange(20) % 10
-    rows = np.tile(np.arange(10, 20), (14, 1))
+    labels = np.arange(3850) % 10
+    rows = np.tile(np.arange(3830, 3840), (14, 1))
     logits = np.zeros((14, 10, 10), np.float32)
     logits[:, np.arange(10), np.arange(10)] = 4  # right, but ...
     logits[:3, 0, 1] = 5  # ... three of the first five seeds lean to a wrong class,
@@ -100,6 +100,14 @@ def test_figures_by_hand(writers: ModuleType) -> None:
     assert score["new_writers"]["wilson95"] == dj.wilson_interval(9, 10)
     logits[:5, 0, 1] = 6
     assert writers.votes(done, labels, 7) == [0.9]
+
+
+def test_the_control_counts_rows_of_the_second_file_alone(writers: ModuleType) -> None:
+    labels = np.zeros(3825, int)
+    rows = np.array([[3823, 3824], [5, 3824], [5, 6]])
+    predicted = np.array([[0, 1], [1, 0], [0, 0]])
+    done = writers.methods.Predictions(rows, predicted, np.zeros((3, 2, 0)), 0.0, [{}] * 3)
+    assert writers.second_file(done, labels).tolist() == [0.5, 1, 0]
 
 
 def test_the_bundled_rows_are_refused(

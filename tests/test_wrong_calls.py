@@ -392,6 +392,14 @@ WRONG: dict[str, list[tuple[Callable[[], object], type[Exception], str]]] = {
         (lambda: dj.mcnemar_test([1, 0], [1, 1]), TypeError, "correct_a must be bool, got int64"),
         (lambda: dj.mcnemar_test([True], [True] * 2), ValueError, "correct_a has 1 rows"),
     ],
+    "nested_cross_validate": [
+        (lambda: dj.nested_cross_validate(DATA, folds=2), ValueError, "at least three folds"),
+        (lambda: dj.nested_cross_validate(DATA, metric="auc"), ValueError, "no score 'auc'"),
+    ],
+    "crossed": [
+        (lambda: dj.crossed(), ValueError, "at least one level, got {}"),
+        (lambda: dj.crossed(split=2, order=0), ValueError, "at least one level"),
+    ],
     "wilson_interval": [
         (lambda: dj.wilson_interval(3, 2), ValueError, "successes must be in 0..count"),
         (lambda: dj.wilson_interval(0.5, 2), TypeError, "must be integers, got 0.5"),  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 # The public names, and where each comes from; `__init__.py` loads each at its first use.
 
 from .classes import confusion_matrix, reliability_diagram, roc_curves
+from .experiments import estimates, series
 from .files import places, save, svg
 from .images import class_means, digit_sheet, embedding, pixel_statistics
 from .layers import feature_maps, filters, saliency
@@ -17,6 +18,7 @@ __all__ = [
     "digit_sheet",
     "effects",
     "embedding",
+    "estimates",
     "feature_maps",
     "filters",
     "fold_scores",
@@ -29,6 +31,7 @@ __all__ = [
     "roc_curves",
     "saliency",
     "save",
+    "series",
     "styled",
     "svg",
 ]

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.parallel.processes import gather
+from digits_jax.runs.draws import fold_keys, keys_of_draws
 from digits_jax.splits import Split, SplitKind, check_stacked, index_runs, kinds
 from digits_jax.structures import Run
 
@@ -47,6 +48,7 @@ def make_runs(
     configurations: Any = None,
     members: int = 1,
     seed: int = 0,
+    draws: Mapping[str, Any] | None = None,
 ) -> Run:
     """Stacked runs: one for each stacked split, or one for each configuration and split.
 
@@ -63,6 +65,10 @@ def make_runs(
             member by member.
         seed: split f draws from ``fold_in(key(seed), f)``, whatever F is; a refit, one for all
             repeats, from ``fold_in(key(seed), 2**32 - 1)``; member m > 0 of either folds m in, too.
+        draws: which draw of a source of chance each run takes, integers [R] or one for all, by the
+            names of ``Keys``: "weights", "order", "dropout", "augment". Draw n of a source is what
+            split n of this seed has. Runs of equal numbers share it, so that designs can cross the
+            sources; see ``crossed``. A source that isn't named draws from the run's own key.
 
     Returns:
         A ``Run`` whose leaves are [R, ...].
@@ -70,7 +76,8 @@ def make_runs(
     Raises:
         TypeError: `splits` is no Split, or `seed` no integer.
         ValueError: the splits are not stacked, a leaf has another length than R or is out of its
-            range, h and configurations are both given, or the seed is not 0 to 2**32 - 1.
+            range, h and configurations are both given, draws have another length than R, or are
+            given beside members, or the seed is not 0 to 2**32 - 1.
 
     Examples:
         >>> from digits_jax import kfold_splits
@@ -82,6 +89,11 @@ def make_runs(
         array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3], dtype=float32)
     """
     check_stacked(splits)
+    if draws is not None:
+        if members != 1:
+            raise ValueError("give draws or members, not both: members differ in all of their keys")
+        one = make_runs(splits, h, configurations=configurations, seed=seed)
+        return one._replace(keys=keys_of_draws(draws, one.key, operator.index(seed)))
     if members != 1:
         return _members(splits, h, configurations, operator.index(members), seed)
     folds = len(splits.train_rows)
@@ -94,7 +106,7 @@ def make_runs(
     numbers = np.arange(folds, dtype=np.uint32)
     refits = np.flatnonzero(kinds(splits) == SplitKind.REFIT)
     numbers[refits] = UINT32_MAX - np.arange(len(refits))  # the same for any number of repeats
-    keys = _fold_keys(*jax.device_put((np.uint32(seed), numbers)))
+    keys = fold_keys(*jax.device_put((np.uint32(seed), numbers)))
     if configurations is None:
         h = Hyperparameters() if h is None else h
         return Run(splits, _one_entry_a_run(h, folds), keys)
@@ -130,11 +142,6 @@ def _member_keys(keys: jax.Array, member: jax.Array) -> jax.Array:
     words = jnp.where((member == 0)[:, None], jax.random.key_data(keys), folded)
     wrapped: jax.Array = jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))
     return wrapped
-
-
-@jax.jit
-def _fold_keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
 
 
 def _is_leaf(value: Any) -> bool:

@@ -169,7 +169,8 @@ def check_runs(runs: Any, rows: int) -> None:
     check_stacked(runs.split)
     count = len(runs.split.train_rows)
     leaves = jax.tree_util.tree_leaves_with_path(runs.hyperparameters)
-    for name, leaf in [*((leaf_name(path), leaf) for path, leaf in leaves), ("key", runs.key)]:
+    keys = [("key", runs.key), *((runs.keys and runs.keys._asdict()) or {}).items()]
+    for name, leaf in [*((leaf_name(path), leaf) for path, leaf in leaves), *keys]:
         if np.shape(leaf)[:1] != (count,):
             raise ValueError(
                 f"{name} must be [R, ...], R = {count} as in the splits, not "

@@ -41,7 +41,7 @@ def describe(data: Data, runs: Run, recipe: Recipe) -> dict[str, Any]:
     described["inputs"] = _row_shapes(data.inputs)
     described["targets"] = _row_shapes(data.targets)
     described["h"] = _row_shapes(runs.hyperparameters)
-    keys = np.asarray(jax.random.key_data(runs.key))
+    keys = _words_of_keys(runs)
     splits = runs.split._replace(kind=None)
     for name, tree in {"data": data, "splits": splits, "keys": keys}.items():
         described[f"{name}.sha256"] = digest_of(tree)
@@ -112,18 +112,23 @@ _SETTINGS = (
 
 
 def run_digests(runs: Run) -> list[str]:
-    """What each run is: its split, hyperparameters and key, as 16 hexadecimal digits, [R]."""
+    """What each run is: its split, hyperparameters and keys, as 16 hexadecimal digits, [R]."""
     split = runs.split._replace(kind=None)
-    keys = np.asarray(jax.random.key_data(runs.key))
+    keys = _words_of_keys(runs)
     leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves((split, keys))]
     leaves += [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(runs.hyperparameters)]
     digests = []
-    for run in range(len(keys)):
+    for run in range(len(runs.key)):
         digest = hashlib.sha256()
         for leaf in leaves:
             digest.update(f"{leaf.dtype}{leaf.shape[1:]}".encode() + leaf[run].tobytes())
         digests.append(digest.hexdigest()[:16])
     return digests
+
+
+def _words_of_keys(runs: Run) -> list[Any]:
+    """Of the runs' keys, and of those for each source of chance where there are any."""
+    return [np.asarray(jax.random.key_data(each)) for each in (runs.key, *(runs.keys or ()))]
 
 
 def digest_of(tree: Any) -> str:

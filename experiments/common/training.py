@@ -144,7 +144,32 @@ def train(
             raise stopped(stop, watch, output) from stop
         if tracker is not None:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
+        save_temperatures(data, names, output.checkpoints / part, plan, result)
         return result
+
+
+def save_temperatures(
+    data: Any, names: list[str], folder: Path, plan: Plan, result: dj.CrossValidation
+) -> None:
+    """Saves, beside the checkpoints, what makes probabilities of the runs' logits honest.
+
+    Where there are validation rows to fit it on, and classes; not in a job of several processes,
+    whose states lie apart, nor where runs trained in waves, whose states are in files.
+    """
+    import jax
+
+    from digits_jax import calibration
+    from digits_jax.runs.temperatures import fit_temperatures
+
+    if result.runs.split.validation_rows is None or jax.process_count() > 1:
+        return
+    if not jax.tree.leaves(result.states):
+        return
+    if plan.recipe.loss is not dj.cross_entropy or np.ndim(data[1]) != 1 or result.diverged.any():
+        return
+    found = fit_temperatures(result, data, recipe=plan.recipe)
+    by_name = {name: float(t) for name, t in zip(names, found, strict=True) if np.isfinite(t)}
+    calibration.save_temperatures(folder, by_name, epoch=int(np.max(result.epochs)))
 
 
 def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:

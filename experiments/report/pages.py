@@ -52,7 +52,9 @@ def cross_validation(
     repeats = f", {config['repeats']} times" if config["repeats"] > 1 else ""
     page = Report(f"{config['folds']}-fold cross-validation{repeats}", _how(results))
     members = config["members"]
-    size = f"{len(folds) // members} folds" + f" of {members} networks" * (members > 1)
+    lost = sum(not name.startswith("refit") for name in results["diverged"])
+    size = f"{len(folds) - lost} of {len(folds)}" if lost else f"{len(folds) // members}"
+    size += " folds" + f" of {members} networks" * (members > 1)
     for score in scores:
         page.score(f"Test {score.name}, mean ± sd of {size}", score, results[score.name])
     for score in scores if "votes" in results else []:
@@ -99,10 +101,12 @@ def train(
     page = Report("Training and test on held-out rows", _how(results))
     names = [f"run {run['run']}" for run in runs]
     first = names[0]  # of those that did not diverge
+    count = results["trained"]["runs"]
+    size = f"{len(runs)} of {count} runs" if len(runs) < count else f"{count} runs"
     for score in scores:
         if several:
-            label = f"Test {score.name}, mean ± sd of {len(runs)} runs on one split"
-            page.score(label, score, results[score.name])
+            label = f"Test {score.name}, mean ± sd of {size} on one split"
+            page.score(label, score, results[score.name], "; over seeds only")
         else:
             value = score.text(results[score.name]["mean"])
             page.headline(f"Test {score.name}", score.with_unit(value))
