@@ -152,8 +152,8 @@ def main(config: Config) -> None:
         "own.",
     )
     reached = "reached" if results["reached"] else "not reached"
-    lost = config.repeats - len(accuracies)
-    note = f"95 % interval {ends} %; the goal is {reached}; {lost} of {config.repeats} repeats "
+    failed = config.repeats - len(accuracies)
+    note = f"95 % interval {ends} %; the goal is {reached}; {failed} of {config.repeats} repeats "
     page.headline("Mean accuracy", mean, note + "diverged")
     compiling = f"median; the first, with compiling: {seconds[0]:.2f}"
     page.headline("Seconds of a cross-validation", f"{fast:.2f}", compiling)

@@ -14,43 +14,6 @@ References:
     Learning Algorithms, PAKDD 2004, LNCS 3056:3-12.
 """
 
-from digits_jax.statistics.clusters import cluster_interval
-from digits_jax.statistics.comparisons import (
-    McNemarResult,
-    TTestResult,
-    corrected_resampled_ttest,
-    holm_correction,
-    mcnemar_test,
-)
-from digits_jax.statistics.equivalence import Equivalence, bayesian_correlated_ttest
-from digits_jax.statistics.intervals import (
-    Summary,
-    prediction_interval,
-    summarize,
-    wilson_interval,
-)
-from digits_jax.statistics.nested import NestedInterval, nested_interval
-from digits_jax.statistics.planning import half_width, power, smallest_difference
-from digits_jax.statistics.variance import Component, variance_components
+import lazy_loader
 
-__all__ = [
-    "Component",
-    "Equivalence",
-    "McNemarResult",
-    "NestedInterval",
-    "Summary",
-    "TTestResult",
-    "bayesian_correlated_ttest",
-    "cluster_interval",
-    "corrected_resampled_ttest",
-    "half_width",
-    "holm_correction",
-    "mcnemar_test",
-    "nested_interval",
-    "power",
-    "prediction_interval",
-    "smallest_difference",
-    "summarize",
-    "variance_components",
-    "wilson_interval",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
