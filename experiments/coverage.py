@@ -51,7 +51,8 @@ class Config(options.Figures):
 
 def main(config: Config) -> None:
     """Simulates, counts, writes."""
-    options.positive(repeats=config.repeats, trials=config.trials)
+    options.positive(repeats=config.repeats, trials=config.trials, folds=config.folds)
+    options.positive(features=config.features, rows=min(config.rows, default=1))
     options.at_least(3, folds=config.folds)
     options.at_least(4, features=config.features)
     least = config.features * config.folds // (config.folds - 2) + config.folds
