@@ -180,7 +180,8 @@ def _step(
     inputs, targets = batch.inputs, batch.targets
     if recipe.augment is not None:
         masked = with_mask(recipe.augment, mask)
-        inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)
+        with recipe.in_precision():
+            inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)
     weight = jnp.sum(batch.weights)
     divisor = jnp.where(weight > 0, weight, 1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections import Counter
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+from digits_jax.augment import Jitter
 from digits_jax.evaluation import eval_step as eager_eval_step
 from digits_jax.evaluation import evaluate as eager_evaluate
 from digits_jax.evaluation import predict as eager_predict
@@ -379,3 +382,19 @@ def test_a_batch_may_be_larger_than_the_split(data: Data) -> None:
 def test_a_batch_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be 1 to 2\\^31 - 1, not 0"):
         Recipe(batch_size=0)
+
+
+def test_every_product_of_a_step_has_the_recipes_precision(data: Data) -> None:
+    run = _run(_split(300))
+    batch = Batch(data.inputs[:8], data.targets[:8], jnp.ones(8))
+    counts = {}
+    for precision in (None, "highest"):
+        recipe = Recipe(network=SMALL, augment=Jitter(rotation=5.0), precision=precision)
+        state = jax.eval_shape(functools.partial(eager_init_state, recipe=recipe), run, data)
+        step = functools.partial(eager_train_step, recipe=recipe)
+        lowered = jax.jit(step).lower(state, batch, run.hyperparameters, run.key)
+        products = re.findall(r"dot_general.*?precision = \[(\w+), (\w+)\]", lowered.as_text())
+        counts[precision] = Counter(products)
+    assert set(counts[None]) == {("DEFAULT", "DEFAULT")}
+    assert set(counts["highest"]) == {("HIGHEST", "HIGHEST")}
+    assert sum(counts["highest"].values()) == sum(counts[None].values()) > 8
