@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
-from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
 from digits_jax import evaluation, train
 from digits_jax.parallel.mesh import debugging, over_runs, runs_sharding
 from digits_jax.recipe import Recipe, on_platform
-from digits_jax.runs.axis import leaf_name
 from digits_jax.runs.groups import Groups, device_limit
+from digits_jax.runs.preparation import runs_take_all_steps, unread_leaves
 from digits_jax.structures import Data, Run, Sums, TrainState
 
 History = dict[str, Any]
@@ -79,6 +78,7 @@ def compile_programs(
     leaves, structure = jax.tree.flatten((runs, data, params))
     arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     make = _compile_for.__wrapped__ if debugging() else _compile_for
+    all_steps = not round_robin and runs_take_all_steps(runs, data, recipe, mesh)
     settings = tuple(  # the attributes also know what holds in a ``with`` block alone
         sorted(
             (name, repr(getattr(jax.config, name, value)))
@@ -95,6 +95,7 @@ def compile_programs(
         steps,
         watch,
         round_robin,
+        all_steps,
         settings,
         _IDENTITY.get(),
     )
@@ -129,6 +130,7 @@ def _compile_for(
     steps: int | None,
     watch: train.Watch | None,
     round_robin: bool,
+    all_steps: bool,
     settings: Any,  # of JAX, which a program may depend on
     identity: Any,
 ) -> Programs:
@@ -141,6 +143,7 @@ def _compile_for(
         "epochs_per_call": epochs_per_call,
         "steps": steps,
         "watch": watch,
+        "all_steps": all_steps,
     }
     init, train_, evaluate = lifted_programs(vmap_size=vmap_size, **how)
     sharding = runs_sharding(mesh)
@@ -171,7 +174,7 @@ def _compile_for(
     compiled_init = _compiled(traced_init.lower(), mesh, quickly)
     traced_evaluate = jax.jit(evaluate).trace(states, runs, data)
     lowered_evaluate = traced_evaluate.lower()
-    unread = _unread(
+    unread = unread_leaves(
         runs,
         (traced_init, (runs, data, params)),
         (traced_train, (states, runs, data)),
@@ -264,10 +267,12 @@ def lifted_programs(
     steps: int | None = None,
     watch: train.Watch | None = None,
     platform: str | None = None,
+    all_steps: bool = False,
 ) -> Lifted:
     """What ``compile_programs`` compiles; see there for the arguments.
 
-    ``platform`` is that which the programs are for, by default that of the mesh's devices.
+    ``platform`` is that which the programs are for, by default that of the mesh's devices; see
+    ``runs_take_all_steps`` for the last.
     """
     lift = functools.partial(over_runs, mesh=mesh, vmap_size=vmap_size)
     platform = mesh.devices.flat[0].platform if platform is None else platform
@@ -288,7 +293,13 @@ def lifted_programs(
             state, run = state_and_run
             with on_platform(platform):
                 return train.train_epochs(
-                    state, of_run(run), data, recipe=recipe, epochs=epochs_per_call, watch=watch
+                    state,
+                    of_run(run),
+                    data,
+                    recipe=recipe,
+                    epochs=epochs_per_call,
+                    watch=watch,
+                    all_steps=all_steps,
                 )
 
         return cast(tuple[TrainState, History], lift(one)((states, runs), data))
@@ -338,19 +349,3 @@ def _weakly_typed(h: Any) -> Any:
         )
 
     return jax.tree.map(one, h)
-
-
-def _unread(runs: Run, *programs: tuple[Any, Any]) -> tuple[str, ...]:
-    """The names of those leaves of the hyperparameters that none of the traced programs reads."""
-    names = [
-        leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(runs.hyperparameters)
-    ]
-    read = np.zeros(len(names), bool)
-    of_h = jax.tree_util.GetAttrKey("hyperparameters")
-    for traced, arguments in programs:
-        jaxpr = traced.jaxpr.jaxpr
-        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(arguments)]
-        uses = [use for use, path in zip(used, paths, strict=True) if path[1:2] == (of_h,)]
-        read |= np.array(uses, bool)
-    return tuple(name for name, is_read in zip(names, read, strict=True) if not is_read)

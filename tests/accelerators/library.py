@@ -27,7 +27,7 @@ from digits_jax.networks import linen_module
 from digits_jax.parallel.mesh import default_vmap_size, place, replicated, runs_sharding
 from digits_jax.runs.axis import pad_runs
 from digits_jax.runs.checks import check_data
-from digits_jax.runs.preparation import prepare
+from digits_jax.runs.preparation import prepare, runs_take_all_steps
 from digits_jax.runs.programs import compile_programs, lifted_programs
 from digits_jax.splits import index_runs
 
@@ -188,6 +188,7 @@ def plan(
         vmap_size=vmap_size,
         epochs_per_call=epochs_per_call,
         platform=platform,
+        all_steps=runs_take_all_steps(runs, dj.Data(job.inputs, job.targets), job.recipe, mesh),
     )
     runs = _described(runs, runs_sharding(mesh))
     data = _described(dj.Data(job.inputs, job.targets), replicated(mesh))

@@ -162,6 +162,7 @@ def _compiled(platform: str, *options: str) -> list[dict[str, Any]]:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)  # pytest -rA shows it
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
