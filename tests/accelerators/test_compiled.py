@@ -137,7 +137,7 @@ def test_devices_of_one_host_train_without_communication(devices: int) -> None:
     job = library.make_job("notebook", 2 * devices, data="bundled", rows=200)
     plan = library.plan(library.with_a_small_network(job), jax.devices()[:devices], vmap_size=2)
     assert (plan.mesh.size, plan.runs_per_device) == (devices, 2)
-    for name in PROGRAMS:
+    for name in ("train", "evaluate"):
         program = plan.programs[name]
         text = program.jitted().lower(*program.arguments).compile().as_text()
         assert hlo.collectives(text) == []
