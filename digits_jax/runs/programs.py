@@ -137,7 +137,7 @@ def _compile_for(
     del settings, identity
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
     runs, data, params = jax.tree.unflatten(structure, leaves)
-    how = {
+    how: dict[str, Any] = {
         "recipe": recipe,
         "mesh": mesh,
         "epochs_per_call": epochs_per_call,

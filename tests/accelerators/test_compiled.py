@@ -92,9 +92,7 @@ class Budget(NamedTuple):
 BUDGETS = {
     ("tpu", "v5e:2x2", "notebook"): Budget(0.30, 4, 1),
     ("tpu", "v5e:2x2", "strong"): Budget(0.37, 7, 1),
-    ("tpu", "v6e:2x2", "notebook"): Budget(0.30, 4, 1),
-    ("tpu", "v6e:2x2", "strong"): Budget(0.37, 7, 1),
-    ("cuda", "h100", "notebook"): Budget(84, 19, 7),
+    ("cuda", "h100", "notebook"): Budget(76, 19, 7),
     ("cuda", "h100", "strong"): Budget(110, 55, 99),
 }
 
