@@ -107,7 +107,7 @@ def check_class_targets(outputs: Any, targets: Any) -> None:
         )
     if shape[1] < 2:
         raise ValueError(
-            "the network gives one logit, and cross_entropy and accuracy need one for each class; "
+            "the network gives one logit, and class scores need one for each class; "
             "give it two outputs, or take a loss for one (sigmoid cross-entropy, squared error)"
         )
     if len(given) == 2:

@@ -60,7 +60,9 @@ class Recipe:
         remainder: "masked": the last batch of an epoch is padded with rows of weight 0. "dropped":
             only full batches train. A network that has collections and takes no mask is trained
             with "dropped", since its batch statistics would see the padding.
-        precision: of matrix products, as in ``jax.default_matmul_precision``; None: JAX's setting.
+        precision: of matrix products, as in ``jax.default_matmul_precision``; None: JAX's setting,
+            by which NVIDIA's newer GPUs round factors to TF32, and TPUs to bfloat16. "highest" is
+            float32 on all. A training goes on in the precision that it began with.
         lowering: "auto": the network's convolutions and pools run in the operations that the
             platform is fast in, with the same values up to rounding; see ``lower``. "none": as
             they are written.

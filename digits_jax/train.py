@@ -205,7 +205,8 @@ def _step(
     inputs, targets = batch.inputs, batch.targets
     if recipe.augment is not None:
         masked = with_mask(recipe.augment, mask)
-        inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)
+        with recipe.in_precision():
+            inputs, targets = recipe.augment(augment_key, inputs, targets, h, **masked)
     weight = jnp.sum(batch.weights)
     divisor = jnp.where(weight > 0, weight, 1)
 
@@ -316,12 +317,21 @@ def drops_remainder(network: Callee, collections: Any) -> bool:
 
 
 def train_epoch(
-    state: TrainState, run: Run, data: Data, *, recipe: Recipe
+    state: TrainState, run: Run, data: Data, *, recipe: Recipe, all_steps: bool = False
 ) -> tuple[TrainState, Sums]:
     """One pass over the split's training rows, in an order drawn for this epoch.
 
     Batches with too few rows (see ``fewest_rows``) are no steps: they change nothing. Where splits
     of different sizes are stacked, some hold nothing but padding.
+
+    Args:
+        state: before it.
+        run: the rows, the hyperparameters and the key.
+        data: the data set.
+        recipe: the static part.
+        all_steps: it is known that every batch is a step, in all runs that are mapped over. Under
+            ``vmap`` that spares a copy of the whole state a step: both branches of a condition run
+            there, and one result is chosen.
 
     Returns:
         The state after the epoch, and the sums over its rows.
@@ -364,6 +374,8 @@ def train_epoch(
             none = jnp.zeros((), jnp.float32)
             return state, Sums(dict.fromkeys(names, none), none)
 
+        if all_steps:
+            return train(state)
         if fewest == 1:
             is_step = jnp.any(weights > 0)
         else:
@@ -397,6 +409,7 @@ def train_epochs(
     recipe: Recipe,
     epochs: int,
     watch: Watch | None = None,
+    all_steps: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """``epochs`` more epochs from ``state.epoch`` on, as a scan over ``train_epoch``.
 
@@ -408,6 +421,7 @@ def train_epochs(
         epochs: at least 1.
         watch: keeps the best epoch's weights, and stops training where none is better for some
             epochs. The same as for ``init_state``.
+        all_steps: see ``train_epoch``.
 
     Returns:
         The state after them, and the history of these epochs alone: float32 [E] by name, "loss",
@@ -419,7 +433,7 @@ def train_epochs(
         raise ValueError(f"epochs must be at least 1, not {epochs}")
 
     def epoch(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, sums = train_epoch(state, run, data, recipe=recipe)
+        state, sums = train_epoch(state, run, data, recipe=recipe, all_steps=all_steps)
         history = sums.means()
         if run.split.validation_rows is not None:
             validation, _ = evaluate(state, run, data, recipe=recipe, part="validation")
@@ -468,6 +482,23 @@ def history_names(recipe: Recipe, split: Split) -> tuple[str, ...]:
     if split.validation_rows is None:
         return names
     return (*names, *(f"validation_{name}" for name in names))
+
+
+def steps_in_all(split: Split, *, recipe: Recipe, network: Callee, collections: Any) -> bool:
+    """Whether every batch of an epoch is a step in each of some runs; see ``train_epoch``.
+
+    Args:
+        split: stacked, [R, T].
+        recipe: the static part.
+        network: the recipe's.
+        collections: of a state; see ``fewest_rows``.
+    """
+    padded = split.train_rows.shape[1]
+    size = max(1, min(recipe.batch_size, padded))
+    fewest = fewest_rows(recipe, network, collections, size)
+    rows = (np.asarray(split.train_weights) > 0).sum(axis=1)
+    steps = steps_per_epoch(rows, size, fewest)
+    return bool((rows > 0).all() and (steps == -(-padded // size)).all())
 
 
 def steps_per_epoch(rows: ArrayLike, size: int, fewest: int) -> np.ndarray:

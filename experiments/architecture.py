@@ -49,7 +49,7 @@ def main(config: Config) -> None:
 
     network: Any = linen_module(dj.recipe_by_name(config.recipe).recipe.network)
     network = network.clone(width=config.width)
-    least = min(*itertools.chain(*network.stages), *network.dense_features)
+    least = min(itertools.chain(*network.stages, network.dense_features))
     options.require(
         round(least * config.width) >= 1,
         f"--width {config.width:g} leaves a layer of {least} features with none; take a larger one",

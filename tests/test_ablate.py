@@ -53,7 +53,7 @@ def test_it_reports_each_change(
     config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
     ablate.main(config)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."}
     assert written == {"ablation.png", "report.html", "results.json"}
     rows = {row["recipe"]: row for row in results["recipes"]}
     assert list(rows) == [

@@ -39,7 +39,7 @@ def test_it_prints_and_writes_the_layer_table(tmp_path: Path) -> None:
     assert len(lines) == 16
     assert "parameters 102,794 (401.54 KiB): trainable 102,794, others 0" in done.stdout
 
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."}
     assert written == {"report.html", "results.json"}
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["data"]["source"] == "bundled"

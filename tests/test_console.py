@@ -144,7 +144,7 @@ def test_a_gpu_that_jax_cannot_use_is_said_once(
         xla_bridge._backends.clear()
         xla_bridge.backends()
     assert said.getvalue().count("NVIDIA GPU") == 1
-    assert "pip install '.[cuda]'" in said.getvalue()
+    assert "pip install '.[cuda13]'" in said.getvalue()
     assert "jaxlib" not in said.getvalue()
 
 

@@ -321,7 +321,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     assert [*finished.history] == [
         *whole.history
     ]  # the order, too: so files are equal, byte by byte
-    assert sorted(int(p.name) for p in (tmp_path / "saved").iterdir()) == [4, 5]
+    assert {p.name for p in (tmp_path / "saved").iterdir() if p.is_dir()} == {"4", "5"}
     again = _cross_validate(data, runs, **options)
     _assert_equal(again, whole)
 

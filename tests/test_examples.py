@@ -57,7 +57,8 @@ def test_own_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert list(results) == ["adam", "nesterov"]
     for name, result in results.items():
         _assert_is_whole(result, folds=2, epochs=2, rows=1797)
-        assert sorted(int(path.name) for path in (tmp_path / name).iterdir()) == [1, 2]
+        saved = {path.name for path in (tmp_path / name).iterdir() if path.is_dir()}
+        assert saved == {"1", "2"}
     np.testing.assert_array_equal(*(result.test_rows for result in results.values()))
     assert results["nesterov"].scores["accuracy"][:2].min() > 0.3
     printed = capsys.readouterr().out

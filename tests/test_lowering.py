@@ -402,6 +402,15 @@ def test_inside_of(function: Callable[..., jax.Array]) -> None:
     assert "conv_general_dilated" not in names and "digits_product" in names
 
 
+def test_a_choice_by_platform_stays_one() -> None:
+    def chosen(x: jax.Array) -> jax.Array:
+        forms = {"tpu": lambda x: 2 * convolve(x, KERNEL), "cpu": lambda x: convolve(x, KERNEL)}
+        return lax.platform_dependent(x, **forms)
+
+    one, other = (jit(function).lower(IMAGE).as_text() for function in (on_cpu(chosen), chosen))
+    assert one == other  # with the branch of the platform alone
+
+
 def test_checkpoint_still_computes_again() -> None:
     gradient = jax.make_jaxpr(jax.grad(lambda x: on_cpu(rematerialized)(x, KERNEL).sum()))(IMAGE)
     plain = jax.make_jaxpr(jax.grad(lambda x: rematerialized(x, KERNEL).sum()))(IMAGE)

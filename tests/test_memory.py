@@ -112,3 +112,23 @@ def test_this_host_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e6 < memory.free_memory(jax.devices()) < 1e15
     monkeypatch.setattr(environment, "free_memory", lambda: 4000)
     assert memory.free_memory(jax.devices()[:4]) == 1000
+
+
+def test_a_device_with_its_own_memory_is_asked_through_xla(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is a CPU that says so; what the compiled program needs is XLA's."""
+    network = DigitsCNN(conv_features=(4,), dense_features=(8,))
+    recipe, device = Recipe(network=network), jax.devices()[:1]
+    few = data._replace(inputs=data.inputs[:200], targets=data.targets[:200])
+    runs = make_runs(kfold_splits(few.targets, 2))
+    kept, step = memory._bytes_of(runs, few, recipe)
+    limit = 100 * (kept + step)
+    monkeypatch.setattr(memory, "device_limit", lambda devices: limit)
+    monkeypatch.setattr(memory, "default_vmap_size", lambda mesh: None)
+    size = functools.partial(
+        memory.fitting_wave_size, run=runs, data=few, recipe=recipe, devices=device
+    )
+    assert 100 < size(10**6, free=limit) < 1000  # by the estimate alone it would be 50
+    monkeypatch.setattr(memory, "host_share", lambda devices: 2 * 50 * kept)
+    assert size(10**6, free=limit) == 50  # their states come back to the host

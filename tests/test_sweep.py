@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_writes_what_it_says(finished: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == {
+    assert {path.name for path in finished.iterdir() if path.name[0] != "."} == {
         "configurations.csv",
         "effects.png",
         "report.html",
@@ -167,7 +167,9 @@ def test_nested_with_halving(tmp_path: Path) -> None:
     tested = [row["accuracy"] for row in results["outer_splits"]]
     assert results["accuracy"]["mean"] == pytest.approx(np.mean(tested))
     assert len(results["halving"]["same_winner"]) == 2
-    assert {path.name for path in (tmp_path / "out" / "waves").iterdir()} == {
+    assert {
+        path.name for path in (tmp_path / "out" / "waves").iterdir() if path.name[0] != "."
+    } == {
         "halving-0",
         "inner-0",
         "outer-0",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections import Counter
 from typing import Any
 
 import flax.linen as nn
@@ -12,17 +14,19 @@ import numpy as np
 import optax
 import pytest
 
+from digits_jax.augment import Jitter
 from digits_jax.evaluation import eval_step as eager_eval_step
 from digits_jax.evaluation import evaluate as eager_evaluate
 from digits_jax.evaluation import predict as eager_predict
 from digits_jax.losses import cross_entropy
 from digits_jax.model import DigitsCNN
-from digits_jax.networks import NetworkWithHyperparameters
+from digits_jax.networks import NetworkWithHyperparameters, as_network
 from digits_jax.optimizers import Hyperparameters, adam
 from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
 from digits_jax.structures import Batch, Data, Run, TrainState
 from digits_jax.train import init_state as eager_init_state
+from digits_jax.train import steps_in_all
 from digits_jax.train import train_epoch as eager_train_epoch
 from digits_jax.train import train_epochs as eager_train_epochs
 from digits_jax.train import train_step as eager_train_step
@@ -379,3 +383,43 @@ def test_a_batch_may_be_larger_than_the_split(data: Data) -> None:
 def test_a_batch_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be 1 to 2\\^31 - 1, not 0"):
         Recipe(batch_size=0)
+
+
+def test_every_product_of_a_step_has_the_recipes_precision(data: Data) -> None:
+    run = _run(_split(300))
+    batch = Batch(data.inputs[:8], data.targets[:8], jnp.ones(8))
+    counts = {}
+    for precision in (None, "highest"):
+        recipe = Recipe(network=SMALL, augment=Jitter(rotation=5.0), precision=precision)
+        state = jax.eval_shape(functools.partial(eager_init_state, recipe=recipe), run, data)
+        step = functools.partial(eager_train_step, recipe=recipe)
+        lowered = jax.jit(step).lower(state, batch, run.hyperparameters, run.key)
+        products = re.findall(r"dot_general.*?precision = \[(\w+), (\w+)\]", lowered.as_text())
+        counts[precision] = Counter(products)
+    assert set(counts[None]) == {("DEFAULT", "DEFAULT")}
+    assert set(counts["highest"]) == {("HIGHEST", "HIGHEST")}
+    assert sum(counts["highest"].values()) == sum(counts[None].values()) > 8
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_where_every_batch_is_a_step_the_condition_is_spared(data: Data, batch_norm: bool) -> None:
+    recipe = Recipe(network=SMALL.clone(batch_norm=batch_norm), batch_size=32)
+    runs = jax.tree.map(lambda *leaves: np.stack(leaves), *(_split(n) for n in (100, 100)))
+    known = functools.partial(steps_in_all, recipe=recipe, network=as_network(recipe.network, None))
+    state = init_state(_run(_split(100)), data, recipe=recipe)
+    assert known(runs, collections=state.collections)
+    padded = jax.tree.map(
+        lambda *leaves: np.stack(leaves), _split(100, padding=28), _split(97, padding=31)
+    )
+    # One row is a step for the first network, and none for batch statistics.
+    assert known(padded, collections=state.collections) is not batch_norm
+    assert not known(
+        padded._replace(train_weights=padded.train_weights * [[1], [0]]),
+        collections=state.collections,
+    )
+    train = jax.jit(eager_train_epoch, static_argnames=("recipe", "all_steps"))
+    one, other = (
+        train(state, _run(_split(100)), data, recipe=recipe, all_steps=all_steps)
+        for all_steps in (False, True)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), one, other)

@@ -282,7 +282,9 @@ def _while(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
     return outputs
 
 
-def _cond(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
+def _cond(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array] | None:
+    if params.get("branches_platforms") is not None:  # platform_dependent: its author has chosen
+        return None
     branches = [_function(branch) for branch in params["branches"]]
     outputs: list[jax.Array] = lax.switch(inputs[0].astype(jnp.int32), branches, *inputs[1:])
     return outputs

@@ -34,9 +34,38 @@ def train_side_by_side(
 
     ``states``, ``runs`` and ``data`` lie on the devices, padded; ``count`` runs are real.
     """
+    train = _guarded(programs, mesh)
     for _ in range(calls):
-        states, new = programs.train(states, runs, data)
+        states, new = train(states, runs, data)
         yield functools.partial(_same, states), to_host(new, mesh, count)
+
+
+def _guarded(
+    programs: Programs, mesh: Mesh
+) -> Callable[[TrainState, Run, Data], tuple[TrainState, History]]:
+    """The training program, whose first call shows whether a device's memory suffices.
+
+    The program consumes the states. Before the first call on devices with a memory of their own
+    they are copied to the host; if memory runs out, training goes on from the copy, in groups of
+    half the size. Later calls need what the first needed.
+    """
+    groups = programs.groups
+    if groups is None or mesh.is_multi_process:
+        return programs.train
+    proven = False
+
+    def train(states: TrainState, runs: Run, data: Data) -> tuple[TrainState, History]:
+        nonlocal proven
+        if proven:
+            return programs.train(states, runs, data)
+        kept = to_host(states, mesh, len(states.step))
+        results: tuple[TrainState, History] = groups(
+            states, runs, data, again=lambda: (place(kept, runs_sharding(mesh)),)
+        )
+        proven = True
+        return results
+
+    return train
 
 
 def _same(states: TrainState) -> TrainState:
@@ -79,7 +108,7 @@ def train_shrinking(
     alive = np.arange(count)
     parked: Any = None  # the states of all runs on the host, once some have left
     placed = cast(Run, place(pad_runs(runs, mesh.size), shard))
-    program = programs.train
+    program = _guarded(programs, mesh)
 
     def merged() -> TrainState:
         if parked is None:

@@ -107,7 +107,8 @@ def cross_validate(
             the new epochs alone.
         devices: default: all of ``jax.devices()``, those of all processes.
         vmap_size: runs that a device advances side by side; default: all, but one on a CPU (see
-            ``default_vmap_size``). The results are the same to float tolerance.
+            ``default_vmap_size``). Fewer where a device has a memory of its own and they don't fit.
+            The results are the same to float tolerance.
         wave_size: runs that train at once; the others follow, wave by wave, to the same numbers,
             each wave with checkpoints of its own, where alone its states are kept. Needs
             ``checkpoints``, and one process. Default: all.
@@ -148,6 +149,7 @@ def cross_validate(
             holds some and ``resume`` is False, or they can't be written.
         FolderInUse: another process writes to the folder of the checkpoints.
         Interrupted: ``on_epoch`` asked to stop.
+        OutOfMemory: a device's memory is too small for the runs, in whatever groups; a MemoryError.
         ProcessLost: another process of the job ended.
         ProcessesDiffer: the processes of the job were given different arguments.
 

@@ -12,18 +12,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from digits_jax import environment, evaluation, train
 from digits_jax.networks import Variables, as_network
-from digits_jax.parallel.mesh import default_vmap_size, runs_mesh
+from digits_jax.parallel.mesh import default_vmap_size, replicated, runs_mesh, runs_sharding
 from digits_jax.parallel.processes import gather_values, spans_job
 from digits_jax.recipe import Recipe
-from digits_jax.runs.axis import take_run
+from digits_jax.runs.axis import take_run, take_runs
 from digits_jax.runs.checks import check_data
+from digits_jax.runs.groups import device_limit, is_out_of_memory, needed_bytes
+from digits_jax.runs.programs import lifted_programs
 from digits_jax.structures import Data, Run, TrainState
 
 _SHARE = 0.5  # of the free memory, that a wave may take
 _CERTAINLY = 3  # the estimate is at most so many times what is taken
+_TRIAL_RUNS = 64  # see runs_by_xla
 
 
 def fitting_wave_size(
@@ -41,7 +45,9 @@ def fitting_wave_size(
     """Runs of a wave that fit in half of the free memory, in waves as even as can be.
 
     A device that takes its runs one after another, or group by group, gets at most ``rounds`` of
-    them: where a wave is saved as a whole, longer ones are no faster, and a kill costs more.
+    them: where a wave is saved as a whole, longer ones are no faster, and a kill costs more. Where
+    a device has a memory of its own, and the estimate says that not all runs fit side by side, XLA
+    says what training takes of it: of a program of a few runs, compiled for this.
 
     Args:
         count: number of runs in all.
@@ -76,6 +82,11 @@ def fitting_wave_size(
     budget = _SHARE * free
     if vmap_size is None:
         largest = budget / (kept + step)
+        limit = device_limit(devices)
+        if limit is not None and largest * len(devices) < count:
+            host = _SHARE * host_share(devices) / kept
+            by_xla = runs_by_xla(run, check_data(data), recipe, devices, limit)
+            largest = min(host, max(largest, by_xla))
     else:
         largest = (budget - vmap_size * step) / kept
         largest = largest if rounds is None else min(largest, rounds * vmap_size)
@@ -104,6 +115,41 @@ def runs_at_once(
     except Exception:  # a part of the recipe that fails: cross_validate says which, and why
         return None
     return size if size < count else None
+
+
+def runs_by_xla(
+    run: Run, data: Data, recipe: Recipe, devices: Sequence[jax.Device], limit: int
+) -> int:
+    """Runs that train side by side within ``limit`` bytes of a device, by XLA's own count.
+
+    What a program needs grows in proportion to the runs from some fifty on. 0 where XLA can't place
+    so many at once.
+    """
+    some = take_runs(run, np.zeros(_TRIAL_RUNS * len(devices), int))
+    mesh = runs_mesh(len(some.key), devices)
+    shard, shared = runs_sharding(mesh), replicated(mesh)
+    steps = np.full(len(some.key), 1, np.int32) if recipe.takes_steps else None
+    some = some._replace(split=some.split._replace(kind=None), steps=steps, member=None)
+    lifted = lifted_programs(recipe, mesh=mesh, vmap_size=None)
+    runs, shapes = _placed(some, shard), _placed(data, shared)
+    states = _placed(jax.eval_shape(lifted.init, runs, shapes, None), shard)
+    lowered = jax.jit(lifted.train, donate_argnums=0).lower(states, runs, shapes)
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if is_out_of_memory(error):
+            return 0
+        raise
+    fixed = _bytes(data)
+    return int(_TRIAL_RUNS * (limit - fixed) / max(needed_bytes(program) - fixed, 1))
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes and dtypes, as placed on the devices."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda tree: tree, tree),
+    )
 
 
 def _bytes_of(run: Run, data: Data, recipe: Recipe, processes: int = 1) -> tuple[int, int]:
@@ -144,19 +190,33 @@ def free_memory(devices: Sequence[jax.Device]) -> int:
     the devices of a job it is the least of any, which all processes must ask for at once; those on
     one host share its memory.
     """
-    shared = spans_job(devices)
-    here = [device for device in devices if device.process_index == jax.process_index()]
-    free = environment.free_memory() // len(here)
-    if shared:
-        host = np.array(zlib.crc32(socket.gethostname().encode()) >> 1, np.int32)
-        free //= int((gather_values(host) == host).sum())
-    for device in here:
-        stats = device.memory_stats() or {}
+    free = _share_of_host(devices)
+    for device in devices:
+        stats = (device.process_index == jax.process_index() and device.memory_stats()) or {}
         if "bytes_limit" in stats:
             free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    if shared:  # in MiB, which an int32 counts
-        free = int(gather_values(np.array(max(free, 0) >> 20, np.int32)).min()) << 20
+    return _least_of_job(free, devices)
+
+
+def host_share(devices: Sequence[jax.Device]) -> int:
+    """Bytes of the host's memory that each device's runs may still take; see ``free_memory``."""
+    return _least_of_job(_share_of_host(devices), devices)
+
+
+def _share_of_host(devices: Sequence[jax.Device]) -> int:
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    free = environment.free_memory() // len(here)
+    if spans_job(devices):
+        host = np.array(zlib.crc32(socket.gethostname().encode()) >> 1, np.int32)
+        free //= int((gather_values(host) == host).sum())
     return free
+
+
+def _least_of_job(free: int, devices: Sequence[jax.Device]) -> int:
+    if not spans_job(devices):
+        return free
+    # In MiB, which an int32 counts.
+    return int(gather_values(np.array(max(free, 0) >> 20, np.int32)).min()) << 20
 
 
 def _bytes(tree: Any) -> int:

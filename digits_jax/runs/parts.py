@@ -230,7 +230,8 @@ def _add_training(
         given = recipe.augment
 
         def augment(key: Any, inputs: Any, targets: Any, h: Any, mask: Any) -> Any:
-            return given(key, inputs, targets, h, **with_mask(given, mask))
+            with recipe.in_precision():
+                return given(key, inputs, targets, h, **with_mask(given, mask))
 
         augmented = digests.add("augment", augment, run.key, inputs, targets, h, mask)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
+from jax.sharding import Mesh
 
 from digits_jax import train
 from digits_jax.networks import as_network
@@ -69,6 +71,36 @@ def equal_steps(runs: Run, recipe: Recipe) -> int | None:
         return None
     steps = np.unique(runs.steps[runs.steps > 0])
     return int(steps[0]) if len(steps) == 1 else None
+
+
+def runs_take_all_steps(runs: Run, data: Data, recipe: Recipe, mesh: Mesh) -> bool:
+    """Whether a training step needs no condition, as every batch is one in all runs.
+
+    Asked for accelerators alone, which train runs side by side. A CPU trains one at a time, and
+    skips what is no step.
+    """
+    if mesh.devices.flat[0].platform == "cpu" or mesh.is_multi_process:
+        return False
+    first = jax.eval_shape(lambda runs: take_run(runs, 0), runs)
+    network = as_network(recipe.network, first.hyperparameters)
+    collections = train.state_shapes(first, data, recipe=recipe).collections
+    return train.steps_in_all(runs.split, recipe=recipe, network=network, collections=collections)
+
+
+def unread_leaves(runs: Run, *programs: tuple[Any, Any]) -> tuple[str, ...]:
+    """The names of those leaves of the hyperparameters that none of the traced programs reads."""
+    names = [
+        leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(runs.hyperparameters)
+    ]
+    read = np.zeros(len(names), bool)
+    of_h = jax.tree_util.GetAttrKey("hyperparameters")
+    for traced, arguments in programs:
+        jaxpr = traced.jaxpr.jaxpr
+        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(arguments)]
+        uses = [use for use, path in zip(used, paths, strict=True) if path[1:2] == (of_h,)]
+        read |= np.array(uses, bool)
+    return tuple(name for name, is_read in zip(names, read, strict=True) if not is_read)
 
 
 def refuse_unread(h: Any, unread: tuple[str, ...]) -> None:

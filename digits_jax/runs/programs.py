@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
-from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
 from digits_jax import evaluation, train
 from digits_jax.parallel.mesh import debugging, over_runs, runs_sharding
 from digits_jax.recipe import Recipe, on_platform
-from digits_jax.runs.axis import leaf_name
+from digits_jax.runs.groups import Groups, device_limit
+from digits_jax.runs.preparation import runs_take_all_steps, unread_leaves
 from digits_jax.structures import Data, Run, Sums, TrainState
 
 History = dict[str, Any]
@@ -35,6 +35,8 @@ class Programs(NamedTuple):
         evaluate: of (states, runs, data).
         states: shapes and dtypes, with the runs axis.
         unread: names of those leaves of the hyperparameters that no program reads.
+        groups: of ``train``, on devices with a memory of their own; see ``groups.py``. Called, they
+            run it and wait, in smaller groups where memory runs out.
     """
 
     init: Callable[..., TrainState]
@@ -42,6 +44,7 @@ class Programs(NamedTuple):
     evaluate: Callable[..., tuple[Sums, Any]]
     states: TrainState
     unread: tuple[str, ...]
+    groups: Groups | None = None
 
 
 def compile_programs(
@@ -64,7 +67,8 @@ def compile_programs(
         data: placed on the devices.
         recipe: the static part.
         mesh: of the devices.
-        vmap_size: runs that a device advances side by side.
+        vmap_size: runs that a device advances side by side; fewer where these don't fit in a memory
+            of its own.
         epochs_per_call: epochs of a call of ``train``.
         params: initial parameters, placed, [R + padding, ...]; None: drawn.
         steps: optimizer steps of the whole training if all runs take equally many.
@@ -74,6 +78,7 @@ def compile_programs(
     leaves, structure = jax.tree.flatten((runs, data, params))
     arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     make = _compile_for.__wrapped__ if debugging() else _compile_for
+    all_steps = not round_robin and runs_take_all_steps(runs, data, recipe, mesh)
     settings = tuple(  # the attributes also know what holds in a ``with`` block alone
         sorted(
             (name, repr(getattr(jax.config, name, value)))
@@ -90,6 +95,7 @@ def compile_programs(
         steps,
         watch,
         round_robin,
+        all_steps,
         settings,
         _IDENTITY.get(),
     )
@@ -124,20 +130,22 @@ def _compile_for(
     steps: int | None,
     watch: train.Watch | None,
     round_robin: bool,
+    all_steps: bool,
     settings: Any,  # of JAX, which a program may depend on
     identity: Any,
 ) -> Programs:
     del settings, identity
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
     runs, data, params = jax.tree.unflatten(structure, leaves)
-    init, train_, evaluate = lifted_programs(
-        recipe,
-        mesh=mesh,
-        vmap_size=vmap_size,
-        epochs_per_call=epochs_per_call,
-        steps=steps,
-        watch=watch,
-    )
+    how: dict[str, Any] = {
+        "recipe": recipe,
+        "mesh": mesh,
+        "epochs_per_call": epochs_per_call,
+        "steps": steps,
+        "watch": watch,
+        "all_steps": all_steps,
+    }
+    init, train_, evaluate = lifted_programs(vmap_size=vmap_size, **how)
     sharding = runs_sharding(mesh)
 
     def with_runs(tree: Any, count: int | None = None) -> Any:
@@ -166,12 +174,24 @@ def _compile_for(
     compiled_init = _compiled(traced_init.lower(), mesh, quickly)
     traced_evaluate = jax.jit(evaluate).trace(states, runs, data)
     lowered_evaluate = traced_evaluate.lower()
-    unread = _unread(
+    unread = unread_leaves(
         runs,
         (traced_init, (runs, data, params)),
         (traced_train, (states, runs, data)),
         (traced_evaluate, (states, runs, data)),
     )
+    if device_limit(list(mesh.devices.flat)) is not None:
+        arguments = states, runs, data
+        sized = functools.partial(_in_groups, arguments=arguments, vmap_size=vmap_size, how=how)
+        groups = sized("train", compiled_train, donated=(0,))
+        groups.program()  # what can't fit is said before anything is trained
+        evaluate_in_groups = sized("evaluate", _compiled(lowered_evaluate, mesh))
+        drawing = cast(Any, compiled_init.result())
+
+        def train_in_groups(*arguments: Any) -> Any:
+            return groups.program()(*arguments)
+
+        return Programs(drawing, train_in_groups, evaluate_in_groups, states, unread, groups)
     programs = cast(Any, compiled_init.result()), cast(Any, compiled_train.result())
     # Not before: it would take the cores from the two that the first epoch waits for.
     evaluates = _compiled(lowered_evaluate, mesh)
@@ -182,29 +202,46 @@ def _compile_for(
     return Programs(*programs, evaluate_, states, unread)
 
 
-def compile_train(
-    states: TrainState,
-    runs: Run,
-    data: Data,
-    *,
-    recipe: Recipe,
-    mesh: Mesh,
+def _in_groups(
+    name: str,
+    first: Future[Any],
+    arguments: tuple[Any, Any, Any],
     vmap_size: int | None,
-    epochs_per_call: int,
-    steps: int | None,
-    watch: train.Watch | None,
+    how: Mapping[str, Any],
+    donated: tuple[int, ...] = (),
+) -> Groups:
+    """A program of ``Lifted`` in groups that fit; ``first`` is that of ``vmap_size``."""
+    mesh, (_, runs, _) = how["mesh"], arguments
+    devices = list(mesh.devices.flat)
+
+    def compile(size: int | None) -> Any:
+        if size == vmap_size:
+            return first.result()
+        function = getattr(lifted_programs(vmap_size=size, **how), name)
+        traced = jax.jit(function, donate_argnums=donated).trace(*arguments)
+        return _compiled(traced.lower(), mesh).result()
+
+    return Groups(
+        compile,
+        size=vmap_size,
+        lanes=len(runs.key) // mesh.size,
+        limit=device_limit(devices),
+        what={"train": "training", "evaluate": "evaluation"}[name],
+        together=mesh.is_multi_process,
+    )
+
+
+def compile_train(
+    states: TrainState, runs: Run, data: Data, *, vmap_size: int | None, **how: Any
 ) -> Callable[..., tuple[TrainState, History]]:
     """The training program alone, of other runs; arguments as of ``compile_programs``, placed."""
-    lifted = lifted_programs(
-        recipe,
-        mesh=mesh,
-        vmap_size=vmap_size,
-        epochs_per_call=epochs_per_call,
-        steps=steps,
-        watch=watch,
-    )
-    lowered = jax.jit(lifted.train, donate_argnums=0).trace(states, runs, data).lower()
-    return cast(Callable[..., tuple[TrainState, History]], _compiled(lowered, mesh).result())
+    lifted = lifted_programs(vmap_size=vmap_size, **how)
+    traced = jax.jit(lifted.train, donate_argnums=0).trace(states, runs, data)
+    compiled = _compiled(traced.lower(), how["mesh"])
+    if device_limit(list(how["mesh"].devices.flat)) is None:
+        return cast(Callable[..., tuple[TrainState, History]], compiled.result())
+    groups = _in_groups("train", compiled, (states, runs, data), vmap_size, how, donated=(0,))
+    return cast(Callable[..., tuple[TrainState, History]], groups.program())
 
 
 class Lifted(NamedTuple):
@@ -229,10 +266,16 @@ def lifted_programs(
     epochs_per_call: int = 1,
     steps: int | None = None,
     watch: train.Watch | None = None,
+    platform: str | None = None,
+    all_steps: bool = False,
 ) -> Lifted:
-    """What ``compile_programs`` compiles; see there for the arguments."""
+    """What ``compile_programs`` compiles; see there for the arguments.
+
+    ``platform`` is that which the programs are for, by default that of the mesh's devices; see
+    ``runs_take_all_steps`` for the last.
+    """
     lift = functools.partial(over_runs, mesh=mesh, vmap_size=vmap_size)
-    platform = mesh.devices.flat[0].platform
+    platform = mesh.devices.flat[0].platform if platform is None else platform
 
     def of_run(run: Run) -> Run:
         run = run._replace(hyperparameters=_weakly_typed(run.hyperparameters))
@@ -250,7 +293,13 @@ def lifted_programs(
             state, run = state_and_run
             with on_platform(platform):
                 return train.train_epochs(
-                    state, of_run(run), data, recipe=recipe, epochs=epochs_per_call, watch=watch
+                    state,
+                    of_run(run),
+                    data,
+                    recipe=recipe,
+                    epochs=epochs_per_call,
+                    watch=watch,
+                    all_steps=all_steps,
                 )
 
         return cast(tuple[TrainState, History], lift(one)((states, runs), data))
@@ -300,19 +349,3 @@ def _weakly_typed(h: Any) -> Any:
         )
 
     return jax.tree.map(one, h)
-
-
-def _unread(runs: Run, *programs: tuple[Any, Any]) -> tuple[str, ...]:
-    """The names of those leaves of the hyperparameters that none of the traced programs reads."""
-    names = [
-        leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(runs.hyperparameters)
-    ]
-    read = np.zeros(len(names), bool)
-    of_h = jax.tree_util.GetAttrKey("hyperparameters")
-    for traced, arguments in programs:
-        jaxpr = traced.jaxpr.jaxpr
-        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(arguments)]
-        uses = [use for use, path in zip(used, paths, strict=True) if path[1:2] == (of_h,)]
-        read |= np.array(uses, bool)
-    return tuple(name for name, is_read in zip(names, read, strict=True) if not is_read)

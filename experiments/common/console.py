@@ -42,7 +42,7 @@ errors = ScriptConsole(stderr=True)
 # What JAX says of an accelerator that it can't use, and what the user can do about it.
 JAX_SAYS = {
     "NVIDIA GPU may be present": "there is an NVIDIA GPU, but this JAX can't use it and takes the "
-    "CPU; for the GPU: pip install '.[cuda]'",
+    "CPU; for the GPU: pip install '.[cuda13]', or '.[cuda12]' with a driver below 580",
     "Google TPU may be present": "there is a TPU, but this JAX can't use it and takes the CPU; for "
     "the TPU: pip install '.[tpu]'",
     "CUDA backend failed to initialize": "the GPU could not be started, and JAX takes the CPU; "

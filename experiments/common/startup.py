@@ -48,12 +48,15 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
 
 def xla_flags() -> dict[str, str]:
     """What the scripts set for XLA in the environment, as far as the user has not."""
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = given = os.environ.get("XLA_FLAGS", "")
     with contextlib.suppress(OSError):  # /proc is Linux's
         if "avx512f" in Path("/proc/cpuinfo").read_text() and "vector_width" not in flags:
             # XLA fills half of such a processor's registers unless asked: 3 % of a step's time.
-            return {"XLA_FLAGS": f"{flags} --xla_cpu_prefer_vector_width=512".strip()}
-    return {}
+            flags += " --xla_cpu_prefer_vector_width=512"
+    if "xla_gpu_enable_command_buffer" not in flags:
+        # So that an epoch is one CUDA graph, and not only each of its steps.
+        flags += " --xla_gpu_enable_command_buffer=+WHILE"
+    return {} if flags == given else {"XLA_FLAGS": flags.strip()}
 
 
 def _heed_backend() -> None:

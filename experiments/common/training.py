@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 import signal
 import sys
@@ -89,6 +90,8 @@ def train(
 
     recipe, epochs, count = plan.recipe, plan.epochs, len(names)
     score, done = scores_of(recipe)[0], 0
+    folder = output.checkpoints / part
+    per_call = 1 if verbose else _epochs_per_call(epochs, checkpoint_every, folder)
     with contextlib.ExitStack() as stack:
         tracker = None
         if tensorboard and startup.reports():
@@ -132,7 +135,8 @@ def train(
                     wave_size=size,
                     patience=patience,
                     keep=keep,
-                    checkpoints=output.checkpoints / part,
+                    epochs_per_call=per_call,
+                    checkpoints=folder,
                     checkpoint_every=checkpoint_every,
                     names=names,
                     identity={"seed": seed},
@@ -170,6 +174,25 @@ def save_temperatures(
     found = fit_temperatures(result, data, recipe=plan.recipe)
     by_name = {name: float(t) for name, t in zip(names, found, strict=True) if np.isfinite(t)}
     calibration.save_temperatures(folder, by_name, epoch=int(np.max(result.epochs)))
+
+
+def _epochs_per_call(epochs: int, checkpoint_every: int | None, folder: Path) -> int:
+    """Epochs between two looks at the runs: 1 on a CPU, up to 10 on an accelerator.
+
+    Its epochs may take milliseconds, as long as a look. The number divides the epochs between two
+    checkpoints, and those of the checkpoints to resume, so that a resumed run has the program of an
+    uninterrupted one.
+    """
+    import jax
+
+    from digits_jax.runs.extension import folders_of
+
+    if jax.default_backend() == "cpu":
+        return 1
+    inside = [each for part in folders_of(folder) for each in part.glob("*")]
+    saved = [int(each.name) for each in inside if each.name.isdecimal()]
+    looks = math.gcd(epochs, checkpoint_every or max(1, epochs // 10), *saved)
+    return next(count for count in range(10, 0, -1) if looks % count == 0)
 
 
 def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:

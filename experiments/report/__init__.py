@@ -107,7 +107,7 @@ class Report:
             figure: drawn when the page is written; one that fails is left out.
             alt: what it shows, to who can't see it.
             note: below it.
-            values: what is drawn, as a table to unfold.
+            values: what is drawn, as a table to unfold: names of its columns, and its rows.
             points: of its first panel [N, 2], and what each is called when it is pointed at.
         """
         part: dict[str, Any] = {"kind": "figure", "title": title, "alt": alt, "note": note}

@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,19 +92,17 @@ def described_devices(platform: str, topology: str, count: int) -> Sequence[Any]
     ).devices
 
 
-def measured(compiled: Any, plan: library.Plan, images: tuple[int, ...]) -> dict[str, Any]:
+def measured(compiled: Any, images: tuple[int, ...]) -> dict[str, Any]:
     """What the compiler says of a program; memory is that of one device.
 
     Args:
         compiled: what ``lower().compile()`` gives.
-        plan: that it is a program of.
         images: the shape of all images, [N, H, W].
     """
     memory, text = compiled.memory_analysis(), compiled.as_text()
     program = hlo.parse(text)
-    side_by_side = min(plan.vmap_size or plan.runs_per_device, plan.runs_per_device)
-    # An array of all images for each run? Inside of a fusion it costs nothing.
-    all_images = f"[{','.join(map(str, (side_by_side, *images)))}]"
+    # What a loop makes anew of all images, for each run or once. Inside of a fusion it is free.
+    all_images = re.compile(rf"[\[,]{','.join(map(str, images))}\]")
     return {
         "argument_MB": memory.argument_size_in_bytes / 1e6,
         "output_MB": memory.output_size_in_bytes / 1e6,
@@ -111,8 +110,10 @@ def measured(compiled: Any, plan: library.Plan, images: tuple[int, ...]) -> dict
         "temp_MB": memory.temp_size_in_bytes / 1e6,
         "code_MB": memory.generated_code_size_in_bytes / 1e6,
         "collectives": hlo.collectives(text),
-        "data_for_each_run": [
-            each.name for _, _, each in hlo.launches(program) if all_images in each.type
+        "copies_of_the_data": [
+            each.name
+            for loop, _, each in hlo.launches(program)
+            if loop and each.opcode not in hlo.CALLS and all_images.search(each.type)
         ],
         "step": hlo.largest(hlo.loops(program)),
     }
@@ -178,7 +179,7 @@ def main() -> None:
             "jax": jax.__version__,
             "lower_s": compiling - started,
             "compile_s": time.perf_counter() - compiling,
-            **measured(compiled, plan, job.inputs.shape),
+            **measured(compiled, job.inputs.shape),
         }
         rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
         print(json.dumps(rounded), flush=True)

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 import digits_jax as dj
@@ -25,7 +27,7 @@ from digits_jax.networks import linen_module
 from digits_jax.parallel.mesh import default_vmap_size, place, replicated, runs_sharding
 from digits_jax.runs.axis import pad_runs
 from digits_jax.runs.checks import check_data
-from digits_jax.runs.preparation import prepare
+from digits_jax.runs.preparation import prepare, runs_take_all_steps
 from digits_jax.runs.programs import compile_programs, lifted_programs
 from digits_jax.splits import index_runs
 
@@ -86,6 +88,31 @@ def make_job(
     made = dj.make_runs(splits, named.hyperparameters, seed=seed)
     made, _ = prepare(check_data((images, labels)), made, named.recipe, named.epochs)
     return Job(images, labels, made, named.recipe, named.epochs)
+
+
+class OwnNetwork(nn.Module):
+    """A user's: Flax's own layers, with batch statistics and dropout."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """[B, H, W] to logits [B, 10]."""
+        x = nn.Conv(8, (3, 3))(x[..., None] / 16)
+        rows = None if mask is None else mask.reshape(-1, 1, 1, 1)
+        x = nn.BatchNorm(use_running_average=not train)(x, mask=rows)
+        x = nn.max_pool(nn.relu(x), (2, 2), (2, 2)).reshape(len(x), -1)
+        return nn.Dense(10)(nn.Dropout(0.2, deterministic=not train)(x))
+
+
+def with_an_own_network(job: Job) -> Job:
+    """The same job, with a network and an optimizer that are not the library's."""
+
+    def optimizer(h: Any) -> optax.GradientTransformation:
+        rate = h.learning_rate
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9))
+
+    recipe = dj.Recipe(network=OwnNetwork(), optimizer=optimizer)
+    made, _ = prepare(check_data((job.inputs, job.targets)), job.runs, recipe, job.epochs)
+    return job._replace(recipe=recipe, runs=made)
 
 
 def with_a_small_network(job: Job) -> Job:
@@ -149,11 +176,20 @@ def plan(
     *,
     vmap_size: int | None = None,
     epochs_per_call: int = 1,
+    platform: str | None = None,
 ) -> Plan:
-    """The programs, neither traced nor compiled; the devices may exist as a description alone."""
+    """The programs, neither traced nor compiled; the devices may exist as a description alone.
+
+    ``platform`` is that which they are for, by default that of the devices.
+    """
     mesh, vmap_size, runs = _placing(job, devices, vmap_size)
     init, train, evaluate = lifted_programs(
-        job.recipe, mesh=mesh, vmap_size=vmap_size, epochs_per_call=epochs_per_call
+        job.recipe,
+        mesh=mesh,
+        vmap_size=vmap_size,
+        epochs_per_call=epochs_per_call,
+        platform=platform,
+        all_steps=runs_take_all_steps(runs, dj.Data(job.inputs, job.targets), job.recipe, mesh),
     )
     runs = _described(runs, runs_sharding(mesh))
     data = _described(dj.Data(job.inputs, job.targets), replicated(mesh))
