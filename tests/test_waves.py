@@ -386,7 +386,7 @@ def test_all_stop_where_one_is_asked_to_and_the_first_alone_writes(
             identity_of=lambda start, stop: {},
             together=True,
         )
-    written = sorted(path.name for path in tmp_path.glob("waves/*"))
+    written = sorted(path.name for path in tmp_path.glob("waves/wave-*"))
     assert written == ["wave-00000000.npz", "wave-00000002.npz"][: 2 * (process == 0)]
 
 
