@@ -157,7 +157,7 @@ def _bytes_of(run: Run, data: Data, recipe: Recipe, processes: int = 1) -> tuple
     one = jax.eval_shape(lambda run: take_run(run, 0), run)
     h = one.hyperparameters
     state = train.state_shapes(one, data, recipe=recipe)
-    size = recipe.batch_size
+    size = min(recipe.batch_size, one.split.train_rows.shape[0])
     inputs = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *np.shape(leaf)[1:]), leaf.dtype), data.inputs
     )
