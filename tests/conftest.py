@@ -8,6 +8,7 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
@@ -74,3 +75,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
         for each in lost:
             terminalreporter.write_line(each)
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder in which the jobs of tests/cluster run, with the compiled programs that they share.
+
+    It stands here because pytest, collecting doctests, takes a second conftest for this one.
+    """
+    from cluster_jobs import Jobs  # beside the tests that ask for it
+
+    folder = tmp_path_factory.mktemp("cluster")
+    for path in [folder, *folder.parents]:  # of users that tests run jobs as
+        if path.is_relative_to(Path(tmp_path_factory.getbasetemp()).parent):
+            path.chmod(0o755)
+    return Jobs(folder)
+
+
+@pytest.fixture(scope="session")
+def alone(jobs: Any) -> Path:
+    """The output folder of one process that nothing disturbed: jobs must equal it bit for bit."""
+    jobs.run("alone")
+    folder: Path = jobs.folder / "alone"
+    return folder

@@ -79,8 +79,8 @@ def effects(
         panel.errorbar(places, middle, (middle - low, high - middle), **style, label=label_of)
         if name in log and x.min() > 0:
             panel.set_xscale("log")
-            if len(places) <= 5:  # too few to be read off powers of ten
-                panel.set_xticks(places, [f"{place:.3g}" for place in places])
+        if name not in kinds and len(places) <= 5:  # too few to be read off round numbers
+            panel.set_xticks(places, [f"{place:.3g}" for place in places])
         panel.set_xlabel(name.replace("_", " ").capitalize())
         panel.xaxis.set_minor_formatter(NullFormatter())
         if name in kinds:
