@@ -13,6 +13,7 @@ and ``ablation.png``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -217,8 +218,11 @@ def report(
                     "ci95": test.ci95,
                     "p_value": test.p_value,
                 }
-                ends = " to ".join(map(score.difference, test.ci95))
-                difference = (score.difference(test.mean_difference), ends, f"{test.p_value:.3f}")
+                # Variants that differ equally in all folds have no interval.
+                varies = not math.isnan(test.ci95[0])
+                ends = " to ".join(map(score.difference, test.ci95)) if varies else "–"
+                p = f"{test.p_value:.3f}" if varies else "–"
+                difference = (score.difference(test.mean_difference), ends, p)
                 label = name.removeprefix(base) if config.recipe is None else name
                 in_percent = score.scale / 100  # of what is drawn in points
                 panel[label] = [in_percent * end for end in (test.mean_difference, *test.ci95)]

@@ -79,6 +79,8 @@ def main(config: Config) -> None:
     task = tasks.load_task(config.data)
     options.require(task.class_names is not None, "accuracy needs classes: --data must hold them")
     plan = plans.load_plan(config.recipe, task, epochs=config.epochs)
+    counts = "accuracy" in plan.recipe.names
+    options.require(counts, f"--recipe {config.recipe}: its metrics must have accuracy")
     splits = dj.stack_splits(
         *(
             tasks.one_split(task, config.test_size, seed=config.seed + i)

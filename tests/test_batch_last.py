@@ -329,3 +329,13 @@ def test_what_is_large_or_rare_is_left_to_the_other_forms(held: list[str]) -> No
         jax.make_jaxpr(function)(normal(0, B, 8, 8, 1), normal(1, 3, 3, 1, 1))
     assert held.count("conv_general_dilated") == 1, "that of the last whose result is pooled"
     assert batch_last.SMALL < 16
+
+
+def test_windows_are_bounded(held: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    x, kernel = normal(0, B, 8, 8, 2), normal(1, 3, 3, 2, 4)
+    needed = B * 2 * 16 * 16 * 4  # 4x4 cells, each of 4x4 pixels
+    for most, times in ((needed, 1), (needed - 1, 0)):
+        held.clear()
+        monkeypatch.setattr(small_images, "PATCH_BYTES", most)
+        jax.make_jaxpr(lower(lambda x, k: max_pool(conv(x, k)), platform="cpu"))(x, kernel)
+        assert held.count("conv_general_dilated") == times

@@ -545,6 +545,15 @@ def test_more_values_of_a_grid_go_on(tmp_path: Path) -> None:
     )
 
 
+def test_what_nothing_reads_is_refused_among_added_runs_too(tmp_path: Path) -> None:
+    def runs(*values: float) -> dj.Run:
+        return dj.make_runs(RUNS.split, configurations={"rate": 0.1, "ratee": list(values)})
+
+    train(tmp_path, runs(1.0))
+    with pytest.raises(ValueError, match="the hyperparameter ratee varies between the runs"):
+        train(tmp_path, runs(1.0, 2.0), resume=True)
+
+
 def test_more_runs_of_another_program_are_refused(saved: Path) -> None:
     more = dj.make_runs(dj.kfold_splits(DATA.targets, 2, repeats=2), {"rate": 0.1})
     said = refused(saved, runs=more, recipe=recipe(batch_size=4))

@@ -16,7 +16,7 @@ from digits_jax import evaluation, train
 from digits_jax.data import load_digits
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
-from digits_jax.runs import advancing, cross_validation, programs
+from digits_jax.runs import advancing, programs, training
 from digits_jax.runs.axis import make_runs, take_run
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.results import CrossValidation, Interrupted
@@ -125,7 +125,7 @@ def test_stopped_runs_are_no_longer_scheduled(
 
         return made._replace(train=train_)
 
-    module = __import__("digits_jax.runs.cross_validation", fromlist=["x"])
+    module = __import__("digits_jax.runs.training", fromlist=["x"])
     monkeypatch.setattr(module, "compile_programs", counting)
     again = cross_validate(
         data,
@@ -185,13 +185,13 @@ def test_the_runs_axis_shrinks_by_halves(
     alone = cross_validate(data, runs, devices=jax.devices()[:2], **options)
     assert sorted(alone.epochs)[2] < EPOCHS - advancing.FEWEST_CALLS  # three stop early
     widths: list[int] = []
-    whole = cross_validation.compile_train
+    whole = training.compile_train
 
     def counted(states: Any, runs: Any, **more: Any) -> Any:
         widths.append(len(runs.key))
         return whole(states, runs, **more)
 
-    monkeypatch.setattr(cross_validation, "compile_train", counted)
+    monkeypatch.setattr(training, "compile_train", counted)
     options |= {"devices": jax.devices()[:1], "vmap_size": 5}
     shrunk = cross_validate(data, runs, **options)
     assert widths and widths == sorted(widths, reverse=True) and widths[0] <= 2

@@ -29,7 +29,9 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
     On a CPU, convolutions and pools are re-expressed, also inside of ``jit``, ``scan``,
     ``while_loop``, ``cond`` and ``checkpoint``. Functions with a gradient rule of their own
     (``custom_jvp``, ``custom_vjp``) keep it, and run as they are, and so do those whose shapes are
-    symbols (of ``jax.export``). On any other platform nothing changes.
+    symbols (of ``jax.export``). A network of small images that are pooled is held with the batch
+    last (see ``batch_last``): its dropout has other draws than JAX's, of the same law. On any other
+    platform nothing changes.
 
     The result can be jitted, mapped and differentiated, forward and backward, as often as the
     function itself. Apply ``lower`` first, and ``vmap`` or ``grad`` to what it returns: under
@@ -223,7 +225,8 @@ def _outputs(equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
 
 def _has_known_shape(value: Any) -> bool:
     """Whether a rule can count its pixels; a shape that is to be exported may have symbols."""
-    return all(isinstance(n, int) for n in getattr(value, "aval", value).shape)
+    shape = value.aval.shape if hasattr(value, "aval") else jnp.shape(value)
+    return all(isinstance(n, int) for n in shape)
 
 
 def _has_rules(equation: core.JaxprEqn) -> bool:

@@ -1,4 +1,8 @@
-"""JAX's own random numbers in one pass, where a CPU would loop over Threefry's rounds."""
+"""Random numbers in one pass, where a CPU would loop over Threefry's rounds.
+
+``random_bits`` and ``fold_in`` give JAX's own. ``bits_of_rows`` and ``bernoulli`` give other draws
+of the same law, for arrays that are held with the batch last.
+"""
 
 from __future__ import annotations
 

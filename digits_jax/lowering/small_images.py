@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from digits_jax.lowering.batch_last import FEWEST, SMALL, Convolved, Last
+from digits_jax.lowering.convolutions import PATCH_BYTES
 from digits_jax.lowering.pools import pool
 from digits_jax.lowering.products import Product, multiply
 
@@ -101,6 +103,9 @@ def convolution(
     negative = min(map(min, padding)) < 0
     if batch < FEWEST or max(height, width, *space) > SMALL or min(space) < 1 or negative:
         return None
+    # The filtered form's windows are smaller.
+    if window_bytes(x.shape, taps, space) > PATCH_BYTES:
+        return None
     filtered = taps == (3, 3) and set(padding) == {(1, 1)} and max(space) <= 4
     few = kernel.shape[2] < LANES
     if not isinstance(x, Last):
@@ -111,6 +116,12 @@ def convolution(
         return None
     form = _filtered if filtered else _by_cells
     return form(x.array, kernel, padding, space)
+
+
+def window_bytes(shape: Sequence[int], taps: Sequence[int], space: Sequence[int]) -> int:
+    """Memory of the windows of all 2x2 cells of a result, of images [B, H, W, C] in float32."""
+    cells = math.prod(-(-n // 2) for n in space)
+    return 4 * shape[0] * shape[3] * cells * math.prod(t + 1 for t in taps)
 
 
 def _by_cells(x: jax.Array, kernel: jax.Array, padding: Any, space: Any) -> Convolved:

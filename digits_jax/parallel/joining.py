@@ -14,8 +14,7 @@ import os
 import socket
 import time
 
-from jax._src import clusters, distributed, xla_bridge  # no public way to either, as of JAX 0.12
-from jax._src.lib import _jax  # type: ignore[attr-defined]
+from jax._src import clusters, distributed, lib, xla_bridge  # no public way, as of JAX 0.12
 
 from digits_jax.parallel.processes import NotJoined
 
@@ -140,7 +139,8 @@ def choose_gloo_address(own: str, coordinator: str) -> None:
         problems = [each for each in _exchange("problems", problem) if each]
     if problems:
         raise NotJoined(problems[0])
-    collectives = _jax.make_gloo_tcp_collectives(distributed_client=state.client, hostname=own)
+    make_collectives = lib._jax.make_gloo_tcp_collectives  # type: ignore[attr-defined]
+    collectives = make_collectives(distributed_client=state.client, hostname=own)
     make_client = functools.partial(xla_bridge.make_cpu_client, collectives)
     xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
 

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from digits_jax import environment
-from digits_jax.parallel import joining
 from digits_jax.parallel.mesh import RUNS, place, runs_sharding
 from digits_jax.parallel.processes import NotJoined, ProcessLost, gather, gather_values
 
@@ -62,6 +61,9 @@ def initialize_distributed(
         NotJoined: process 0 can't be reached: its name has no address, nothing answers there, or
             a firewall is between the hosts. The message says which, and what to do.
     """
+    # It needs JAX's inner modules, on which nothing else here depends.
+    from digits_jax.parallel import joining
+
     given = (coordinator_address, num_processes, process_id)
     if any(value is None for value in given):
         if any(value is not None for value in given):
