@@ -13,52 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from digits_jax.lowering.products import Product, multiply
-
-Pairs = tuple[tuple[int, int], ...]
+from digits_jax.lowering.geometry import Geometry, Pairs
+from digits_jax.lowering.products import multiply
 
 PATCH_BYTES = 64 << 20  # the most memory that a convolution's windows may take
 LANES = 16  # channels and features from which on XLA's convolution is at full speed
-ROW_GAIN = 1.25  # how much faster a product of whole rows is, for each multiplication
-ROW_PIXELS = 64  # the most pixels of such a row
+ROW_PIXELS = 8  # the most pixels of a row of one channel that is taken as a whole
+BESIDE = {4: 64, 16: 32}  # up to so many channels, results beside one another times features
+MOST_BESIDE = 4  # of such results
+FEWEST_BESIDE = 8  # features above which that is faster for the gradient to a kernel, too
+EVEN = 64  # features up to which an odd number of channels takes two to ten times as long
 KERNEL_IMAGES = 8  # the most at once in the gradient to a kernel: they then stay in the cache
 KERNEL_PIXELS = 32  # of a result, from which on that is faster
 GROUPS_APART = 8  # groups up to which each is a convolution of its own
 
 
 @dataclasses.dataclass(frozen=True)
-class _Convolution(Product):
-    """A convolution of [B, *space, C] with [*window, C / G, F]: [B, *space', F].
-
-    Attributes:
-        space: the image's pixels along each axis.
-        window: the kernel's.
-        strides: step between windows, in pixels.
-        padding: pixels of zero before and after; below zero: pixels left out.
-        x_dilation: distance of the image's pixels; above 1 there are zeros between them.
-        kernel_dilation: distance of the kernel's taps.
-        groups: G, each of which sees its part of the channels.
-        precision: of the products, as ``lax.dot_general`` takes it.
-    """
-
-    space: tuple[int, ...]
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: Pairs
-    x_dilation: tuple[int, ...]
-    kernel_dilation: tuple[int, ...]
-    groups: int
-    precision: Any
-
-    @property
-    def output(self) -> tuple[int, ...]:
-        """Pixels of the result, along each axis."""
-        sizes = zip(self.space, self.window, self.strides, self.padding, strict=True)
-        spread = zip(self.x_dilation, self.kernel_dilation, strict=True)
-        return tuple(
-            ((n - 1) * dilation + sum(pad) - (taps - 1) * apart) // stride + 1
-            for (n, taps, stride, pad), (dilation, apart) in zip(sizes, spread, strict=True)
-        )
+class _Convolution(Geometry):
+    """A convolution of [B, *space, C] with [*window, C / G, F]: [B, *space', F]."""
 
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         channels, features = kernel.shape[-2:]
@@ -70,10 +42,11 @@ class _Convolution(Product):
             return self._grouped(x, kernel)
         if max(self.x_dilation) > 1:
             return self._direct(x, kernel)
-        slid = self._slid(x, channels, features)
+        slid = self._slid(x, channels)
         if slid is None:
-            return self._direct(x, kernel)
-        places = jnp.asarray(self._places(slid), kernel.dtype)
+            count = self._beside(channels, features)
+            return self._direct(x, kernel) if count == 1 else self._together(x, kernel, count)
+        places = jnp.asarray(self.places(slid), kernel.dtype)
         kernel = kernel.reshape(*self.window[:slid], -1, channels, features)
         matrix = jnp.einsum("iot,...tcf->...icof", places, kernel, precision=self.precision)
         matrix = matrix.reshape(-1, places.shape[1] * features)
@@ -81,25 +54,11 @@ class _Convolution(Product):
         return y.reshape(len(x), *self.output, features)
 
     def to_image(self, dy: jax.Array, kernel: jax.Array) -> jax.Array:
-        sizes = zip(self.space, self.window, self.padding, self.output, strict=True)
-        steps = zip(self.strides, self.x_dilation, self.kernel_dilation, strict=True)
-        padding = []
-        for (n, taps, (low, _), m), (stride, dilation, apart) in zip(sizes, steps, strict=True):
-            before = (taps - 1) * apart - low
-            after = (n - 1) * dilation + (taps - 1) * apart - (m - 1) * stride - before
-            padding.append((before, after))
-        backward = dataclasses.replace(
-            self,
-            space=self.output,
-            strides=self.x_dilation,
-            padding=tuple(padding),
-            x_dilation=self.strides,
-        )
         channels, features = kernel.shape[-2:]
         kernel = jnp.flip(kernel, range(len(self.window)))
         kernel = kernel.reshape(*self.window, channels, self.groups, features // self.groups)
         kernel = kernel.swapaxes(-1, -3).reshape(*self.window, -1, channels * self.groups)
-        return multiply(dy, kernel, backward)
+        return multiply(dy, kernel, self.of_image())
 
     def to_kernel(self, dy: jax.Array, x: jax.Array) -> jax.Array:
         channels, features = x.shape[-1] // self.groups, dy.shape[-1]
@@ -109,9 +68,11 @@ class _Convolution(Product):
             parts = zip(jnp.split(dy, self.groups, -1), jnp.split(x, self.groups, -1), strict=True)
             alone = dataclasses.replace(self, groups=1)
             return jnp.concatenate([alone.to_kernel(*part) for part in parts], -1)
-        slid = self._slid(x, channels, features)
+        if max(self.x_dilation) > 1 and max(self.strides) == 1:
+            return self._phases_kernel(dy, x)
+        slid = self._slid(x, channels)
         if slid is not None:
-            places = jnp.asarray(self._places(slid), dy.dtype)
+            places = jnp.asarray(self.places(slid), dy.dtype)
             windows = self._windows(x, slid)
             dy = dy.reshape(len(windows), -1)
             dmatrix = jnp.dot(windows.T, dy, precision=self.precision)
@@ -120,19 +81,9 @@ class _Convolution(Product):
             )
             dkernel = jnp.einsum("iot,...icof->...tcf", places, dmatrix, precision=self.precision)
             return dkernel.reshape(*self.window, channels, features)
-        sizes = zip(self.space, self.window, self.padding, self.output, strict=True)
-        steps = zip(self.strides, self.x_dilation, self.kernel_dilation, strict=True)
-        padding = []
-        for (n, taps, (low, _), m), (stride, dilation, apart) in zip(sizes, steps, strict=True):
-            after = (taps - 1) * apart + (m - 1) * stride - (n - 1) * dilation - low
-            padding.append((low, after))
-        backward = dataclasses.replace(
-            self,
-            window=self.output,
-            strides=self.kernel_dilation,
-            padding=tuple(padding),
-            kernel_dilation=self.strides,
-        )
+        if 1 < self._beside(channels, features) and features > FEWEST_BESIDE:
+            return self._kernel_together(dy, x, 2)
+        backward = self.of_kernel()
 
         def of_images(dy: jax.Array, x: jax.Array) -> jax.Array:
             x = jnp.moveaxis(jnp.moveaxis(x, 0, -1), -2, 0)  # [C, *space, B]
@@ -145,11 +96,15 @@ class _Convolution(Product):
         if few_pixels or count < KERNEL_IMAGES // 2 or len(x) == count:
             return of_images(dy, x)
         x, dy = (a.reshape(-1, count, *a.shape[1:]) for a in (x, dy))
-        first, rest = of_images(dy[0], x[0]), (dy[1:], x[1:])
-        dkernel, _ = lax.scan(lambda sums, part: (sums + of_images(*part), None), first, rest)
-        return dkernel
 
-    def _slid(self, x: jax.Array, channels: int, features: int) -> int | None:
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            part = (lax.dynamic_index_in_dim(a, i, keepdims=False) for a in (dy, x))
+            return total + of_images(*part)
+
+        total: jax.Array = lax.fori_loop(1, len(x), add, of_images(dy[0], x[0]))
+        return total
+
+    def _slid(self, x: jax.Array, channels: int) -> int | None:
         """How many of the axes the windows of a product slide along; None: no product.
 
         Along the others the product covers all pixels at once, and its matrix is zero where a
@@ -158,13 +113,11 @@ class _Convolution(Product):
         axes, taps = len(self.window), math.prod(self.window)
         if max(self.x_dilation) > 1:
             return None
-        if taps == 1:
+        if taps == 1 or self.strides == self.window:  # each pixel is seen once
             return axes
         if 1 < math.prod(self.space) <= taps and math.prod(self.output) <= taps:
             return 0
-        row = max(self.space[-1], self.output[-1])
-        filled = min(channels / LANES, 1) * min(features / LANES, 1)
-        if row <= ROW_PIXELS and row / self.window[-1] * filled < ROW_GAIN:
+        if channels == 1 and max(self.space[-1], self.output[-1]) <= ROW_PIXELS:
             slid = axes - 1
         elif x.dtype == jnp.float64:  # XLA's convolution has no fast code
             slid = axes
@@ -174,18 +127,34 @@ class _Convolution(Product):
         size = len(x) * math.prod(self.output[:slid]) * entries * x.dtype.itemsize
         return slid if size <= PATCH_BYTES else None
 
-    def _places(self, slid: int) -> np.ndarray:
-        """1 where a pixel of the image meets one of the result at a tap: [pixels, pixels', T]."""
-        axes = zip(
-            *(self.space, self.output, self.window, self.strides),
-            *(self.padding, self.kernel_dilation),
-            strict=True,
-        )
-        places = np.ones((1, 1, 1))
-        for n, m, taps, stride, (low, _), apart in list(axes)[slid:]:
-            i, o, t = np.ogrid[:n, :m, :taps]
-            places = np.kron(places, i == o * stride + t * apart - low)
-        return places
+    def _beside(self, channels: int, features: int) -> int:
+        """How many results beside one another are computed as features of one."""
+        if self.strides[-1] * self.kernel_dilation[-1] * max(self.x_dilation) > 1:
+            return 1
+        most = next((n for few, n in BESIDE.items() if channels <= few), 0)
+        count = 1
+        while 2 * count * features <= most and 2 * count <= min(MOST_BESIDE, self.output[-1] // 2):
+            count *= 2
+        return count
+
+    def _together(self, x: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
+        """XLA's convolution, whose features are so many results beside one another."""
+        axis = len(self.window) - 1
+        kernel = _pad(kernel[None], (*[(0, 0)] * axis, (0, count - 1), (0, 0)))[0]
+        kernel = jnp.stack([jnp.roll(kernel, i, axis) for i in range(count)], -2)
+        y = self.wide(count)._direct(x, kernel.reshape(*kernel.shape[:-2], -1))
+        y = y.reshape(*y.shape[:-2], -1, kernel.shape[-1])
+        return y[..., : self.output[-1], :]
+
+    def _kernel_together(self, dy: jax.Array, x: jax.Array, count: int) -> jax.Array:
+        """The gradient of the kernel, by that of ``_together``."""
+        axes, features, taps = len(self.window), dy.shape[-1], self.window[-1]
+        dy = _pad(dy, (*[(0, 0)] * (axes - 1), (0, -self.output[-1] % count)))
+        dy = dy.reshape(*dy.shape[:-2], -1, count * features)
+        wide = self.wide(count).to_kernel(dy, x)
+        wide = wide.reshape(*wide.shape[:-1], count, features)
+        parts = [wide[..., i : i + taps, :, i, :] for i in range(count)]
+        return functools.reduce(jnp.add, parts)
 
     def _windows(self, x: jax.Array, slid: int) -> jax.Array:
         """The windows along the first axes, the whole of the others: [windows, pixels * C]."""
@@ -196,6 +165,10 @@ class _Convolution(Product):
 
     def _direct(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """XLA's convolution, with its dimensions in the order that has fast code."""
+        channels, features = kernel.shape[-2:]
+        if 1 < channels and channels % 2 and features < EVEN and self.groups == 1:
+            x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
+            kernel = jnp.pad(kernel, [(0, 0)] * (kernel.ndim - 2) + [(0, 1), (0, 0)])
         cut = [(min(low, 0), min(high, 0), 0) for low, high in self.padding]
         if any(low or high for low, high, _ in cut) and max(self.x_dilation) == 1:
             x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *cut, (0, 0, 0)))
@@ -247,10 +220,14 @@ class _Convolution(Product):
         """
         parts, multiplier = math.gcd(len(x), 16), dy.shape[-1] // self.groups
         dy = dy.reshape(parts, -1, *dy.shape[1:-1], self.groups, multiplier)
+        padded = lax.optimization_barrier(_pad(x, self.padding))
+        plain = dataclasses.replace(
+            self, padding=((0, 0),) * len(self.window), space=padded.shape[1:-1]
+        )
+        each = [plain._slices(part, len(self.window)) for part in jnp.split(padded, parts)]
         taps = []
-        for seen in self._slices(x, len(self.window)):
-            seen = seen.reshape(parts, -1, *seen.shape[1:], 1)
-            terms = [seen[i] * dy[i] for i in range(parts)]
+        for t in range(math.prod(self.window)):
+            terms = [seen[t][..., None] * dy[i] for i, seen in enumerate(each)]
             rows = functools.reduce(jnp.add, terms).reshape(-1, dy.shape[-2] * multiplier)
             ones = lax.optimization_barrier(jnp.ones(len(rows), rows.dtype))
             taps.append(jnp.dot(ones, rows, precision=self.precision))
@@ -264,40 +241,32 @@ class _Convolution(Product):
 
     def _phases(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """A transposed convolution without its zeros: each phase of the output sees some taps."""
-        output, phases = self.output, self.x_dilation
-        count = tuple(-(-m // phase) for m, phase in zip(output, phases, strict=True))
+        phases, count = self.x_dilation, self.phase_pixels()
         images = []
-        for phase in itertools.product(*map(range, phases)):
-            taps: list[slice] = []
-            padding: list[tuple[int, int]] = []
-            dilation: list[int] = []
-            for axis, (place, d) in enumerate(zip(phase, phases, strict=True)):
-                apart, (low, _) = self.kernel_dilation[axis], self.padding[axis]
-                seen = [t for t in range(self.window[axis]) if (place + t * apart - low) % d == 0]
-                step = d // math.gcd(d, apart)
-                first = (place + seen[0] * apart - low) // d if seen else 0
-                reach = (len(seen) - 1) * step * apart // d
-                taps.append(slice(seen[0], None, step) if seen else slice(0, 0))
-                padding.append((-first, count[axis] - self.space[axis] + first + reach))
-                dilation.append(step * apart // d)
-            part = kernel[tuple(taps)]
-            if part.size == 0:
-                shape = (x.shape[0], *count, kernel.shape[-1])
-                images.append(jnp.zeros(shape, x.dtype))
-                continue
-            product = dataclasses.replace(
-                self,
-                window=part.shape[:-2],
-                padding=tuple(padding),
-                x_dilation=(1,) * len(phases),
-                kernel_dilation=tuple(dilation),
-            )
-            images.append(product.apply(x, part))
+        for taps, product in self.phases():
+            if product is None:
+                images.append(jnp.zeros((x.shape[0], *count, kernel.shape[-1]), x.dtype))
+            else:
+                images.append(product.apply(x, kernel[taps]))
         y = jnp.stack(images, -2).reshape(x.shape[0], *count, *phases, kernel.shape[-1])
         axes = [axis for i in range(len(phases)) for axis in (1 + i, 1 + len(phases) + i)]
         y = y.transpose(0, *axes, y.ndim - 1)
         y = y.reshape(x.shape[0], *(n * d for n, d in zip(count, phases, strict=True)), -1)
-        return y[(slice(None), *(slice(m) for m in output))]
+        return y[(slice(None), *(slice(m) for m in self.output))]
+
+    def _phases_kernel(self, dy: jax.Array, x: jax.Array) -> jax.Array:
+        """The gradient of a transposed convolution's kernel: each tap is in one phase."""
+        phases, count = self.x_dilation, self.phase_pixels()
+        sizes = zip(count, phases, self.output, strict=True)
+        dy = _pad(dy, tuple((0, n * d - m) for n, d, m in sizes))
+        dkernel = jnp.zeros((*self.window, x.shape[-1], dy.shape[-1]), dy.dtype)
+        for phase, (taps, product) in zip(
+            itertools.product(*map(range, phases)), self.phases(), strict=True
+        ):
+            if product is not None:
+                steps = (slice(place, None, d) for place, d in zip(phase, phases, strict=True))
+                dkernel = dkernel.at[taps].add(product.to_kernel(dy[(slice(None), *steps)], x))
+        return dkernel
 
 
 def _pad(x: jax.Array, padding: Pairs, value: float = 0.0) -> jax.Array:
