@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
 
 from digits_jax.evaluation import evaluate, metric_totals
-from digits_jax.networks import Callee, Variables, as_network, named_arguments, with_mask
+from digits_jax.networks import Variables, as_network, named_arguments, with_mask
 from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
+from digits_jax.step_counts import fewest_rows
 from digits_jax.structures import (
     Batch,
     Best,
@@ -39,18 +39,7 @@ from digits_jax.structures import (
     in_batches,
     without_absent,
 )
-
-
-class Watch(NamedTuple):
-    """What training watches on the validation rows. Static.
-
-    Attributes:
-        keep_best: keep the weights of the best epoch by the recipe's monitor.
-        patience: epochs without a better one after which the run stops; None: it never does.
-    """
-
-    keep_best: bool = False
-    patience: int | None = None
+from digits_jax.watch import Watch, has_stopped, watched, weights_of
 
 
 def init_state(
@@ -85,20 +74,8 @@ def init_state(
     state = TrainState(*variables, opt_state, zero, zero, average, infinite)
     if watch is None:
         return state
-    weights = _weights(state) if watch.keep_best else {}
+    weights = weights_of(state) if watch.keep_best else {}
     return state._replace(best=Best(infinite, zero, weights))
-
-
-def _weights(state: TrainState) -> dict[str, Any]:
-    """What predicts, by the names of the state's fields."""
-    return {name: getattr(state, name) for name in ("params", "collections", "average")}
-
-
-def with_best_weights(state: TrainState) -> TrainState:
-    """The state with the weights of its best epoch, where they were kept."""
-    if not isinstance(state.best, Best) or not state.best.weights:
-        return state
-    return state._replace(**state.best.weights)
 
 
 def _average_decay(recipe: Recipe, h: Any) -> Any:
@@ -298,24 +275,6 @@ def _averaged(state: TrainState, decay: ArrayLike) -> dict[str, Any]:
     return average
 
 
-def fewest_rows(recipe: Recipe, network: Callee, collections: Any, size: int) -> int:
-    """Rows that a batch of ``size`` must have to be a step.
-
-    One, if padding is masked. A sixteenth of the batch, and two, if there are batch statistics:
-    those of one row would spoil the running ones. All of them if remainders are dropped: because
-    the recipe says so, or because the network has batch statistics and takes no mask, so that it
-    would see the padding.
-    """
-    if recipe.remainder == "dropped" or drops_remainder(network, collections):
-        return size
-    return min(size, max(2, -(-size // 16))) if jax.tree.leaves(collections) else 1
-
-
-def drops_remainder(network: Callee, collections: Any) -> bool:
-    """True if the network would see padding: it has collections and takes no mask."""
-    return bool(jax.tree.leaves(collections)) and not network.takes_mask
-
-
 def train_epoch(
     state: TrainState, run: Run, data: Data, *, recipe: Recipe, all_steps: bool = False
 ) -> tuple[TrainState, Sums]:
@@ -439,7 +398,7 @@ def train_epochs(
             validation, _ = evaluate(state, run, data, recipe=recipe, part="validation")
             history |= {f"validation_{name}": mean for name, mean in validation.means().items()}
             if watch is not None:
-                state = _watched(state, history, validation.weight > 0, recipe)
+                state = watched(state, history, validation.weight > 0, recipe)
         return state, history
 
     def stopped(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -457,58 +416,9 @@ def train_epochs(
     return lax.scan(one, state, length=epochs)
 
 
-def has_stopped(state: TrainState, watch: Watch) -> jax.Array:
-    """Whether the run's best epoch is so long ago that it trains no more: bool, [] or [R]."""
-    waited: jax.Array = state.epoch - state.best.epoch
-    return waited >= (watch.patience or 0)
-
-
-def _watched(
-    state: TrainState, history: dict[str, jax.Array], has_rows: jax.Array, recipe: Recipe
-) -> TrainState:
-    """The state with its best epoch brought up to date."""
-    name, best = (recipe.monitor, "min") if isinstance(recipe.monitor, str) else recipe.monitor
-    value = history[f"validation_{name}"] * (-1 if best == "max" else 1)
-    # A run without validation rows (a refit) has no best epoch: its last one counts.
-    is_better = (value < state.best.value) | ~has_rows
-    old = state.best
-    new = Best(value, state.epoch, _weights(state) if old.weights else {})
-    return state._replace(best=jax.tree.map(lambda a, b: jnp.where(is_better, a, b), new, old))
-
-
 def history_names(recipe: Recipe, split: Split) -> tuple[str, ...]:
     """The names of the history: those of the recipe, and of validation where there are rows."""
     names = recipe.names
     if split.validation_rows is None:
         return names
     return (*names, *(f"validation_{name}" for name in names))
-
-
-def steps_in_all(split: Split, *, recipe: Recipe, network: Callee, collections: Any) -> bool:
-    """Whether every batch of an epoch is a step in each of some runs; see ``train_epoch``.
-
-    Args:
-        split: stacked, [R, T].
-        recipe: the static part.
-        network: the recipe's.
-        collections: of a state; see ``fewest_rows``.
-    """
-    padded = split.train_rows.shape[1]
-    size = max(1, min(recipe.batch_size, padded))
-    fewest = fewest_rows(recipe, network, collections, size)
-    rows = (np.asarray(split.train_weights) > 0).sum(axis=1)
-    steps = steps_per_epoch(rows, size, fewest)
-    return bool((rows > 0).all() and (steps == -(-padded // size)).all())
-
-
-def steps_per_epoch(rows: ArrayLike, size: int, fewest: int) -> np.ndarray:
-    """Optimizer steps of an epoch, int64 [...], for numbers of training rows [...].
-
-    Args:
-        rows: real training rows.
-        size: rows of a batch.
-        fewest: rows that a batch must have; see ``fewest_rows``.
-    """
-    full, rest = np.divmod(np.asarray(rows, np.int64), size)
-    is_step = (rest > 0) & (rest >= np.minimum(fewest, np.asarray(rows)))
-    return np.asarray(full + is_step)

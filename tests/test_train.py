@@ -24,9 +24,9 @@ from digits_jax.networks import NetworkWithHyperparameters, as_network
 from digits_jax.optimizers import Hyperparameters, adam
 from digits_jax.recipe import Recipe
 from digits_jax.splits import Split
+from digits_jax.step_counts import steps_in_all
 from digits_jax.structures import Batch, Data, Run, TrainState
 from digits_jax.train import init_state as eager_init_state
-from digits_jax.train import steps_in_all
 from digits_jax.train import train_epoch as eager_train_epoch
 from digits_jax.train import train_epochs as eager_train_epochs
 from digits_jax.train import train_step as eager_train_step

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from digits_jax import environment, train
+from digits_jax import environment
 from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import take_runs
 from digits_jax.runs.checks import check_counts, check_data, check_runs
@@ -27,6 +27,7 @@ from digits_jax.runs.refusals import refuse_old
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress
 from digits_jax.runs.training import train_and_test
 from digits_jax.structures import Run, TrainState
+from digits_jax.watch import Watch
 
 
 def cross_validate(
@@ -221,7 +222,7 @@ def _checked_names(names: Sequence[str] | None, count: int) -> list[str] | None:
     return None if names is None else [str(name) for name in names]
 
 
-def _watch(keep: str, patience: int | None, runs: Run) -> train.Watch | None:
+def _watch(keep: str, patience: int | None, runs: Run) -> Watch | None:
     """What the programs watch on the validation rows, or None."""
     if keep not in ("last", "best"):
         raise ValueError(f'keep must be "last" or "best", not {keep!r}')
@@ -232,7 +233,7 @@ def _watch(keep: str, patience: int | None, runs: Run) -> train.Watch | None:
             'patience and keep="best" need validation rows: with_validation(splits, 0.1) takes '
             "them out of the training rows; test rows never choose"
         )
-    return train.Watch(keep == "best", patience)
+    return Watch(keep == "best", patience)
 
 
 def _checked_devices(devices: Any) -> Sequence[jax.Device]:

@@ -23,7 +23,7 @@ from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import leaf_name
 from digits_jax.runs.parts import program_digests
 from digits_jax.structures import Data, Run, TrainState
-from digits_jax.train import Watch
+from digits_jax.watch import Watch
 
 
 def describe(data: Data, runs: Run, recipe: Recipe) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from digits_jax.recipe import Recipe, on_platform
 from digits_jax.runs.checks import TRIAL_ROWS
 from digits_jax.runs.digests import callbacks_in, digest_of_jaxpr, digest_of_stablehlo
 from digits_jax.structures import Best, Data, Run, TrainState
+from digits_jax.watch import Watch
 
 EPOCH = "epoch"  # the name of the whole, beside the parts
 PREDICTING = ("network", "views", "combine", "eval_params")
@@ -37,7 +38,7 @@ def program_digests(
     *,
     device: jax.Device,
     steps: int | None = None,
-    watch: train.Watch | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """The digests of all parts and of an epoch, and the callbacks to Python in them.
 

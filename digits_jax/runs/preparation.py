@@ -18,6 +18,7 @@ from digits_jax.runs.axis import leaf_name, take_run
 from digits_jax.runs.checks import check_parts
 from digits_jax.runs.identity import named_leaves
 from digits_jax.splits import without_absent_rows
+from digits_jax.step_counts import drops_remainder, fewest_rows, steps_in_all, steps_per_epoch
 from digits_jax.structures import Data, Run, TrainState
 
 logger: logging.Logger = logging.getLogger("digits_jax")
@@ -43,8 +44,8 @@ def prepare(data: Data, runs: Run, recipe: Recipe, epochs: int) -> tuple[Run, Tr
     first = take_run(runs, 0)
     shapes = train.state_shapes(first, data, recipe=recipe)
     network = as_network(recipe.network, first.hyperparameters)
-    fewest = train.fewest_rows(recipe, network, shapes.collections, size)
-    sees_padding = train.drops_remainder(network, shapes.collections)
+    fewest = fewest_rows(recipe, network, shapes.collections, size)
+    sees_padding = drops_remainder(network, shapes.collections)
     if recipe.remainder == "masked" and sees_padding:
         logger.warning(
             "the network has batch statistics and takes no mask, so that they would see padding: "
@@ -56,7 +57,7 @@ def prepare(data: Data, runs: Run, recipe: Recipe, epochs: int) -> tuple[Run, Tr
             f"run {np.argmax(none)} trains on {trained_rows[np.argmax(none)]} rows, fewer than a "
             f"batch of {recipe.batch_size}, and only full batches train: give a smaller batch_size"
         )
-    steps = train.steps_per_epoch(trained_rows, size, fewest) * epochs
+    steps = steps_per_epoch(trained_rows, size, fewest) * epochs
     if steps.max() >= 2**31:
         raise ValueError(f"{epochs} epochs make {steps.max()} steps; an int32 counts to 2**31 - 1")
     if recipe.takes_steps:
@@ -84,7 +85,7 @@ def runs_take_all_steps(runs: Run, data: Data, recipe: Recipe, mesh: Mesh) -> bo
     first = jax.eval_shape(lambda runs: take_run(runs, 0), runs)
     network = as_network(recipe.network, first.hyperparameters)
     collections = train.state_shapes(first, data, recipe=recipe).collections
-    return train.steps_in_all(runs.split, recipe=recipe, network=network, collections=collections)
+    return steps_in_all(runs.split, recipe=recipe, network=network, collections=collections)
 
 
 def unread_leaves(runs: Run, *programs: tuple[Any, Any]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from digits_jax.recipe import Recipe, on_platform
 from digits_jax.runs.groups import Groups, device_limit
 from digits_jax.runs.preparation import runs_take_all_steps, unread_leaves
 from digits_jax.structures import Data, Run, Sums, TrainState
+from digits_jax.watch import Watch
 
 History = dict[str, Any]
 
@@ -57,7 +58,7 @@ def compile_programs(
     epochs_per_call: int,
     params: Any = None,
     steps: int | None = None,
-    watch: train.Watch | None = None,
+    watch: Watch | None = None,
     round_robin: bool = False,
 ) -> Programs:
     """The programs for arrays like these; compiled once for each shape and configuration.
@@ -128,7 +129,7 @@ def _compile_for(
     vmap_size: int | None,
     epochs_per_call: int,
     steps: int | None,
-    watch: train.Watch | None,
+    watch: Watch | None,
     round_robin: bool,
     all_steps: bool,
     settings: Any,  # of JAX, which a program may depend on
@@ -265,7 +266,7 @@ def lifted_programs(
     vmap_size: int | None,
     epochs_per_call: int = 1,
     steps: int | None = None,
-    watch: train.Watch | None = None,
+    watch: Watch | None = None,
     platform: str | None = None,
     all_steps: bool = False,
 ) -> Lifted:

@@ -48,6 +48,7 @@ from digits_jax.runs.saved import saved_like
 from digits_jax.runs.votes import vote
 from digits_jax.storage.errors import CheckpointError, shortened_path
 from digits_jax.structures import Best, Data, Run, TrainState
+from digits_jax.watch import Watch, has_stopped, with_best_weights
 
 
 def train_and_test(
@@ -60,7 +61,7 @@ def train_and_test(
     devices: Sequence[jax.Device],
     vmap_size: int | None,
     epochs_per_call: int,
-    watch: train.Watch | None,
+    watch: Watch | None,
     every: int,
     identity: Mapping[str, Any] | None,
     about: Mapping[str, Any] | None,
@@ -181,7 +182,7 @@ def train_and_test(
                 placed_data,
                 mesh,
                 calls,
-                is_done=jax.jit(functools.partial(train.has_stopped, watch=watch)),
+                is_done=jax.jit(functools.partial(has_stopped, watch=watch)),
                 compile_train=of_fewer,
                 blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in columns},
             )
@@ -206,7 +207,7 @@ def train_and_test(
                 states = now()
     trained = time.perf_counter()
 
-    states = train.with_best_weights(states)
+    states = with_best_weights(states)
     sums, outputs = to_host(programs.evaluate(states, placed, placed_data), mesh, count)
     ends = (states.epoch, states.initial_loss, getattr(states.best, "epoch", states.epoch))
     last, initial, best = to_host(ends, mesh, count)
@@ -246,14 +247,14 @@ def _for_programs(runs: Run, steps: int | None) -> Run:
     return runs._replace(split=split, steps=runs.steps if steps is None else None, member=None)
 
 
-def _is_done(state: TrainState, watch: train.Watch) -> bool:
+def _is_done(state: TrainState, watch: Watch) -> bool:
     """Whether one run, its leaves [1, ...], has stopped."""
     if watch.patience is None:
         return False
-    return bool(np.asarray(train.has_stopped(state, watch)).all())
+    return bool(np.asarray(has_stopped(state, watch)).all())
 
 
-def _going_on(states: TrainState, watch: train.Watch | None) -> TrainState:
+def _going_on(states: TrainState, watch: Watch | None) -> TrainState:
     """States to go on from, with a place for what is watched now."""
     if watch is None:
         return states._replace(best=())
