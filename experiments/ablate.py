@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     config.check_folds()
     options.positive(epochs=config.epochs)
     options.seed(seed=config.seed)
-    output = Output(config.output_dir, script="ablate")
+    output = Output(config, script="ablate")
     startup.start_jax(compilation_cache=config.compilation_cache)
     task = tasks.load_task(config.data)
     splits = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)

@@ -41,7 +41,7 @@ def main(config: Config) -> None:
     options.seed(seed=config.seed)
     options.positive(width=config.width)
     options.require(config.width <= 32, f"--width must be at most 32, not {config.width:g}")
-    output = Output(config.output_dir, script="architecture")
+    output = Output(config, script="architecture")
     startup.start_jax(compilation_cache=False)
     import jax
 

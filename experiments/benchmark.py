@@ -38,6 +38,7 @@ from rich.markup import escape
 import digits_jax as dj
 from common import command_line, console, options, tasks
 from common.drawing import styled
+from common.origin import versions
 from common.output import Output
 from programs import MATMUL_PROGRAM, PEERS, about, mean_epoch, run_program, spread
 from report import speeds
@@ -86,7 +87,7 @@ def main(config: Config) -> None:
     options.positive(rounds=config.rounds, epochs=config.epochs, timeout=config.timeout)
     for name in config.peers:
         options.require(name in PEERS, f"--peers {name}: there are {', '.join(PEERS)}")
-    output = Output(config.output_dir, script="benchmark")
+    output = Output(config, script="benchmark")
     alone = config.bits_only and config.against is None
     options.require(not alone, "--bits-only needs --against")
     if config.against is not None:
@@ -103,7 +104,8 @@ def main(config: Config) -> None:
     found = {"experiment": "benchmark", **about(config)}
     found["machine"] |= {"device": results[0][MATMUL]["device"]}
     found |= {
-        "versions": {k: v for run in results[0].values() for k, v in run["versions"].items()},
+        "versions": versions()
+        | {k: v for run in results[0].values() for k, v in run["versions"].items()},
         **of_task,
         "left_out": left_out | failed,
         **summarize(results, of_task["flop_per_epoch"]),

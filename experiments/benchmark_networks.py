@@ -26,12 +26,10 @@ Writes ``report.html``, ``results.json`` and ``networks.png``.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import importlib
 import importlib.util
 import itertools
 import math
-import shlex
 import statistics
 import sys
 import tempfile
@@ -44,8 +42,9 @@ import tyro
 
 from common import command_line, console, options, startup
 from common.drawing import Drawing
+from common.origin import machine, versions
 from common.output import Output
-from programs import Peer, machine, mean_epoch, run_program, spread
+from programs import Peer, mean_epoch, run_program, spread
 
 NetworkName = Literal["lenet", "vgg", "resnet", "separable", "unet", "wavenet"]
 PeerName = Literal["digits-jax", "digits-jax-none", "flax", "flax-scan", "torch", "keras"]
@@ -140,7 +139,7 @@ def main(config: Config) -> None:
     options.require(inside, f"--rows must be {5 * BATCH} to a million, not {config.rows}")
     for name in ("networks", "sizes", "rows", "runs"):
         options.require(bool(getattr(config, name)), f"--{name} must name at least one")
-    output = Output(config.output_dir, script="benchmark_networks")
+    output = Output(config, script="benchmark_networks")
     peers, left_out = choose_peers(config)
     output.claim()  # now, so that it fails now and not after an hour
     cases = [
@@ -156,11 +155,10 @@ def main(config: Config) -> None:
     first = next(iter(measured.values()))[0]
     report = {
         "experiment": "benchmark_networks",
-        "command": shlex.join(["python", *sys.argv]),
         "config": dataclasses.asdict(config),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine() | {"device": first[MATMUL]["device"]},
-        "versions": {k: v for run in first.values() for k, v in run["versions"].items()},
+        "versions": versions()
+        | {k: v for run in first.values() for k, v in run["versions"].items()},
         "left_out": left_out
         | {f"{PEERS[name].title} ({case})": why for (case, name), why in failed.items()}
         | {str(case): "--max-seconds was over" for case in cases if case not in measured},

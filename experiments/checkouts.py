@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from common import options
+from common.origin import git
 
 
 def find_commit(root: Path, revision: str) -> str:
@@ -52,23 +52,3 @@ def worktree(root: Path, commit: str, tree: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(RuntimeError):  # twice: also one that git has only begun
             git(root, "worktree", "remove", "--force", "--force", str(tree))
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What a git command says.
-
-    Raises:
-        RuntimeError: it failed; has the last line of its errors.
-    """
-    ours = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # are set where a git hook calls us
-    settings = {name: value for name, value in os.environ.items() if name not in ours}
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, env=settings, capture_output=True, text=True
-        )
-    except FileNotFoundError as error:
-        raise RuntimeError("git is not installed") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
-    return done.stdout.strip()

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
     config.check()
     config.check_folds()
     options.positive(rope=config.rope)
-    output = Output(config.output_dir, script="compare", resume=config.resume)
+    output = Output(config, script="compare")
     startup.start_jax(compilation_cache=config.compilation_cache)
     import predicting  # which imports JAX and scikit-learn
 

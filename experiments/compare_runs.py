@@ -13,8 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +56,12 @@ def main(config: Config) -> None:
     require(len(config.runs) > 1, "give two folders of runs, or more")
     names = short(config.runs)
     found = [read(folder, name) for folder, name in zip(config.runs, names, strict=True)]
-    output = Output(config.output_dir, script="compare_runs")
+    output = Output(config, script="compare_runs")
     output.claim()
     differences = differing(found)
     tests, untested = paired(found)
     results = {
         "experiment": "compare_runs",
-        "command": shlex.join(["python", *sys.argv]),
         "config": dataclasses.asdict(config),
         "runs": [
             {
@@ -121,7 +118,7 @@ def read(folder: Path, name: str) -> Finished:
         results = json.loads(file.read_text(encoding="utf-8"))
     known = isinstance(results, dict) and isinstance(results.get("experiment"), str)
     require(known, f"{file} is not the results of one of these scripts")
-    for key in ("config", "data", "versions"):
+    for key in ("config", "data", "devices", "machine", "versions"):
         require(isinstance(results.get(key, {}), dict), f"{damaged}its {key} is not an object")
     scores = [key for key in ("accuracy", "loss") if key in results]
     for key in scores:
@@ -190,11 +187,12 @@ def score_table(runs: Sequence[Finished], notes: Sequence[str], other_rows: bool
 
 
 def differing(runs: Sequence[Finished]) -> dict[str, list[Any]]:
-    """Values [runs] of what isn't the same in all: data, options that matter, devices, versions."""
+    """Values [runs] of what isn't the same in all: data, options that matter, machine, versions."""
     table: dict[str, list[Any]] = {}
-    for part in ("data", "config", "devices", "versions"):
-        dicts = [run.results.get(part) for run in runs]
-        each = [values if isinstance(values, dict) else {} for values in dicts]
+    for part in ("data", "config", "devices", "machine", "versions"):
+        each = [run.results.get(part, {}) for run in runs]
+        if part == "machine" and not all(each):
+            continue  # a run of an earlier version doesn't say where it ran
         names = dict.fromkeys(name for values in each for name in values)
         for name in names:
             values = [plain(run.get(name)) for run in each]

@@ -60,7 +60,7 @@ def main(config: Config) -> None:
         fits = f"--rows must be above {least} for {config.features} --features, not {rows}"
         options.require(rows > least, fits)
     options.seed(seed=config.seed)
-    output = Output(config.output_dir, script="coverage")
+    output = Output(config, script="coverage")
     startup.start_jax(compilation_cache=False)
     output.claim()
     found = {}

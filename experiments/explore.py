@@ -44,7 +44,7 @@ class Config(options.Figures, options.Digits):
 def main(config: Config) -> None:
     """Counts, embeds, shows and writes."""
     options.seed(seed=config.seed)
-    output = Output(config.output_dir, script="explore")
+    output = Output(config, script="explore")
     # OpenMP's threads wait for each other a lot in t-SNE; so, they leave their cores to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     startup.start_jax(compilation_cache=False)

@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     options.positive(epochs=config.epochs)
     options.require(config.index >= 0, "--index is counted from 0: a negative number names nothing")
     options.require(config.run is None or config.checkpoint is not None, "--run needs --checkpoint")
-    output = Output(config.output_dir, script="feature_maps")
+    output = Output(config, script="feature_maps")
     startup.start_jax(compilation_cache=config.compilation_cache)
     import jax
 

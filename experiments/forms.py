@@ -37,7 +37,7 @@ class Config(methods.Options):
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
-    output = Output(config.output_dir, script="forms", resume=config.resume)
+    output = Output(config, script="forms")
     startup.start_jax(compilation_cache=config.compilation_cache)
     import predicting  # which imports JAX and scikit-learn
     from digits_jax.forms import leave_one_form_out

@@ -63,7 +63,7 @@ def main(config: Config) -> None:
     """Counts, shows and writes."""
     options.require(0 < config.share <= 1, f"--share must be above 0, to 1, not {config.share}")
     options.positive(shown=config.shown)
-    output = Output(config.output_dir, script="leftovers")
+    output = Output(config, script="leftovers")
     known = run_results(config.run)
     names = config.methods or tuple(known["methods"])
     for name in names:

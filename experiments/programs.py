@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common import startup
+from common.origin import origin
 
 BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
 _UNSET = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR", "KERAS_BACKEND")
@@ -132,28 +130,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def about(config: Any) -> dict[str, Any]:
     """What the results of a benchmark begin with."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "config": dataclasses.asdict(config),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Where the times were measured."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return {
-        "processor": model,
-        "cores": _cores(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
+    return {**origin(), "config": dataclasses.asdict(config)}
 
 
 def _busy_seconds() -> float | None:

@@ -37,8 +37,9 @@ from scipy import stats
 
 import digits_jax as dj
 from bits import Difference, Leaves, compare_bits
-from checkouts import find_commit, git, worktree
+from checkouts import find_commit, worktree
 from common import console, options, startup, tasks
+from common.origin import git
 from common.output import Output
 from programs import BUSY, Peer, about, run_program
 

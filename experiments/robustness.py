@@ -52,7 +52,7 @@ def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     config.check()
     options.positive(seeds=config.seeds, rows=min(config.rows, default=1))
-    output = Output(config.output_dir, script="robustness", resume=config.resume)
+    output = Output(config, script="robustness")
     startup.start_jax(compilation_cache=config.compilation_cache)
     import predicting  # which imports JAX and scikit-learn
 

@@ -68,7 +68,7 @@ def main(config: Config) -> None:
         options.require(inside, positive)
     options.require(len(set(config.runs)) > 1, "--runs must name two numbers, to fit a line")
     options.require(min(config.waves) > 1, "--waves must be at least 2, for the first one compiles")
-    output = Output(config.output_dir, script="scaling")
+    output = Output(config, script="scaling")
     startup.start_jax(compilation_cache=False)
     import measuring  # which imports JAX
 

@@ -72,7 +72,7 @@ def main(config: Config) -> None:
         config.seed + config.repeats <= 2**32,
         f"--seed {config.seed} leaves no seeds for {config.repeats} repeats: they end at 2^32 - 1",
     )
-    output = Output(config.output_dir, script="speedrun")
+    output = Output(config, script="speedrun")
     startup.start_jax(compilation_cache=config.compilation_cache)
     dataset = tasks.load_digits(config.data)
     options.countable(config.epochs, len(dataset.labels), config.batch_size)

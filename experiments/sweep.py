@@ -79,7 +79,7 @@ class Config(options.Folds, options.ResumableOut, options.Data):
 def main(config: Config) -> None:
     """Searches, shows and writes."""
     check(config)
-    output = Output(config.output_dir, script="sweep", resume=config.resume, job=config.job)
+    output = Output(config, script="sweep")
     startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     import stages  # which imports JAX
 

@@ -74,7 +74,7 @@ def main(config: Config) -> None:
         "one source alone has nothing to be told from: give another one two levels or more",
     )
     options.seed(seed=config.seed)
-    output = Output(config.output_dir, script="variance", resume=config.resume)
+    output = Output(config, script="variance")
     startup.start_jax(compilation_cache=config.compilation_cache)
     task = tasks.load_task(config.data)
     options.require(task.class_names is not None, "accuracy needs classes: --data must hold them")

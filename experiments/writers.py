@@ -51,7 +51,7 @@ def main(config: Config) -> None:
     config.check()
     options.positive(seeds=config.seeds)
     options.few_enough(config.seeds, "--seeds")
-    output = Output(config.output_dir, script="writers", resume=config.resume)
+    output = Output(config, script="writers")
     startup.start_jax(compilation_cache=config.compilation_cache)
     import predicting  # which imports JAX and scikit-learn
 

@@ -125,7 +125,7 @@ def test_a_signal_in_the_last_wave_of_a_stage_stops_before_the_next(
     monkeypatch.syspath_prepend(SCRIPT.parent)
     sweep, stages = (importlib.import_module(name) for name in ("sweep", "stages"))
     config = sweep.Config(data="bundled", folds=2, output_dir=tmp_path / "out")
-    output = sweep.Output(config.output_dir, script="sweep")
+    output = sweep.Output(config, script="sweep")
     task = sweep.tasks.load_task("bundled")
     search = stages.Sweep(config, task, stages.make_structures(config, task), output)
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import math
 import os
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +20,8 @@ from rich.markup import escape
 
 import digits_jax as dj
 from common import console
-from common.options import Job, UsageError, require
+from common.options import Folder, UsageError, require
+from common.origin import origin, versions
 from common.startup import anywhere, process_index, reports
 from digits_jax.storage.files import remove_partial_files, whole_file
 from digits_jax.storage.locks import FolderLock
@@ -31,9 +29,6 @@ from digits_jax.storage.locks import FolderLock
 if TYPE_CHECKING:
     from common.drawing import Drawing
     from report import Report
-
-# Packages whose versions results.json names.
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 STARTED = time.perf_counter()  # of the script, which imports this first
 FRACTIONS = ("accuracy", "precision", "recall", "f1")  # scores between 0 and 1
@@ -48,20 +43,16 @@ class Output:
     One process at a time writes to it.
 
     Args:
-        folder: None: ``runs/<script>/<date>-<time>``.
-        resume: go on with what the folder holds; otherwise a folder that holds a run is refused.
-            None for a script that can't resume.
-        job: the processes that share the folder.
+        config: the options. ``output_dir`` is the folder; None: ``runs/<script>/<date>-<time>``.
+            With ``resume`` it goes on with what the folder holds; otherwise a folder that holds a
+            run is refused. A script without that option can't resume.
+        script: its name.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        *,
-        script: str,
-        resume: bool | None = None,
-        job: Job | None = None,
-    ) -> None:
+    def __init__(self, config: Folder, *, script: str) -> None:
+        folder = config.output_dir
+        resume: bool | None = getattr(config, "resume", None)
+        job = getattr(config, "job", None)
         if folder is None:
             require(not resume, "--resume needs --output-dir, the folder of the run to go on with")
             together = job is not None and job.distributed
@@ -195,7 +186,7 @@ class Output:
             Stopped: a signal came once the results were there.
         """
         seconds = {**results.get("seconds", {}), "total": time.perf_counter() - STARTED}
-        results = {**results, "seconds": seconds, "warnings": self.warnings}
+        results = {**origin(), **results, "seconds": seconds, "warnings": self.warnings}
         self.json(name, results)
         self._complete = True
         console.results.release()
@@ -251,16 +242,8 @@ def _new_folder(folder: Path) -> Path:
     raise AssertionError("there is always another number")
 
 
-def version(package: str) -> str | None:
-    """Of an installed package; None where its metadata are missing, as in a copied clone."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:
-    """What every ``results.json`` begins with: data, configuration, devices, versions, command."""
+    """What a script's results hold beside their origin: data, options, devices, versions."""
     import jax
 
     devices = jax.devices()
@@ -272,18 +255,13 @@ def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:
             "note": provenance.note,
         },
         "config": dataclasses.asdict(config),
-        "command": shlex.join(["python", *sys.argv]),
         "devices": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
             "count": len(devices),
             "processes": jax.process_count(),
         },
-        "versions": {
-            "digits_jax": dj.__version__,
-            "python": sys.version.split()[0],
-            **{name: version(name) for name in PACKAGES},
-        },
+        "versions": versions(),
     }
 
 

@@ -43,7 +43,7 @@ Config = TypeVar("Config", bound=Options)
 
 def begin(config: Config, script: str) -> tuple[Config, Output, Task, Plan]:
     """Starts JAX; gives the options with what the recipe decides, the folder, rows and recipe."""
-    output = Output(config.output_dir, script=script, resume=config.resume, job=config.job)
+    output = Output(config, script=script)
     startup.start_jax(compilation_cache=config.compilation_cache, job=config.job)
     task = tasks.load_task(config.data)
     plan = plans.load_plan(

@@ -205,7 +205,9 @@ def _cells(table: Values) -> dict[str, Any]:
 def _about(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The tables at the end: names and values of the configuration and of what it ran on."""
     names = {name: name.capitalize() for name in ("data", "devices", "machine", "versions")}
-    names = {"config": "Configuration", **names, "seconds": "Seconds"}
+    names = {"config": "Configuration", "made": "Made", **names, "seconds": "Seconds"}
+    made = {name: results[name] for name in ("date", "commit") if results.get(name)}
+    results = {**results, "made": made or None}
     return {
         title: {key: _word(value) for key, value in _flat(results[name]).items()}
         for name, title in names.items()

@@ -24,6 +24,7 @@ from fault_runner import (
 )
 from matplotlib.figure import Figure
 
+from common.options import Folder, ResumableOut
 from digits_jax.plots import save
 from digits_jax.storage.checkpoints import Checkpoints
 from digits_jax.storage.errors import SaveError
@@ -154,7 +155,8 @@ def test_a_folder_that_cannot_be_written_to(
         disk.folder / "new": "Read-only file system",
         tmp_path / "file" / "new": "Not a directory",
     }.items():
-        code, errors = run(lambda h, folder=folder: h.Output(folder, script="s").claim())  # type: ignore[misc]
+        config = Folder(output_dir=folder)
+        code, errors = run(lambda h, config=config: h.Output(config, script="s").claim())  # type: ignore[misc]
         assert code == 1
         _one_line(errors, str(folder), why, "choose an --output-dir that you can write to")
         tally.survived("folders that can't be written to")
@@ -165,7 +167,7 @@ def test_results_on_a_full_disk(run: Run, disk: Disk, tally: Tally, name: str) -
     (disk.folder / "filler").write_bytes(bytes(2 * 2**20 - 12_000))
 
     def main(module: Any) -> None:
-        output = module.Output(disk.folder, script="s", resume=True)
+        output = module.Output(ResumableOut(output_dir=disk.folder, resume=True), script="s")
         output.claim()
         if name == "results.json":
             output.json(name, {"text": "a" * 50_000})
@@ -185,7 +187,7 @@ def test_an_output_folder_removed_while_it_is_written_to(
     run: Run, tmp_path: Path, tally: Tally
 ) -> None:
     def main(module: Any) -> None:
-        output = module.Output(tmp_path / "run", script="s", resume=True)
+        output = module.Output(ResumableOut(output_dir=tmp_path / "run", resume=True), script="s")
         output.claim()
         shutil.rmtree(tmp_path / "run")
         output.json("results.json", {})
@@ -204,9 +206,9 @@ def test_an_output_folder_removed_while_it_is_written_to(
 
 def test_one_output_folder_for_two_runs(run: Run, tmp_path: Path, tally: Tally) -> None:
     def main(module: Any) -> None:
-        first = module.Output(tmp_path, script="s", resume=True)
+        first = module.Output(ResumableOut(output_dir=tmp_path, resume=True), script="s")
         first.claim()
-        module.Output(tmp_path, script="s", resume=True).claim()
+        module.Output(ResumableOut(output_dir=tmp_path, resume=True), script="s").claim()
 
     code, errors = run(main)
     assert code == 2
@@ -218,6 +220,7 @@ def test_what_a_kill_left_half_written_goes(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".results.json.abc.partial").touch()
     (tmp_path / ".def.partial").mkdir()
     (tmp_path / ".gitignore").touch()
-    code, errors = run(lambda h: h.Output(tmp_path, script="s", resume=True).claim())
+    config = ResumableOut(output_dir=tmp_path, resume=True)
+    code, errors = run(lambda h: h.Output(config, script="s").claim())
     assert (code, errors) == (0, "")
     assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {".gitignore"}
