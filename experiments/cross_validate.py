@@ -22,7 +22,7 @@ from common import command_line, console, options, startup, tasks, training
 from common.drawing import plots
 from common.output import Output, summary_json
 from common.plans import Plan
-from common.scores import Score, scores_of
+from common.scores import Score, counted, scores_of
 from common.tables import Table
 from common.tasks import Task
 from report import pages
@@ -64,14 +64,18 @@ def main(config: Config) -> None:
     names = [*config.fold_names(), *["refit"] * at_once]  # of the runs axis: member by member
     if config.members > 1:
         names = [f"{name}, member {m}" for m in range(1, config.members + 1) for name in names]
-    result = training.train(task.data, runs, names, output, plan, **training.asked(config))
+    what = counted(config.folds * config.repeats, "fold")
+    what += f" of {config.members} networks" * (config.members > 1) + " + refit" * at_once
+    asked = training.asked(config)
+    result = training.train(task.data, runs, names, output, plan, what=what, **asked)
     if config.refit and config.watched:
         epochs = max(1, round(float(result.best_epochs.mean())))
-        console.say(f"refit on all rows, {epochs} epochs", console.notes)
+        console.say(f"refit on all rows, {counted(epochs, 'epoch')}", console.notes)
         alone = dj.make_runs(with_refit, plan.hyperparameters, seed=config.seed)
         alone, plan_of_refit = dj.take_runs(alone, [-1]), plan._replace(epochs=epochs)
         asked = training.asked(config, watched=False)
-        training.train(task.data, alone, ["refit"], output, plan_of_refit, part="refit", **asked)
+        also: Any = {"what": "the refit", "part": "refit", **asked}
+        training.train(task.data, alone, ["refit"], output, plan_of_refit, **also)
     if startup.reports():
         report(config, task, plan, result, names, output)
 
@@ -177,7 +181,7 @@ def fold_table(
             totals.append((f"{title}mean ± sd{of_all}", *(s.mean(summary[s.name]) for s in scores)))
             ends = [s.interval(summary[s.name]) for s in scores]
             totals.append((f"{title}95 % interval", *ends))
-    title = f"{config.folds}-fold cross-validation, {config.epochs} epochs"
+    title = f"{config.folds}-fold cross-validation, {counted(config.epochs or 0, 'epoch')}"
     return Table(title, ("run", *(s.label for s in scores)), rows, totals=totals)
 
 

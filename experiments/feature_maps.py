@@ -153,7 +153,7 @@ def train(
         console.notes,
     )
     runs = dj.make_runs(dj.refit_split(dataset.labels), seed=config.seed)
-    with console.Watch(config.epochs, 1, rows=len(dataset.labels)) as watch:
+    with console.Watch(1, rows=len(dataset.labels)) as watch:
         try:
             result = dj.cross_validate(
                 dataset.data,

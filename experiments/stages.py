@@ -23,7 +23,7 @@ import digits_jax as dj
 from common import console, options, plans, startup, training
 from common.options import require, usage_errors
 from common.output import STARTED, Output
-from common.scores import scores_of
+from common.scores import counted, scores_of
 from digits_jax.runs.identity import named_leaves
 from digits_jax.search import grids, halving
 
@@ -165,7 +165,8 @@ class Sweep:
                     halving.halve_grid, self.task.data, structure.h, splits, groups
                 )
                 unit, count = "outer split", groups
-            parts.append(self.watched(work, f"{stage}-{s}", structure, count, unit=unit))
+            name = f"{stage}-{s}"
+            parts.append(self.watched(work, name, structure, count, unit=unit, runs=runs))
         joined: grids.Scores = jax.tree.map(lambda *each: np.concatenate(each), *parts)
         return joined
 
@@ -198,9 +199,14 @@ class Sweep:
         *,
         seed: int | None = None,
         unit: str = "run",
+        runs: int | None = None,
     ) -> Any:
-        """Work in waves, with progress, a tally of time and memory, and a stop at a signal."""
+        """Work in waves, with progress, a tally of time and memory, and a stop at a signal.
+
+        ``count`` is of units; ``runs`` trains, where that is another number.
+        """
         done, config = 0, self.config
+        before, here = 0, 1.0  # epochs of earlier rungs; part of all runs that train now
 
         def on_wave(now: int) -> bool:
             nonlocal done
@@ -211,11 +217,18 @@ class Sweep:
             return watch.signal is not None
 
         def on_epoch(progress: dj.Progress) -> bool:
-            part = len(progress.history["loss"]) * progress.epoch // progress.epochs
-            now = done + (part if unit == "run" else 0)
-            return watch.on_epoch(dj.Progress(now, count, progress.history))
+            nonlocal here, before
+            training_now = len(progress.history["loss"])
+            if before == 0:  # the first rung of --halving, or all epochs at once
+                here = training_now / (runs or count)
+            epoch = before + progress.epoch
+            if progress.epoch == progress.epochs:
+                before = epoch % structure.plan.epochs
+            now = dj.Progress(epoch, structure.plan.epochs, progress.history)
+            return watch.on_epoch(now, what=counted(training_now, "run"), done=done, part=here)
 
-        with console.Watch(count, count, unit=unit, score=self.scores[0]) as watch:
+        what = counted(runs or count, "run")
+        with console.Watch(count, what=what, unit=unit, score=self.scores[0]) as watch:
             try:
                 with structure.plan.naming_mistakes():
                     result = work(

@@ -33,7 +33,8 @@ def _watch(epochs: int, runs: int, **options: object) -> bool:
     """Watches made-up epochs, in which the runs' accuracies are 0.5 and 0.7: 60 ± 10 %."""
     shares = np.resize([0.5, 0.7], (runs, 1))
     stopped = False
-    with console.Watch(epochs, runs, rows=1000, **options) as watch:  # type: ignore[arg-type]
+    options = {"what": f"{runs} runs" if runs > 1 else "", "rows": 1000, **options}
+    with console.Watch(runs, **options) as watch:  # type: ignore[arg-type]
         for epoch in range(1, epochs + 1):
             history = {
                 "loss": np.full((runs, epoch), 0.25),
@@ -47,9 +48,10 @@ def test_plain_lines_where_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch
     notes, file = _console()
     monkeypatch.setattr(console, "notes", notes)
     assert not _watch(40, 2)
-    lines = file.getvalue().splitlines()
+    compiling, *lines = file.getvalue().splitlines()
+    assert compiling == "compiling the program of 2 runs"
     assert [line.partition(":")[0] for line in lines] == [
-        f"epoch {epoch}/40" for epoch in range(4, 41, 4)
+        f"epoch {epoch}/40 of 2 runs" for epoch in range(4, 41, 4)
     ]
     form = r"training accuracy 60\.00 ± 10\.00 %, [\d,]+ rows/s(, \d+ s left)?$"
     assert all(re.search(form, line) for line in lines)
@@ -63,7 +65,8 @@ def test_one_run_has_no_spread_and_the_first_epoch_no_speed(
     notes, file = _console()
     monkeypatch.setattr(console, "notes", notes)
     _watch(2, 1)
-    first, second = file.getvalue().splitlines()
+    compiling, first, second = file.getvalue().splitlines()
+    assert compiling == "compiling the program"
     assert first == "epoch 1/2: training accuracy 50.00 %"  # its time includes compiling
     assert second.startswith("epoch 2/2: training accuracy 50.00 %, ")
 
@@ -73,9 +76,86 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "notes", notes)
     _watch(3, 2)
     text = file.getvalue()
-    for words in ("2 runs", "3/3 epochs", "60.00 ± 10.00 %", "rows/s", "left"):
+    for words in ("compiling", "epoch 3/3 of 2 runs", "training accuracy 60.00 ± 10.00 %", "left"):
         assert words in text
+    assert "rows/s" not in text  # for which 100 columns are too few
     assert not re.search(r"\x1b\[[\d;]*3[0-7]m", text)  # NO_COLOR: no colours
+
+
+@pytest.mark.parametrize(("width", "words"), [(60, "epoch 3/3 "), (120, "rows/s")])
+def test_a_bar_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, width: int, words: str) -> None:
+    notes, file = _console(force_terminal=True, width=width, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(console, "notes", notes)
+    _watch(3, 200)
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", file.getvalue())
+    lines = re.split(r"[\r\n]+", plain)
+    assert max(map(len, lines)) <= width and "…" not in plain
+    assert any(words in line and "training accuracy 60.00 ± 10.00 %" in line for line in lines)
+
+
+def test_waves_say_which_runs_train_and_how_many_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes, file = _console()
+    monkeypatch.setattr(console, "notes", notes)
+    history = {"loss": np.ones((3, 2)), "accuracy": np.full((3, 2), 0.5)}
+    with console.Watch(6, what="6 runs") as watch:
+        for done in (0, 3):
+            for epoch in (1, 2):
+                now = Progress(epoch, 2, history)
+                watch.on_epoch(now, what="3 runs", done=done, part=0.5)
+    lines = [line.partition(": training")[0] for line in file.getvalue().splitlines()]
+    assert lines == [
+        "compiling the program of 6 runs",
+        "epoch 1/2 of 3 runs, 0 of 6 runs done",
+        "epoch 2/2 of 3 runs, 0 of 6 runs done",
+        "epoch 1/2 of 3 runs, 3 of 6 runs done",
+        "epoch 2/2 of 3 runs, 3 of 6 runs done",
+    ]
+
+
+def test_no_long_silence_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten epochs and then work without news, at a hundredth of the time."""
+    notes, file = _console()
+    monkeypatch.setattr(console, "notes", notes)
+    monkeypatch.setattr(console.Heartbeat, "SILENCE", 0.1)
+    history = {"loss": np.ones((1, 1)), "accuracy": np.full((1, 1), 0.5)}
+    with console.Watch(1) as watch:
+        time.sleep(1.2)
+        for epoch in range(1, 8):  # of 100: no tenth is reached
+            watch.on_epoch(Progress(epoch, 100, history))
+        time.sleep(1.2)
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "compiling the program"
+    assert re.fullmatch(r"compiling the program: \d+ s so far", lines[1])
+    assert any(line.startswith("epoch 7/100: training accuracy 50.00 %") for line in lines[2:])
+    assert re.fullmatch(r"after epoch 7/100: \d+ s so far", lines[-1])
+    said = len(lines)
+    time.sleep(0.7)
+    assert len(file.getvalue().splitlines()) == said  # it is over
+
+
+def test_waiting_says_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.Heartbeat, "SILENCE", 0.1)
+    for at_once in (True, False):
+        notes, file = _console()
+        monkeypatch.setattr(console, "notes", notes)
+        with console.waiting("t-SNE of [9] rows", at_once=at_once):
+            assert file.getvalue() == "t-SNE of [9] rows\n" * at_once
+        with console.waiting("SVM", at_once=at_once) as now:
+            now("SVM: 3 of 5 splits")
+            time.sleep(0.7)
+        assert file.getvalue().endswith("SVM: 3 of 5 splits\n")
+    terminal, file = _console(force_terminal=True, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(console, "notes", terminal)
+    with console.waiting("t-SNE of [9] rows") as now:
+        now("SVM: [3] of 5")
+    assert "SVM: [3] of 5" in file.getvalue()
+    quiet, file = _console(quiet=True)
+    monkeypatch.setattr(console, "notes", quiet)
+    with console.waiting("t-SNE"):
+        time.sleep(0.7)
+    assert file.getvalue() == ""
 
 
 def test_quiet_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +173,7 @@ def test_a_signal_stops_and_handlers_come_back(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(console, "notes", notes)
     monkeypatch.setattr(console, "errors", errors)
     before = signal.getsignal(signal.SIGTERM)
-    with console.Watch(2, 1) as watch:
+    with console.Watch(1) as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(1000):  # a thread of its own listens
             if "stopping after this epoch" in said.getvalue():

@@ -10,6 +10,6 @@ origin           when, where and by which revision results were made
 startup          JAX and its devices, the processes of a job
 tables           tables for the console and the report
 console          consoles, progress, signals, warnings in plain words
-scores           how a recipe's scores are worded
+scores           how scores and counts are worded
 options          options that scripts share, checks of arguments
 """

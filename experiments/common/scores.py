@@ -1,4 +1,4 @@
-"""How a recipe's scores are worded: their titles, units and digits."""
+"""How scores and counts are worded: titles, units, digits, plurals."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ class Score(NamedTuple):
         """An interval; a dash where there is none."""
         known = [end for end in ends if end is not None and not math.isnan(end)]
         return " to ".join(map(self.text, known)) if len(known) == 2 else dash
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 run", "2 runs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 ACCURACY = Score("accuracy", "Accuracy (%)", 100, "%", 2)

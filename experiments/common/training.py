@@ -22,7 +22,7 @@ from common.drawing import plots
 from common.options import require
 from common.output import Output, describe
 from common.plans import Plan
-from common.scores import Score, scores_of
+from common.scores import Score, counted, scores_of
 from common.tasks import Task
 
 if TYPE_CHECKING:
@@ -77,21 +77,28 @@ def train(
     patience: int | None = None,
     keep: Literal["last", "best"] = "last",
     verbose: bool = False,
+    what: str | None = None,
     part: str = "",
     tensorboard: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> dj.CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
-    ``part`` is the checkpoints' own folder, where a script trains more than once; ``about`` are the
-    options that a refusal names, see ``options.identifying``.
+    ``what`` trains, in words: "5 folds + refit"; ``part`` is the checkpoints' own folder, where a
+    script trains more than once; ``about`` are the options that a refusal names, see
+    ``options.identifying``.
     """
     from digits_jax.runs.memory import runs_at_once
 
     recipe, epochs, count = plan.recipe, plan.epochs, len(names)
     score, done = scores_of(recipe)[0], 0
+    what = (counted(count, "run") if count > 1 else "") if what is None else what
     folder = output.checkpoints / part
-    per_call = 1 if verbose else _epochs_per_call(epochs, checkpoint_every, folder)
+    saved = _saved_epochs(folder)
+    per_call = 1 if verbose else _epochs_per_call(epochs, checkpoint_every, saved)
+    if resume and saved:
+        going_on = f"going on after epoch {max(saved)} of {epochs}, from {folder}"
+        console.say(escape(going_on), console.notes)
     with contextlib.ExitStack() as stack:
         tracker = None
         if tensorboard and startup.reports():
@@ -104,11 +111,11 @@ def train(
         size = runs_at_once(runs, data, recipe=recipe)
         if size is None:
             rows = float(np.sum(runs.split.train_weights))
-            watch = console.Watch(epochs, count, rows=rows, verbose=verbose, score=score)
+            watch = console.Watch(count, what=what, rows=rows, verbose=verbose, score=score)
         else:
-            few = f"{count} runs are more than memory holds: {size} train at once"
+            few = f"{counted(count, 'run')} are more than memory holds: {size} train at once"
             console.say(few, console.notes)
-            watch = console.Watch(count, count, unit="run", score=score)
+            watch = console.Watch(count, what=what, score=score)
         stack.enter_context(watch)
 
         def on_epoch(progress: dj.Progress) -> bool:
@@ -119,11 +126,12 @@ def train(
                     tracker.write(progress.history)
                 return watch.on_epoch(progress)
             here = np.isfinite(progress.history["loss"][:, 0])  # the others are of other waves
-            trained = int(here.sum()) * progress.epoch // progress.epochs
+            trained = int(here.sum())
             history = {name: values[here] for name, values in progress.history.items()}
-            now = dj.Progress(done + trained, count, history)
+            before, now = done, progress._replace(history=history)
             done += trained if progress.epoch == progress.epochs else 0
-            return watch.on_epoch(now)
+            these = counted(trained, "run")
+            return watch.on_epoch(now, what=these, done=before, part=trained / count)
 
         try:
             with plan.naming_mistakes():
@@ -176,7 +184,15 @@ def save_temperatures(
     calibration.save_temperatures(folder, by_name, epoch=int(np.max(result.epochs)))
 
 
-def _epochs_per_call(epochs: int, checkpoint_every: int | None, folder: Path) -> int:
+def _saved_epochs(folder: Path) -> list[int]:
+    """The epochs of all checkpoints in a folder."""
+    from digits_jax.runs.extension import folders_of
+
+    inside = [each for part in folders_of(folder) for each in part.glob("*")]
+    return [int(each.name) for each in inside if each.name.isdecimal()]
+
+
+def _epochs_per_call(epochs: int, checkpoint_every: int | None, saved: Sequence[int]) -> int:
     """Epochs between two looks at the runs: 1 on a CPU, up to 10 on an accelerator.
 
     Its epochs may take milliseconds, as long as a look. The number divides the epochs between two
@@ -185,12 +201,8 @@ def _epochs_per_call(epochs: int, checkpoint_every: int | None, folder: Path) ->
     """
     import jax
 
-    from digits_jax.runs.extension import folders_of
-
     if jax.default_backend() == "cpu":
         return 1
-    inside = [each for part in folders_of(folder) for each in part.glob("*")]
-    saved = [int(each.name) for each in inside if each.name.isdecimal()]
     looks = math.gcd(epochs, checkpoint_every or max(1, epochs // 10), *saved)
     return next(count for count in range(10, 0, -1) if looks % count == 0)
 
