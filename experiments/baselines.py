@@ -21,6 +21,7 @@ from sklearn.svm import SVC
 
 import digits_jax as dj
 from common import console, options
+from common.scores import counted
 from digits_jax.calibration import fit_temperature
 from digits_jax.runs.identity import digest_of
 from methods import Predictions, title
@@ -85,14 +86,14 @@ def predict(name: str, task: Task, splits: dj.Split, seed: int) -> Predictions:
         )
         for i in range(len(rows))
     )
-    with console.results.status(title(name)) as status:
+    with console.waiting(f"{title(name)}: {counted(len(rows), 'split')}") as now:
         answers = joblib.Parallel(n_jobs=-1, return_as="generator")(jobs)
         for i, (classes, tuned, (known, values)) in enumerate(answers):
             predicted[i, rows[i] >= 0] = classes
             logits[i] = np.log(LEAST)  # of a class that the training rows lack
             logits[i][np.ix_(rows[i] >= 0, known)] = values
             chosen.append(tuned)
-            status.update(f"{title(name)}: {i + 1} of {len(rows)} splits")
+            now(f"{title(name)}: {i + 1} of {counted(len(rows), 'split')}")
     return Predictions(rows, predicted, logits, time.perf_counter() - started, chosen)
 
 

@@ -197,7 +197,7 @@ def run_rounds(
             if name in failed:
                 continue
             title = programs[name].title
-            with console.notes.status(f"round {number + 1} of {config.rounds}: {title}"):
+            with console.waiting(f"round {number + 1} of {config.rounds}: {title}"):
                 try:
                     results[name] = run_program(programs[name], task, config.timeout)
                 except RuntimeError as error:

@@ -259,7 +259,7 @@ def run_rounds(
                 continue
             if time.perf_counter() > ends:
                 return None
-            with console.notes.status(f"round {number + 1}, {case}: {peer.title}"):
+            with console.waiting(f"round {number + 1}, {case}: {peer.title}"):
                 try:
                     results[name] = run_program(peer, task, config.timeout)
                 except RuntimeError as error:

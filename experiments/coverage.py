@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ import digits_jax as dj
 from common import command_line, console, options, startup
 from common.drawing import plots
 from common.output import Output, describe
+from common.scores import counted
 from common.tables import Table
 from report import Report
 
@@ -65,18 +67,22 @@ def main(config: Config) -> None:
     output.claim()
     found = {}
     for rows in config.rows:
-        found[rows] = simulate(config, rows)
-        console.say(f"{rows} rows: {config.trials} data sets", console.notes)
+        with console.waiting(f"{rows} rows: {counted(config.trials, 'data set')}") as now:
+            found[rows] = simulate(config, rows, now)
     report(config, found, output)
 
 
-def simulate(config: Config, rows: int) -> dict[str, Any]:
-    """Of data sets of so many rows: coverage and mean width by kind of interval."""
+def simulate(config: Config, rows: int, now: Callable[[str], None]) -> dict[str, Any]:
+    """Of data sets of so many rows: coverage and mean width by kind of interval.
+
+    ``now`` is told how many are done.
+    """
     chance = np.random.default_rng([config.seed, rows])
     sizes = {"train_rows": rows * (1 - 1 / config.folds), "test_rows": rows / config.folds}
     intervals = np.zeros((config.trials, len(KINDS), 2))
     of_all, of_fewer = np.zeros(config.trials), np.zeros(config.trials)
     for trial in range(config.trials):
+        now(f"{rows} rows: {trial} of {counted(config.trials, 'data set')}")
         x, y = draw(chance, rows, config.features)
         outer, inner, fold = cross_validated(chance, x, y, config.folds, config.repeats)
         by_fold = [[outer[r, fold[r] == k].mean() for k in range(config.folds)]

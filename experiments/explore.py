@@ -76,7 +76,9 @@ def main(config: Config) -> None:
         f"{distinct} of {len(images)} images are distinct"
     )
     began = time.perf_counter()
-    points, name, how = embed(pixels, config.embedding, config.seed)
+    how_many = f"{len(pixels)} rows in two dimensions"
+    with console.waiting(f"{config.embedding} of {how_many}"):
+        points, name, how = embed(pixels, config.embedding, config.seed)
     seconds = time.perf_counter() - began
     console.say(f"[bold]embedding[/] {how}, {seconds:.1f} s", console.notes)
 

@@ -162,7 +162,7 @@ def run_rounds(
         results: dict[str, Any] = {}
         trained: dict[str, dict[str, Leaves]] = {}
         for side in SIDES if number % 2 else SIDES[::-1]:
-            with console.notes.status(f"round {number + 1} of {count}: {escape(titles[side])}"):
+            with console.waiting(f"round {number + 1} of {count}: {titles[side]}"):
                 try:
                     program = child_program(titles[side], trees[side])
                     results[side] = run_program(program, folder / f"{side}.npz", config.timeout)

@@ -84,7 +84,7 @@ def main(config: Config) -> None:
     console.say(f"waves of {size} runs; {free_each}", console.notes)
     measured = []
     for trial in dict.fromkeys(trials(config, most, size)):
-        with console.results.status(f"{trial}"):
+        with console.waiting(f"{trial}"):
             point = measuring.measure_alone(trial, config.data, config.epochs)
         console.say(
             f"{point['runs']:4d} runs, {point['rows']:5d} rows, width {point['width']:g}"

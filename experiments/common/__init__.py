@@ -6,6 +6,7 @@ tracking         what TensorBoard shows
 plans            --recipe and --set: how a script trains
 tasks            --data: what is learned, and its splits
 output           the output folder; what results.json begins with
+resuming         the options of a run, for --resume
 origin           when, where and by which revision results were made
 startup          JAX and its devices, the processes of a job
 tables           tables for the console and the report

@@ -29,7 +29,7 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, jobs, options, startup
+from common import console, jobs, options, resuming, startup
 from common.startup import process_index
 from common.streams import Stream
 from digits_jax.storage.errors import CheckpointError, SaveError
@@ -163,7 +163,11 @@ def _parse(config: type[Config], description: str) -> Config:
             _join_lines_of_help(config)
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config, description=_joined(description))
+            parsed = tyro.cli(config, description=_joined(description))
+            begun_with = resuming.resumed(parsed, Path(sys.argv[0]).stem)
+            return parsed if begun_with is None else tyro.cli(config, default=begun_with)
+    except options.UsageError as error:
+        _fail(error, 2)
     except SystemExit as stop:
         if not stop.code:
             sys.stdout.flush()

@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.style import Style
+from rich.text import Text
 
 from common.scores import ACCURACY, Score
 from common.streams import ScriptConsole
@@ -63,6 +66,14 @@ JAX_SAYS = {
 def say(text: str, on: Console = results) -> None:
     """A line as it is: no word of it coloured, none of it wrapped."""
     on.print(text, highlight=False, soft_wrap=True)
+
+
+def show_path(path: Path) -> None:
+    """The path alone on a line: a link where a terminal follows links."""
+    if results.is_terminal:
+        results.print(Text(str(path), Style(link=path.absolute().as_uri())), soft_wrap=True)
+    else:
+        say(escape(str(path)))
 
 
 def say_in_plain_words() -> None:

@@ -12,7 +12,8 @@ import tyro
 
 # Options that every script may have, and that change nothing of what is computed.
 NOT_IN_IDENTITY = (
-    "output_dir checkpoint_every resume verbose compilation_cache svg tensorboard quiet job".split()
+    "output_dir open checkpoint_every resume verbose compilation_cache svg tensorboard track quiet "
+    "job".split()
 )
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4028235e38  # JAX computes in 32 bits
 
@@ -132,6 +133,8 @@ class Folder:
 
     output_dir: Path | None = None
     """Folder for all that is written. Default: runs/<script>/<date>-<time>."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the report in the browser at the end."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print nothing but the result."""
 
@@ -157,7 +160,7 @@ class ResumableOut(Out):
     """As ``Out``, of a script that can be stopped, and go on."""
 
     resume: bool = False
-    """Go on with the run that is saved in --output-dir."""
+    """Go on with the run in --output-dir, with the options that it began with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

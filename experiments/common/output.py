@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ import digits_jax as dj
 from common import console
 from common.options import Folder, UsageError, require
 from common.origin import origin, versions
+from common.resuming import FILE, options_text
 from common.startup import anywhere, process_index, reports
 from digits_jax.storage.files import remove_partial_files, whole_file
 from digits_jax.storage.locks import FolderLock
@@ -60,6 +62,8 @@ class Output:
         else:
             given = f"--output-dir {folder} is not a folder"
             require(not folder.exists() or folder.is_dir(), given)
+        self._opens = config.open
+        self._options = None if resume is None else options_text(config, script)
         self._unnamed = folder is None
         self.folder = folder or Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
         self.warnings: list[str] = []  # what failed once the results were complete
@@ -108,9 +112,18 @@ class Output:
     def _take(self) -> None:
         if self._unnamed:
             self.folder = _new_folder(self.folder)
+            _point_to_latest(self.folder)
         self._lock = FolderLock(self.folder)
         self._refuse_another_run()  # which may have ended since we looked
         remove_partial_files(self.folder)
+        if not self._resume:
+            self._keep_options()
+
+    def _keep_options(self) -> None:
+        """Writes the options of a script that can resume, once."""
+        if self._options is not None:
+            text, self._options = self._options, None
+            self.text(FILE, text)
 
     def begin(self) -> None:
         """Takes an earlier results.json away: its numbers are complete while it is there.
@@ -120,6 +133,7 @@ class Output:
         """
         if reports() and not self._complete:
             (self.folder / "results.json").unlink(missing_ok=True)
+            self._keep_options()
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[Path]:
@@ -168,6 +182,8 @@ class Output:
     ) -> None:
         """Writes ``results.json``; then prints, draws, writes the report, and says where all is.
 
+        The last line is the path of the report, or of the results where there is no report.
+
         What fails once the results are there gets a line, is listed in them under "warnings", and
         makes the exit status 1.
 
@@ -191,24 +207,25 @@ class Output:
         self._complete = True
         console.results.release()
         drawn = []
+        written = [name]
         try:
-            for stem, drawing in figures.items():
-                with self._warning(f"figure {stem}"):
-                    if drawing.figure is None:
-                        raise drawing.error or AssertionError
-                    path = self.folder / stem
-                    dj.plots.save(drawing.figure, path, ("png", "svg") if svg else ("png",))
-                    drawn.append(f"{stem}.png")
-            if track is not None:
-                with self._warning("TensorBoard's files"):
-                    track()
-            written = [name]
-            with self._warning("report.html"):
-                filled = page() if callable(page) else page
-                self.text("report.html", filled.html(results))
-                written = ["report.html", name]
-            if self.warnings:
-                self.json(name, results)
+            with console.waiting("drawing figures and report", at_once=False):
+                for stem, drawing in figures.items():
+                    with self._warning(f"figure {stem}"):
+                        if drawing.figure is None:
+                            raise drawing.error or AssertionError
+                        path = self.folder / stem
+                        dj.plots.save(drawing.figure, path, ("png", "svg") if svg else ("png",))
+                        drawn.append(f"{stem}.png")
+                if track is not None:
+                    with self._warning("what tracks the run"):
+                        track()
+                with self._warning("report.html"):
+                    filled = page() if callable(page) else page
+                    self.text("report.html", filled.html(results))
+                    written = ["report.html", name]
+                if self.warnings:
+                    self.json(name, results)
         except KeyboardInterrupt as stop:
             number = stop.args[0] if stop.args else signal.SIGINT
             words = f"stopped; {self.folder / name} is complete, but not all is drawn"
@@ -218,6 +235,10 @@ class Output:
         files = ", ".join([*written, *also, *drawn])
         before = f"{says} " if says else ""
         console.say(f"{before}{took}. Written to {escape(str(self.folder))}/: {escape(files)}")
+        result = self.folder / written[0]
+        console.show_path(result)
+        if self._opens and not webbrowser.open(result.absolute().as_uri()):
+            console.say("--open found no browser", console.errors)
         if self.warnings:
             raise SystemExit(1)
 
@@ -240,6 +261,18 @@ def _new_folder(folder: Path) -> Path:
             new.mkdir(parents=True)
             return new
     raise AssertionError("there is always another number")
+
+
+def _point_to_latest(folder: Path) -> None:
+    """Makes ``runs/latest`` a link to the folder; not where links can't be made."""
+    latest = folder.parents[1] / "latest"
+    new = latest.with_name(f".latest-{os.getpid()}")
+    with contextlib.suppress(OSError, NotImplementedError):
+        new.symlink_to(Path(*folder.parts[-2:]), target_is_directory=True)
+        try:
+            new.replace(latest)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
         require(job.distributed or not given, f"{flags} need --distributed")
         if job.distributed:
             jobs.speak_when_killed()
+    if job is None or not job.distributed:  # of a job, process 0 alone prints, once it is known
+        console.say("starting JAX", console.notes)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of XLA: its errors raise exceptions
     _heed_backend()
     console.say_in_plain_words()

@@ -65,7 +65,8 @@ def load_digits(data: str) -> dj.Dataset:
     Raises:
         DataError: they can't be read.
     """
-    dataset = dj.load_digits(data)
+    with console.waiting(f"reading the rows of --data {data}", at_once=False):
+        dataset = dj.load_digits(data)
     console.show_data(dataset.provenance)
     return dataset
 

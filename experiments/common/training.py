@@ -211,11 +211,8 @@ def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseExcept
     """What to raise when a signal has ended the run, with the command that goes on with it."""
     if not startup.reports():
         return SystemExit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
-    words = [word for word in sys.argv if word != "--resume"]
-    if not any(word.startswith("--output-dir") for word in words):
-        words += ["--output-dir", str(output.folder)]
-    command = shlex.join(["python", *words, "--resume"])
-    message = f"{stop}; all of it is saved. Go on with: {command}"
+    words = ["python", sys.argv[0], "--output-dir", str(output.folder), "--resume"]
+    message = f"{stop}; all of it is saved. Go on with: {shlex.join(words)}"
     return console.Stopped(message, watch.signal or signal.SIGINT)
 
 
