@@ -56,8 +56,8 @@ class Config(options.Folds, options.Out, options.Data):
     """The options of the command line."""
 
     recipe: str | None = None
-    """FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives a dict: names with
-    (Recipe, hyperparameters, epochs), the base first. Default: notebook and strong, on the
+    """Variants: FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives a dict, names
+    with (Recipe, hyperparameters, epochs), the base first. Default: notebook and strong, on the
     digits."""
     epochs: int | None = None
     """Passes over the training rows, of every variant. Default: the recipe's, or strong's."""

@@ -29,9 +29,9 @@ class Config(options.Folder):
     """Rows, whose images the network takes: auto (the cached download, else UCI, else bundled),
     uci, bundled, or the path of a CSV in UCI's layout."""
     recipe: Literal["notebook", "strong"] = "notebook"
-    """Whose network: the notebook's, or that of the most accurate recipe here."""
+    """Recipe whose network it is: the notebook's, or that of the most accurate recipe here."""
     width: float = 1.0
-    """Multiplies the features of every layer but the last."""
+    """Factor of the features of every layer but the last."""
     seed: int = 0
     """Seed of the initial weights whose standard deviation is shown."""
 

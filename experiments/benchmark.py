@@ -66,10 +66,10 @@ class Config(options.Figures, options.Digits):
     rounds: int = 5
     """Runs of every program, interleaved."""
     against: str | None = None
-    """Compare the working tree with this git revision, and not with the peers. Ends with status 0
+    """Git revision to compare the working tree with, instead of the peers. Ends with status 0
     if all bits are the same and nothing is significantly more than 5 % slower, else 1."""
     bits_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """With --against: one round, which compares bits and times nothing."""
+    """One round of --against, which compares bits and times nothing."""
     epochs: int = 10
     """Timed epochs in each run, after eight that compile and warm up."""
     peers: tuple[str, ...] = ()

@@ -36,9 +36,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from common import command_line, console, options, startup
 from common.drawing import Drawing
@@ -72,7 +70,7 @@ MOST_REPEATS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(options.Folder):
     """Compares the speed of users' own networks, here and elsewhere."""
 
     networks: tuple[NetworkName, ...] = (
@@ -84,7 +82,7 @@ class Config:
     rows: tuple[int, ...] = (5000,)
     """Images of the data set, of which a run trains on four fifths."""
     runs: tuple[Literal[1, 5], ...] = (1, 5)
-    """One run, or the five folds of a cross-validation."""
+    """Runs at once: one, or the five folds of a cross-validation."""
     peers: tuple[PeerName, ...] = ("flax", "flax-scan", "torch", "keras")
     """Programs to run beside this project."""
     rounds: int = 3
@@ -94,13 +92,9 @@ class Config:
     where an epoch is short. An even number is best: five folds take long and short epochs in turn
     on two cores."""
     max_seconds: float | None = None
-    """Begin no more programs after so many seconds, and report what has a whole round."""
+    """Seconds after which no more programs begin, and what has a whole round is reported."""
     timeout: float = 600.0
     """Seconds after which a program is stopped, and left out."""
-    output_dir: Path | None = None
-    """Folder for all that is written. Default: runs/benchmark_networks/<date>-<time>."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

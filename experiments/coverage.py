@@ -38,17 +38,17 @@ class Config(options.Figures):
     """The options of the command line."""
 
     rows: tuple[int, ...] = (50, 100, 200, 400)
-    """Of the data sets, one setting each."""
+    """Rows of the data sets, one setting each."""
     features: int = 20
-    """Of a row; the first four tell the classes."""
+    """Features of a row; the first four tell the classes."""
     folds: int = 5
-    """Of each cross-validation."""
+    """Folds of each cross-validation."""
     repeats: int = 50
-    """Of the corrected and the nested one."""
+    """Repeats of the corrected and the nested one."""
     trials: int = 1000
     """Data sets of each setting."""
     seed: int = 0
-    """Of all draws."""
+    """Seed of all draws."""
 
 
 def main(config: Config) -> None:

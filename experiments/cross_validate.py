@@ -35,9 +35,9 @@ class Config(options.Folds, training.Options):
     members: int = 1
     """Networks for each fold, whose outputs are combined; all train at once."""
     stratified: bool = True
-    """Keep the fractions of the classes equal in all folds, where there are classes."""
+    """Fractions of the classes equal in all folds, where there are classes."""
     refit: bool = True
-    """Also train one model on all rows: the one to deploy. With --patience or --keep best it trains
+    """A model trained on all rows, too: the one to deploy. With --patience or --keep best it trains
     afterwards, for the mean best epoch of the folds."""
 
 

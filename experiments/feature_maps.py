@@ -59,7 +59,7 @@ class Config(options.Out, options.Digits):
     epochs: int = 20
     """Passes over the rows, where no checkpoint is given."""
     untrained: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also draw the maps of the untrained network."""
+    """Maps of the untrained network, too."""
     seed: int = 0
     """Seed of the training, where no checkpoint is given; and of the untrained network's weights,
     where the checkpoint doesn't name its own seed."""

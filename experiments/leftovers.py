@@ -48,13 +48,13 @@ class Config(options.Figures):
     run: Path
     """Folder that compare.py wrote."""
     methods: tuple[str, ...] = ()
-    """Whose predictions to count. Default: all methods in the folder."""
+    """Methods whose predictions to count. Default: all methods in the folder."""
     share: float = 0.9
     """Fraction of a row's predictions that must be wrong, each method counting the same."""
     data: str = "auto"
     """Rows: those that compare.py took. Options as there."""
     predictions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write predictions.csv: a line for each row, method and repeat."""
+    """A file predictions.csv, too: a line for each row, method and repeat."""
     shown: int = 28
     """Rows on the sheet, at most; those missed by most come first."""
 

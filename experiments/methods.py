@@ -39,11 +39,11 @@ class Options(options.ResumableOut, options.Data):
     """The options of the command line that both scripts have."""
 
     methods: tuple[str, ...] = ()
-    """What to compare: strong, notebook, svm, svm_jitter (which has the strong recipe's jitter of
-    its training rows, and takes long), knn1, knn3, mlp, forest, logistic, and recipes of yours,
-    FILE.py:FUNCTION (see cross_validate.py). A recipe's name with a number, strong*5, is so many
-    networks on each split that vote. Default: all of the first but svm_jitter, of the digits; all
-    but strong and notebook, of other data."""
+    """Methods to compare: strong, notebook, svm, svm_jitter (which has the strong recipe's jitter
+    of its training rows, and takes long), knn1, knn3, mlp, forest, logistic, and recipes of
+    yours, FILE.py:FUNCTION (see cross_validate.py). A recipe's name with a number, strong*5, is
+    so many networks on each split that vote. Default: all of the first but svm_jitter, of the
+    digits; all but strong and notebook, of other data."""
     seed: int = 0
     """Seed of the splits and of every method's draws."""
     epochs: int | None = None

@@ -72,16 +72,16 @@ class Config:
     images: tuple[Path, ...] = ()
     """Image files, one digit each."""
     run: str | None = None
-    """Ask one model alone: its name, such as "fold 2" or refit, or its number, from 1. Default:
+    """One model to ask alone: its name, such as "fold 2" or refit, or its number, from 1. Default:
     all but the refit vote."""
     format: Literal["table", "csv", "json"] = "table"
-    """What is printed or written."""
+    """Form of what is printed or written."""
     output: Path | None = None
     """File to write to instead of standard output."""
     sheet: Path | None = None
     """File to draw into what was seen of each input: .png, .svg or .pdf."""
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    """Compiled programs kept in the user's cache folder, so that the next start is quick."""
 
 
 def main(config: Config) -> None:

@@ -43,15 +43,15 @@ class Config(options.Folds, options.ResumableOut, options.Data):
     """The options of the command line."""
 
     recipe: tuple[str, ...] = ("notebook",)
-    """notebook, strong, or FILE.py:FUNCTION of yours (see cross_validate.py); several are compared
-    in one table."""
+    """Recipes: notebook, strong, or FILE.py:FUNCTION of yours (see cross_validate.py); several are
+    compared in one table."""
     vary: tuple[str, ...] = ()
-    """NAME=VALUE,VALUE,... of hyperparameters, batch_size, or fields of the network such as
-    network.width or network.conv_activation=relu,tanh. With --random, a range of a hyperparameter
-    is NAME=LOW:HIGH, uniform, NAME=LOW:HIGH:log, log-uniform, or NAME=LOW:HIGH:decay, of which
-    1 - NAME is log-uniform."""
+    """Values to try, NAME=VALUE,VALUE,... of hyperparameters, batch_size, or fields of the network
+    such as network.width or network.conv_activation=relu,tanh. With --random, a range of a
+    hyperparameter is NAME=LOW:HIGH, uniform, NAME=LOW:HIGH:log, log-uniform, or
+    NAME=LOW:HIGH:decay, of which 1 - NAME is log-uniform."""
     random: int | None = None
-    """Draw this many configurations, instead of all combinations."""
+    """Configurations to draw, instead of all combinations."""
     seeds: int = 1
     """Networks for each configuration and split; their scores are averaged."""
     epochs: int | None = None
@@ -61,14 +61,15 @@ class Config(options.Folds, options.ResumableOut, options.Data):
     validation: float = 0.2
     """Fraction of the training rows that choose, and are not trained on."""
     nested: bool = False
-    """Choose by inner folds of each training set, and train the choice on all of it."""
+    """Choice by inner folds of each training set; what they choose is trained on all of it."""
     inner_folds: int = 5
     """Parts of an outer training set, with --nested."""
     halving: bool = False
-    """Drop the worse half of the configurations, by the rows that choose, again and again on the
-    way. Each combination of recipe, network and batch size is halved by itself."""
+    """Successive halving: the worse half of the configurations, by the rows that choose, is dropped
+    again and again on the way. Each combination of recipe, network and batch size is halved by
+    itself."""
     verify_halving: bool = False
-    """Also train what --halving dropped, to tell whether it would have been chosen."""
+    """Training, too, of what --halving dropped, to tell whether it would have been chosen."""
     wave_size: int | None = None
     """Runs that train at once; their results are saved before the next. Default: what fits in
     half of the free memory; on a CPU at most 64 runs for each core."""

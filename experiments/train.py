@@ -40,7 +40,7 @@ class Config(training.Options):
     split_seed: int = 42
     """Seed of the split; 42 gives the notebook's 1124 test rows on the full data."""
     verbose: bool = False
-    """Print a line for each epoch instead of a bar."""
+    """A line for each epoch instead of a bar."""
 
 
 def main(config: Config) -> None:

@@ -42,7 +42,7 @@ class Config(options.ResumableOut, options.Data):
     """The options of the command line."""
 
     recipe: str = "notebook"
-    """notebook, strong, or FILE.py:FUNCTION of yours; see cross_validate.py."""
+    """Recipe: notebook, strong, or FILE.py:FUNCTION of yours; see cross_validate.py."""
     epochs: int | None = None
     """Passes over the training rows. Default: the recipe's."""
     splits: int = 6
@@ -58,7 +58,7 @@ class Config(options.ResumableOut, options.Data):
     test_size: float = 0.2
     """Fraction of the rows that test."""
     seed: int = 0
-    """Of the splits and of all draws."""
+    """Seed of the splits and of all draws."""
 
 
 def main(config: Config) -> None:

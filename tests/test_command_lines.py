@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -271,9 +272,47 @@ def test_help_is_wrapped_where_the_line_is_full() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line.strip(" │") for line in done.stdout.splitlines()]
     assert {"python experiments/train.py", "python experiments/train.py --seeds 10"} <= set(lines)
-    assert any("(whole), ``history.npz``" in line for line in lines)
-    assert "bundled), uci, bundled, the path of a CSV in UCI's" in lines
+    assert "uci, bundled, the path of a CSV in UCI's layout, or an" in lines
     assert any("and an --output-dir" in line for line in lines)  # of the nested Job
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_fits_the_terminal_in_groups_with_an_example(
+    script: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    module = importlib.import_module(script)
+    help_of = importlib.import_module("common.help")
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        help_of.show(module.Config, module.__doc__)
+    text = capsys.readouterr().out
+    assert not stop.value.code
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= columns
+    boxes = text.index("╭")
+    assert len(text[:boxes].split("\n\n")) <= 4, "a paragraph, commands, usage: no wall of text"
+    command = text[:boxes].replace("\\\n", " ").split("python experiments/")[1]
+    assert command.startswith(f"{script}.py")
+    words = " ".join(text.replace("│", " ").split())
+    flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(module.Config)}
+    flags -= {"--job", "--runs"} if script == "compare_runs" else {"--job"}
+    assert flags <= set(words.replace(",", " ").split())
+    assert "{None}" not in text and "default: False" not in text
+    assert script in ("predict", "benchmark_networks") or "─ output options ─" in text
+
+
+def test_help_groups_the_options_of_training() -> None:
+    command = [sys.executable, str(EXPERIMENTS / "cross_validate.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    boxes = re.findall(r"╭─ ([\w-]+) options ─+╮\n(.*?)╰", text, flags=re.DOTALL)
+    groups = {name: re.findall(r"^│ (--[\w-]+)", box, flags=re.MULTILINE) for name, box in boxes}
+    assert list(groups) == ["data", "recipe", "training", "output", "multi-process"]
+    assert groups["data"] == ["--data", "--folds", "--repeats", "--stratified", "--validation"]
+    assert "--learning-rate" in groups["recipe"] and "--patience" in groups["training"]
+    assert {"--output-dir", "--resume", "--open"} <= set(groups["output"])
+    assert "--distributed" in groups["multi-process"]
 
 
 def test_the_tests_know_the_scripts() -> None:

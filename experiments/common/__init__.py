@@ -1,6 +1,7 @@
 """What the scripts share. Imports run downwards in this order.
 
-command_line     parsing, help, exit codes, errors in one line
+command_line     parsing, exit codes, errors in one line
+help             --help in groups
 training         cross_validate with a bar and checkpoints; the runs of a checkpoint by name
 tracking         what TensorBoard shows
 plans            --recipe and --set: how a script trains

@@ -6,30 +6,25 @@ Nothing slower than tyro, rich and NumPy is imported before the arguments are pa
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import errno
 import importlib.util
-import inspect
 import io
-import itertools
 import os
 import re
 import signal
 import sys
-import textwrap
 import threading
-import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, jobs, options, resuming, startup
+from common import console, help, jobs, options, resuming, startup
 from common.startup import process_index
 from common.streams import Stream
 from digits_jax.storage.errors import CheckpointError, SaveError
@@ -159,11 +154,11 @@ def _parse(config: type[Config], description: str) -> Config:
     """The command line; of what tyro says of a mistake, the first paragraph as one line."""
     said = io.StringIO()
     if {"-h", "--help"} & set(sys.argv):
-        with contextlib.suppress(OSError):  # no source: then its lines stay as they are
-            _join_lines_of_help(config)
+        with contextlib.suppress(OSError):  # no source: then in tyro's own form
+            help.show(config, description)
     try:
         with contextlib.redirect_stderr(said):
-            parsed = tyro.cli(config, description=_joined(description))
+            parsed = tyro.cli(config, description=description)
             begun_with = resuming.resumed(parsed, Path(sys.argv[0]).stem)
             return parsed if begun_with is None else tyro.cli(config, default=begun_with)
     except options.UsageError as error:
@@ -181,39 +176,3 @@ def _parse(config: type[Config], description: str) -> Config:
             kind = "an integer" if no[2] == "int()" else "a number"
             problem = f"{no[1]}: {no[3]} is not {kind}"
         _fail(f"{problem} (--help lists all options)", 2)
-
-
-def _join_lines_of_help(config: Any) -> None:
-    """Gives tyro the docstrings of a class's own and inherited fields, ``_joined``."""
-    bases: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
-    for base in bases:
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(tree, ast.ClassDef)
-        plain_hints = typing.get_type_hints(base)
-        hints = typing.get_type_hints(base, include_extras=True)
-        for field, below in itertools.pairwise(tree.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-                name, text = ast.unparse(field.target), _joined(ast.literal_eval(below.value))
-                if dataclasses.is_dataclass(plain_hints[name]):
-                    _join_lines_of_help(plain_hints[name])
-                hint = tyro.conf.arg(help=text, help_behavior_hint=_hint)
-                base.__annotations__[name] = Annotated[hints[name], hint]
-
-
-def _joined(text: str) -> str:
-    """Each paragraph as one line, for tyro to wrap; indented lines stay: commands, tables.
-
-    tyro by itself keeps the end of a line where the next begins with no letter, such as a flag.
-    """
-    lines: list[str] = []
-    for line in inspect.cleandoc(text).splitlines():
-        if lines and all(each and not each[0].isspace() for each in (line, lines[-1])):
-            lines[-1] += f" {line}"
-        else:
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def _hint(default: str) -> str:
-    """What follows an option's text: its default, where the text doesn't say what nothing means."""
-    return "" if default in ("None", "") else f"(default: {default})"

@@ -46,8 +46,8 @@ class Training(Data):
     """How runs are trained; a base of a script's ``Config``."""
 
     recipe: str = "notebook"
-    """notebook (the notebook's network and protocol), strong (the most accurate one here), or
-    FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives (Recipe, hyperparameters,
+    """Recipe: notebook (the notebook's network and protocol), strong (the most accurate one here),
+    or FILE.py:FUNCTION of yours, which takes (inputs, targets) and gives (Recipe, hyperparameters,
     epochs)."""
     epochs: int | None = None
     """Passes over the training rows. Default: the recipe's (notebook: 100)."""
@@ -58,21 +58,21 @@ class Training(Data):
     """Learning rate of the optimizer; its peak, if the recipe has a schedule. Default: the recipe's
     (notebook: 0.001)."""
     set: tuple[str, ...] = ()
-    """NAME=VALUE of other hyperparameters of the recipe, such as dropout_rate=0.1, or of a field of
-    its network, such as network.width=0.5."""
+    """Values NAME=VALUE of other hyperparameters of the recipe, such as dropout_rate=0.1, or of a
+    field of its network, such as network.width=0.5."""
     validation: float = 0.0
     """Fraction of the training rows that are held out for validation. They give the validation
     curve and, with --patience or --keep best, the best epoch."""
     patience: int | None = None
-    """Stop a run after this many epochs without a better one on its validation rows."""
+    """Epochs without a better one on its validation rows, after which a run stops."""
     keep: Literal["last", "best"] = "last"
-    """Test the weights of the last epoch, or of the best epoch on the validation rows."""
+    """Weights to test: those of the last epoch, or of the best one on the validation rows."""
     seed: int = 0
     """Seed of the splits, initial weights, shuffles and dropout."""
     checkpoint_every: int | None = None
     """Epochs between checkpoints. Default: a tenth of the run."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write TensorBoard's files, to the folder tensorboard of the output."""
+    """TensorBoard's files, too, in the folder tensorboard of the output."""
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -134,9 +134,9 @@ class Folder:
     output_dir: Path | None = None
     """Folder for all that is written. Default: runs/<script>/<date>-<time>."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Open the report in the browser at the end."""
+    """The report in the browser, at the end."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but the result."""
+    """Nothing printed but the result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Figures(Folder):
     """As ``Folder``, of a script that draws."""
 
     svg: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write the figures as SVG."""
+    """Figures as SVG, too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ class Out(Figures):
     """As ``Figures``, of a script that trains."""
 
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    """Compiled programs kept in the user's cache folder, so that the next start is quick."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class ResumableOut(Out):
     """As ``Out``, of a script that can be stopped, and go on."""
 
     resume: bool = False
-    """Go on with the run in --output-dir, with the options that it began with."""
+    """The run in --output-dir goes on, with the options that it began with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class Job:
     """Options of a script that several processes can run together; a field of its ``Config``."""
 
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Train together with the other processes of a job. Start each with the same options, and an
+    """A job: this process trains together with others. Start each with the same options, and an
     --output-dir on a file system that all share."""
     coordinator_address: str | None = None
     """HOST:PORT of process 0, any free port. Under SLURM, Open MPI and Kubernetes, and on Cloud

@@ -1,0 +1,111 @@
+"""``--help``: the options of a script in groups, wrapped where a line is full."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import shutil
+import textwrap
+import typing
+from typing import Annotated, Any
+
+import tyro
+
+# The options of each group, by name; others are the script's own.
+GROUPS = {
+    "data": "data folds repeats stratified test_size split_seed validation rows splits".split(),
+    "recipe": "recipe methods epochs batch_size learning_rate label_smoothing set".split(),
+    "training": "seed seeds members refit patience keep checkpoint_every wave_size "
+    "compilation_cache".split(),
+    "output": "output_dir resume open svg tensorboard track quiet verbose".split(),
+}
+JOB = "multi-process"
+
+
+def show(config: Any, description: str) -> None:
+    """Prints the help of a script's options, and ends the process.
+
+    Args:
+        config: the class of the options.
+        description: the script's docstring, of which the beginning is shown.
+    """
+    print(beginning(description), end="\n\n")  # tyro would not wrap it
+    tyro.cli(_grouped(config), description="", config=(tyro.conf.DisallowNone,))
+
+
+def beginning(docstring: str) -> str:
+    """The first paragraph and the commands below it; the rest is for who opens the file."""
+    first, *others = inspect.cleandoc(docstring).split("\n\n")
+    commands = others[0].splitlines() if others and others[0].startswith(" ") else []
+    width = shutil.get_terminal_size().columns
+    lines = textwrap.wrap(" ".join(first.split()), width)
+    lines += [""] * bool(commands)
+    for command in commands:  # over the end of a line, in a form that a shell takes
+        kept = {"break_long_words": False, "break_on_hyphens": False}
+        parts = textwrap.wrap(command.strip(), width - 10, subsequent_indent="    ", **kept)
+        lines += textwrap.indent(" \\\n".join(parts), "    ").splitlines()
+    return "\n".join(lines)
+
+
+def _grouped(config: Any) -> Any:
+    """A class of the same options in classes by group, which tyro shows as boxes."""
+    texts, hints = _texts(config), typing.get_type_hints(config, include_extras=True)
+    groups: dict[str, list[Any]] = {name: [] for name in ("", *GROUPS)}
+    by_name = {option: name for name, options in GROUPS.items() for option in options}
+    job = None
+    for field in dataclasses.fields(config):
+        plain = typing.get_type_hints(config)[field.name]
+        if dataclasses.is_dataclass(plain):
+            job = plain
+            continue
+        shown = tyro.conf.arg(help=texts[field.name], help_behavior_hint=_hint)
+        missing = field.default is dataclasses.MISSING
+        default = dataclasses.field(kw_only=True) if missing else field.default
+        option = (field.name, Annotated[hints[field.name], shown], default)
+        groups[by_name.get(field.name, "")].append(option)
+    for name, options in groups.items():
+        if name:
+            options.sort(key=lambda option: GROUPS[name].index(option[0]))
+        if len(options) == 1 and name:  # no box for one
+            groups[""] += options
+            options.clear()
+    boxes = [(name, _class(name, options)) for name, options in groups.items() if name and options]
+    if job is not None:
+        boxes.append((JOB, _grouped(job)))
+    fields = groups[""]
+    for name, box in boxes:
+        label = tyro.conf.arg(name=name, help="")
+        hint = Annotated[tyro.conf.OmitArgPrefixes[box], label]
+        needed = any(each.default is dataclasses.MISSING for each in dataclasses.fields(box))
+        default = dataclasses.field(kw_only=True) if needed else box()
+        fields.append((name.replace("-", "_"), hint, default))
+    return _class("options", fields)
+
+
+def _class(name: str, fields: Any) -> Any:
+    made = dataclasses.make_dataclass(name.replace("-", "_"), fields, kw_only=True, frozen=True)
+    made.__doc__ = ""
+    return made
+
+
+def _texts(config: Any) -> dict[str, str]:
+    """The docstrings of a class's own and inherited fields, by name."""
+    texts: dict[str, str] = {}
+    bases: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
+    for base in reversed(bases):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                # As one line: tyro by itself ends lines where the source's begin with a flag.
+                text = ast.literal_eval(below.value)
+                texts[ast.unparse(field.target)] = " ".join(text.split())
+    return texts
+
+
+def _hint(default: str) -> str:
+    """What follows an option's text: its default, where that is something."""
+    if default in ("None", "", "False"):
+        return ""
+    return "(default: on)" if default == "True" else f"(default: {default})"
