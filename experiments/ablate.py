@@ -6,26 +6,26 @@
 
 Without --recipe: the notebook's recipe with one of the strong recipe's choices each, and the strong
 recipe without one each. Variants that share network, loss, optimizer and so on train in one
-program; the others one program after another. It writes ``report.html``, ``results.json`` (whole)
-and ``ablation.png``.
+program; the others one program after another. It writes ``report.html``, ``results.json`` (whole),
+``ablation.png``, and checkpoints, with which ``--resume`` goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.markup import escape
 
 import digits_jax as dj
-from common import command_line, console, options, plans, startup, tasks
+from common import command_line, console, options, plans, startup, tasks, training
 from common.drawing import plots
 from common.output import Output, describe, summary_json
 from common.plans import Plan
-from common.scores import scores_of
+from common.scores import counted, scores_of
 from common.tables import Table
 from common.tasks import Task
 from report import NADEAU, Report
@@ -52,7 +52,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Folds, options.Out, options.Data):
+class Config(options.Folds, options.ResumableOut, options.Data):
     """The options of the command line."""
 
     recipe: str | None = None
@@ -78,13 +78,12 @@ def main(config: Config) -> None:
     variants = {name: plan for each in study.values() for name, plan in each.items()}
     output.claim()
     scores: Scores = {}
-    for names in grouped(variants).values():
-        started = time.perf_counter()
-        chosen = [variants[name] for name in names]
-        values = train(task, chosen, splits, seed=config.seed)
+    for number, names in enumerate(grouped(variants).values(), 1):
+        done = f"{len(scores)} of {counted(len(variants), 'variant')} done"
+        console.say(escape(f"{', '.join(names)}; {done}"), console.notes)
+        chosen = {name: variants[name] for name in names}
+        values = train(config, task, chosen, splits, output, part=f"program-{number}")
         scores |= dict(zip(names, values, strict=True))
-        done, seconds = f"{len(scores)}/{len(variants)}", time.perf_counter() - started
-        console.say(f"{done} {', '.join(names)}: {seconds:.1f} s", console.notes)
     report(config, task, splits, study, scores, output)
 
 
@@ -168,7 +167,15 @@ def grouped(plans: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str
     return groups
 
 
-def train(task: Task, plans: list[Plan], splits: dj.Split, *, seed: int) -> npt.NDArray[Any]:
+def train(
+    config: Config,
+    task: Task,
+    plans: dict[str, Plan],
+    splits: dj.Split,
+    output: Output,
+    *,
+    part: str,
+) -> npt.NDArray[Any]:
     """The first score, [variants, runs], of variants that share one program.
 
     Equal keys on equal folds: variants differ by nothing but what they are.
@@ -176,15 +183,23 @@ def train(task: Task, plans: list[Plan], splits: dj.Split, *, seed: int) -> npt.
     import jax
     import jax.numpy as jnp
 
-    plan = plans[0]
-    one = [dj.make_runs(splits, each.hyperparameters, seed=seed) for each in plans]
+    plan = next(iter(plans.values()))
+    one = [dj.make_runs(splits, p.hyperparameters, seed=config.seed) for p in plans.values()]
     h = jax.tree.map(lambda *x: np.concatenate(x), *(each.hyperparameters for each in one))
     keys = jnp.concatenate([each.key for each in one])
     runs = dj.Run(dj.stack_splits(*[splits] * len(plans)), h, keys)
-    with plan.naming_mistakes():
-        result = dj.cross_validate(
-            task.data, runs, recipe=plan.recipe, epochs=plan.epochs, epochs_per_call=plan.epochs
-        )
+    names = [f"{name}, {fold}" for name in plans for fold in config.fold_names()]
+    result = training.train(
+        task.data,
+        runs,
+        names,
+        output,
+        plan,
+        seed=config.seed,
+        resume=config.resume,
+        part=part,
+        about=options.identifying(config),
+    )
     values: npt.NDArray[Any] = result.scores[scores_of(plan.recipe)[0].name]
     return values.reshape(len(plans), -1)
 
@@ -243,7 +258,7 @@ def report(
     page.table(*table)
     alt = "The difference of each change from its base, with its 95 % interval."
     page.figure("Differences", figure, alt)
-    output.finish(results, {"ablation": figure}, page, svg=config.svg)
+    output.finish(results, {"ablation": figure}, page, svg=config.svg, also=["checkpoints/"])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 import digits_jax as dj
-from common import console, options
+from common import options, progress
 from common.scores import counted
 from digits_jax.calibration import fit_temperature
 from digits_jax.runs.identity import digest_of
@@ -86,7 +86,7 @@ def predict(name: str, task: Task, splits: dj.Split, seed: int) -> Predictions:
         )
         for i in range(len(rows))
     )
-    with console.waiting(f"{title(name)}: {counted(len(rows), 'split')}") as now:
+    with progress.waiting(f"{title(name)}: {counted(len(rows), 'split')}") as now:
         answers = joblib.Parallel(n_jobs=-1, return_as="generator")(jobs)
         for i, (classes, tuned, (known, values)) in enumerate(answers):
             predicted[i, rows[i] >= 0] = classes

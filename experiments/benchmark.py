@@ -12,7 +12,8 @@ ratio is taken within a round, then its median over the rounds. The floor is the
 arithmetic at the rate of float32 matrix products that the same round measured.
 
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
-Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``.
+Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``, and each round as soon as it is
+whole: ``--resume`` takes these and runs the others.
 
 With ``--against REV`` it compares the working tree with another git revision instead: are the
 trained numbers bitwise the same, and is it slower? See ``revisions.py``; writes ``against.json``.
@@ -23,6 +24,7 @@ trained numbers bitwise the same, and is it slower? See ``revisions.py``; writes
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import statistics
 import sys
@@ -36,10 +38,11 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import command_line, console, options, tasks
+from common import command_line, console, options, origin, progress, tasks
 from common.drawing import styled
 from common.origin import versions
 from common.output import Output
+from common.parts import Parts
 from programs import MATMUL_PROGRAM, PEERS, about, mean_epoch, run_program, spread
 from report import speeds
 
@@ -60,7 +63,7 @@ DENSE_LAYERS = ((64, 128), (128, 512), (512, 10))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Figures, options.Digits):
+class Config(options.Resumable, options.Digits):
     """Compares this project's speed with that of the usual programs."""
 
     rounds: int = 5
@@ -93,6 +96,7 @@ def main(config: Config) -> None:
     if config.against is not None:
         import revisions
 
+        options.require(not config.resume, "--against can't resume: leave out --resume")
         return revisions.main(config, output)
     if config.quick:
         config = dataclasses.replace(config, rounds=1, epochs=3)
@@ -100,7 +104,14 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory(prefix="digits_jax_benchmark_") as folder:
         task, of_task = write_task(config, Path(folder))
         output.claim()  # now, so that it fails now and not after an hour
-        results, failed = run_rounds(config, peers, task)
+        identity = {
+            "data": of_task["data"]["sha256"],
+            "rows": of_task["rows"],
+            "--epochs": config.epochs,
+            "--peers": peers,
+            **origin.measured_by(),
+        }
+        results, failed = run_rounds(config, peers, task, Parts(output, identity))
     found = {"experiment": "benchmark", **about(config)}
     found["machine"] |= {"device": results[0][MATMUL]["device"]}
     found |= {
@@ -183,13 +194,17 @@ def flop_per_image() -> int:
 
 
 def run_rounds(
-    config: Config, peers: Sequence[str], task: Path
+    config: Config, peers: Sequence[str], task: Path, parts: Parts
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """A result for each program in each round, and why programs failed, which are then dropped."""
+    """A result for each program in each round, and why programs failed, which are then dropped.
+
+    Rounds are kept whole, for programs of one round are set beside each other.
+    """
     failed: dict[str, str] = {}
     rounds: list[dict[str, Any]] = []
     programs = {MATMUL: MATMUL_PROGRAM} | {name: PEERS[name] for name in peers}
-    for number in range(config.rounds):
+
+    def run_round(number: int) -> dict[str, Any]:
         results: dict[str, Any] = {}
         names = list(programs)
         start = number % len(names)
@@ -197,7 +212,7 @@ def run_rounds(
             if name in failed:
                 continue
             title = programs[name].title
-            with console.waiting(f"round {number + 1} of {config.rounds}: {title}"):
+            with progress.waiting(f"round {number + 1} of {config.rounds}: {title}"):
                 try:
                     results[name] = run_program(programs[name], task, config.timeout)
                 except RuntimeError as error:
@@ -208,7 +223,12 @@ def run_rounds(
                     continue
             line = f"round {number + 1}  {title:25}{_in_words(results[name])}"
             console.say(line, console.notes)
-        rounds.append(results)
+        return {"results": results, "failed": failed}
+
+    for number in range(config.rounds):
+        found = parts.get(f"round {number + 1}", functools.partial(run_round, number))
+        rounds.append(found["results"])
+        failed |= found["failed"]
     for results in rounds:  # a program without all of its rounds would have another median
         for name in failed:
             results.pop(name, None)

@@ -38,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from common import command_line, console, options, startup
+from common import command_line, console, options, progress, startup
 from common.drawing import Drawing
 from common.origin import machine, versions
 from common.output import Output
@@ -136,6 +136,7 @@ def main(config: Config) -> None:
     output = Output(config, script="benchmark_networks")
     peers, left_out = choose_peers(config)
     output.claim()  # now, so that it fails now and not after an hour
+    console.say(options.ALL_OR_NOTHING, console.notes)
     cases = [
         Case(network=network, size=size, rows=rows, runs=runs)
         for size in dict.fromkeys(config.sizes)
@@ -253,7 +254,7 @@ def run_rounds(
                 continue
             if time.perf_counter() > ends:
                 return None
-            with console.waiting(f"round {number + 1}, {case}: {peer.title}"):
+            with progress.waiting(f"round {number + 1}, {case}: {peer.title}"):
                 try:
                     results[name] = run_program(peer, task, config.timeout)
                 except RuntimeError as error:

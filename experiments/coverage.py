@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 import digits_jax as dj
-from common import command_line, console, options, startup
+from common import command_line, console, options, progress, startup
 from common.drawing import plots
 from common.output import Output, describe
 from common.scores import counted
@@ -65,9 +65,10 @@ def main(config: Config) -> None:
     output = Output(config, script="coverage")
     startup.start_jax(compilation_cache=False)
     output.claim()
+    console.say(options.ALL_OR_NOTHING, console.notes)
     found = {}
     for rows in config.rows:
-        with console.waiting(f"{rows} rows: {counted(config.trials, 'data set')}") as now:
+        with progress.waiting(f"{rows} rows: {counted(config.trials, 'data set')}") as now:
             found[rows] = simulate(config, rows, now)
     report(config, found, output)
 

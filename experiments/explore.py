@@ -21,7 +21,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import digits_jax as dj
-from common import command_line, console, options, startup, tasks
+from common import command_line, console, options, progress, startup, tasks
 from common.drawing import plots
 from common.output import Output, describe
 from common.tables import Table
@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     )
     began = time.perf_counter()
     how_many = f"{len(pixels)} rows in two dimensions"
-    with console.waiting(f"{config.embedding} of {how_many}"):
+    with progress.waiting(f"{config.embedding} of {how_many}"):
         points, name, how = embed(pixels, config.embedding, config.seed)
     seconds = time.perf_counter() - began
     console.say(f"[bold]embedding[/] {how}, {seconds:.1f} s", console.notes)

@@ -22,7 +22,7 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import command_line, console, options, startup, tasks, training
+from common import command_line, console, options, progress, startup, tasks, training
 from common.drawing import plots
 from common.output import Output, describe
 from common.tables import Table
@@ -153,7 +153,7 @@ def train(
         console.notes,
     )
     runs = dj.make_runs(dj.refit_split(dataset.labels), seed=config.seed)
-    with console.Watch(1, rows=len(dataset.labels)) as watch:
+    with progress.Watch(1, rows=len(dataset.labels)) as watch:
         try:
             result = dj.cross_validate(
                 dataset.data,

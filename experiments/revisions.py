@@ -38,7 +38,7 @@ from scipy import stats
 import digits_jax as dj
 from bits import Difference, Leaves, compare_bits
 from checkouts import find_commit, worktree
-from common import console, options, startup, tasks
+from common import console, options, progress, startup, tasks
 from common.origin import git
 from common.output import Output
 from programs import BUSY, Peer, about, run_program
@@ -92,6 +92,7 @@ def main(config: Config, output: Output) -> None:
             f"--against {revision}: that revision has no package digits_jax",
         )
         output.claim()
+        console.say(options.ALL_OR_NOTHING, console.notes)
         rounds, differences = run_rounds(config, {"here": ROOT, "there": tree}, folder)
     times = {} if config.bits_only else compare_times(rounds)
     failed = bool(differences) or any(ratio.low > SLOWER for ratio in times.values())
@@ -162,7 +163,7 @@ def run_rounds(
         results: dict[str, Any] = {}
         trained: dict[str, dict[str, Leaves]] = {}
         for side in SIDES if number % 2 else SIDES[::-1]:
-            with console.waiting(f"round {number + 1} of {count}: {titles[side]}"):
+            with progress.waiting(f"round {number + 1} of {count}: {titles[side]}"):
                 try:
                     program = child_program(titles[side], trees[side])
                     results[side] = run_program(program, folder / f"{side}.npz", config.timeout)

@@ -5,7 +5,8 @@
 Each point trains the notebook's network in a process of its own, so that its memory is its own.
 A cost model is fitted to the points. It is checked against points that it has not seen: other
 numbers of runs, and jobs in waves of the size that was chosen from the free memory. Then it
-predicts what the notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices:
+predicts what the notebook's protocol (100 epochs) costs for a million runs on 1, 8 and 256 devices.
+Each point is kept as soon as it is measured: ``--resume`` takes these and adds the others.
 
     seconds of an epoch = call + step * steps of an epoch * runs a device
     bytes of memory, of a checkpoint, of results = a constant + so much a run
@@ -17,14 +18,16 @@ the devices (see ``digits_jax/parallel/round_robin.py``).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import costs
-from common import command_line, console, options, startup, tasks
+from common import command_line, console, options, origin, progress, startup, tasks
 from common.drawing import styled
 from common.output import Output, describe
+from common.parts import Parts
 from common.tables import Table
 from costs import EPOCHS, MANY, Model, Point, Trial
 from report import Report
@@ -38,7 +41,7 @@ DEVICES = (1, 8, 256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Figures, options.Digits):
+class Config(options.Resumable, options.Digits):
     """The options of the command line."""
 
     runs: tuple[int, ...] = (1, 2, 5, 10, 50, 200)
@@ -79,13 +82,19 @@ def main(config: Config) -> None:
     options.require(max(config.rows) <= most, f"--rows must be at most {most}, what the data have")
     output.claim()
     devices, free = measuring.devices()
-    size = config.wave_size or measuring.chosen_wave_size(dataset, free)
+    parts = Parts(
+        output,
+        {"data": dataset.provenance.sha256, "--epochs": config.epochs, **origin.measured_by()},
+    )
+    chosen = functools.partial(measuring.chosen_wave_size, dataset, free)  # another one tomorrow
+    size = config.wave_size or parts.get("wave size", chosen)
     free_each = f"each of {devices} devices has {free / 1e9:.1f} GB free"
     console.say(f"waves of {size} runs; {free_each}", console.notes)
     measured = []
     for trial in dict.fromkeys(trials(config, most, size)):
-        with console.waiting(f"{trial}"):
-            point = measuring.measure_alone(trial, config.data, config.epochs)
+        measure = functools.partial(measuring.measure_alone, trial, config.data, config.epochs)
+        with progress.waiting(f"{trial}"):
+            point = parts.get(str(trial), measure)
         console.say(
             f"{point['runs']:4d} runs, {point['rows']:5d} rows, width {point['width']:g}"
             f"{in_waves(point, ', ')}: {statistics.mean(costs.milliseconds(point)):.1f} ms an "

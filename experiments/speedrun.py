@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 import digits_jax as dj
-from common import command_line, console, options, startup, tasks, training
+from common import command_line, console, options, progress, startup, tasks, training
 from common.drawing import plots
 from common.output import Output, describe, summary_json
 from report import Report
@@ -79,6 +79,7 @@ def main(config: Config) -> None:
     with options.usage_errors():
         dj.kfold_splits(dataset.labels, FOLDS)  # whether there is one
     output.claim()
+    console.say(options.ALL_OR_NOTHING, console.notes)
     steps = config.epochs * -(-len(dataset.labels) * (FOLDS - 1) // FOLDS // config.batch_size)
     recipe = dj.Recipe(
         network=dj.DigitsCNN(dense_features=(), dropout_rate=0.0, pixel_scale=1 / 16),
@@ -93,17 +94,19 @@ def main(config: Config) -> None:
     seconds: list[float] = []
     diverged: dict[str, int] = {}  # epochs by name
     for seed in range(config.seed, config.seed + config.repeats):
-        started = time.perf_counter()
         folds = dj.kfold_splits(dataset.labels, FOLDS, seed=seed)
-        result = dj.cross_validate(
-            dataset.data,
-            dj.make_runs(folds, hyperparameters, seed=seed),
-            recipe=recipe,
-            epochs=config.epochs,
-            epochs_per_call=config.epochs,
-            checkpoint_every=config.epochs,
-        )
-        seconds.append(time.perf_counter() - started)
+        number = f"cross-validation {len(each) + 1} of {config.repeats}"
+        with progress.waiting(number + ", which compiles" * (not each), at_once=not each):
+            started = time.perf_counter()
+            result = dj.cross_validate(
+                dataset.data,
+                dj.make_runs(folds, hyperparameters, seed=seed),
+                recipe=recipe,
+                epochs=config.epochs,
+                epochs_per_call=config.epochs,
+                checkpoint_every=config.epochs,
+            )
+            seconds.append(time.perf_counter() - started)
         names = [f"fold {fold} of seed {seed}" for fold in range(1, FOLDS + 1)]
         if lost := training.name_diverged(result, names):
             diverged |= lost  # a repeat that lacks a fold has no mean

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import psutil
 
 import digits_jax as dj
-from common import console, options, plans, startup, training
+from common import options, plans, progress, startup, training
 from common.options import require, usage_errors
 from common.output import STARTED, Output
 from common.scores import counted, scores_of
@@ -228,7 +228,7 @@ class Sweep:
             return watch.on_epoch(now, what=counted(training_now, "run"), done=done, part=here)
 
         what = counted(runs or count, "run")
-        with console.Watch(count, what=what, unit=unit, score=self.scores[0]) as watch:
+        with progress.Watch(count, what=what, unit=unit, score=self.scores[0]) as watch:
             try:
                 with structure.plan.naming_mistakes():
                     result = work(

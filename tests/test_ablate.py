@@ -49,12 +49,18 @@ def test_it_reports_each_change(
     # These ride the runs axis: two programs in all.
     kept = ("label smoothing", "no dropout", "weight decay")
     monkeypatch.setattr(ablate, "CHANGES", {name: ablate.CHANGES[name] for name in kept})
-    monkeypatch.setattr(ablate.startup, "start_jax", lambda compilation_cache: None)
+    monkeypatch.setattr(ablate.startup, "start_jax", lambda **_: None)
     config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
     ablate.main(config)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     written = {path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."}
-    assert written == {"ablation.png", "report.html", "results.json"}
+    assert written == {
+        "ablation.png",
+        "checkpoints",
+        "options.json",
+        "report.html",
+        "results.json",
+    }
     rows = {row["recipe"]: row for row in results["recipes"]}
     assert list(rows) == [
         "notebook",

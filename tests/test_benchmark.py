@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from common.output import Output
+from common.parts import Parts
 from digits_jax import DigitsCNN, layer_table, load_digits
 
 pytestmark = pytest.mark.slow  # programs that are timed
@@ -98,10 +100,18 @@ def test_a_peer_that_fails_is_left_out(
         return {"epoch_seconds": [1.0]} if peer.variant else {"flop_per_second": 1e9}
 
     monkeypatch.setattr(script, "run_program", run_program)
-    config = script.Config(rounds=2)
-    rounds, failed = script.run_rounds(config, ["digits-jax", "torch-eager"], tmp_path)
+    config = script.Config(rounds=2, output_dir=tmp_path)
+    parts = Parts(Output(config, script="benchmark"), {})
+    rounds, failed = script.run_rounds(config, ["digits-jax", "torch-eager"], tmp_path, parts)
     assert failed == {"torch-eager": "failed: no [memory]"}
     assert [set(results) for results in rounds] == [{"matmul", "digits-jax"}] * 2
+
+    def run_nothing(*_: Any) -> None:
+        pytest.fail("a round that is kept is run again")
+
+    monkeypatch.setattr(script, "run_program", run_nothing)  # what --resume does
+    again = script.run_rounds(config, ["digits-jax", "torch-eager"], tmp_path, parts)
+    assert again == (rounds, failed)
 
 
 def test_a_broken_program_says_why(script: ModuleType, tmp_path: Path) -> None:

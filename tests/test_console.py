@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from common import command_line, console
+from common import command_line, console, progress
 from digits_jax.data import DataWarning, Provenance
 from digits_jax.runs.results import Progress
 
@@ -34,7 +34,7 @@ def _watch(epochs: int, runs: int, **options: object) -> bool:
     shares = np.resize([0.5, 0.7], (runs, 1))
     stopped = False
     options = {"what": f"{runs} runs" if runs > 1 else "", "rows": 1000, **options}
-    with console.Watch(runs, **options) as watch:  # type: ignore[arg-type]
+    with progress.Watch(runs, **options) as watch:  # type: ignore[arg-type]
         for epoch in range(1, epochs + 1):
             history = {
                 "loss": np.full((runs, epoch), 0.25),
@@ -99,7 +99,7 @@ def test_waves_say_which_runs_train_and_how_many_are_done(
     notes, file = _console()
     monkeypatch.setattr(console, "notes", notes)
     history = {"loss": np.ones((3, 2)), "accuracy": np.full((3, 2), 0.5)}
-    with console.Watch(6, what="6 runs") as watch:
+    with progress.Watch(6, what="6 runs") as watch:
         for done in (0, 3):
             for epoch in (1, 2):
                 now = Progress(epoch, 2, history)
@@ -118,9 +118,9 @@ def test_no_long_silence_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten epochs and then work without news, at a hundredth of the time."""
     notes, file = _console()
     monkeypatch.setattr(console, "notes", notes)
-    monkeypatch.setattr(console.Heartbeat, "SILENCE", 0.1)
+    monkeypatch.setattr(progress.Heartbeat, "SILENCE", 0.1)
     history = {"loss": np.ones((1, 1)), "accuracy": np.full((1, 1), 0.5)}
-    with console.Watch(1) as watch:
+    with progress.Watch(1) as watch:
         time.sleep(1.2)
         for epoch in range(1, 8):  # of 100: no tenth is reached
             watch.on_epoch(Progress(epoch, 100, history))
@@ -136,24 +136,24 @@ def test_no_long_silence_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_waiting_says_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.Heartbeat, "SILENCE", 0.1)
+    monkeypatch.setattr(progress.Heartbeat, "SILENCE", 0.1)
     for at_once in (True, False):
         notes, file = _console()
         monkeypatch.setattr(console, "notes", notes)
-        with console.waiting("t-SNE of [9] rows", at_once=at_once):
+        with progress.waiting("t-SNE of [9] rows", at_once=at_once):
             assert file.getvalue() == "t-SNE of [9] rows\n" * at_once
-        with console.waiting("SVM", at_once=at_once) as now:
+        with progress.waiting("SVM", at_once=at_once) as now:
             now("SVM: 3 of 5 splits")
             time.sleep(0.7)
         assert file.getvalue().endswith("SVM: 3 of 5 splits\n")
     terminal, file = _console(force_terminal=True, _environ={"TERM": "xterm"})
     monkeypatch.setattr(console, "notes", terminal)
-    with console.waiting("t-SNE of [9] rows") as now:
+    with progress.waiting("t-SNE of [9] rows") as now:
         now("SVM: [3] of 5")
     assert "SVM: [3] of 5" in file.getvalue()
     quiet, file = _console(quiet=True)
     monkeypatch.setattr(console, "notes", quiet)
-    with console.waiting("t-SNE"):
+    with progress.waiting("t-SNE"):
         time.sleep(0.7)
     assert file.getvalue() == ""
 
@@ -173,7 +173,7 @@ def test_a_signal_stops_and_handlers_come_back(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(console, "notes", notes)
     monkeypatch.setattr(console, "errors", errors)
     before = signal.getsignal(signal.SIGTERM)
-    with console.Watch(1) as watch:
+    with progress.Watch(1) as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(1000):  # a thread of its own listens
             if "stopping after this epoch" in said.getvalue():

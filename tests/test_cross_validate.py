@@ -54,6 +54,7 @@ def test_it_writes_what_it_says(finished: Path) -> None:
         "learning_curves.svg",
         "missed.png",
         "missed.svg",
+        "options.json",
         "predictions.npz",
         "report.html",
         "results.json",

@@ -6,12 +6,14 @@ training         cross_validate with a bar and checkpoints; the runs of a checkp
 tracking         what TensorBoard shows
 plans            --recipe and --set: how a script trains
 tasks            --data: what is learned, and its splits
+parts            parts of results, each kept once it is whole
 output           the output folder; what results.json begins with
 resuming         the options of a run, for --resume
 origin           when, where and by which revision results were made
 startup          JAX and its devices, the processes of a job
 tables           tables for the console and the report
-console          consoles, progress, signals, warnings in plain words
+progress         what goes on: a bar, or lines
+console          consoles, signals, warnings in plain words
 scores           how scores and counts are worded
 options          options that scripts share, checks of arguments
 """

@@ -1,42 +1,27 @@
-"""What appears on the terminal: consoles, progress, signals, and warnings in plain words."""
+"""What appears on the terminal: consoles, signals, and warnings in plain words."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import os
 import signal
 import socket
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.style import Style
 from rich.text import Text
 
-from common.scores import ACCURACY, Score
 from common.streams import ScriptConsole
 
 if TYPE_CHECKING:
     from digits_jax import Provenance
-    from digits_jax.runs.results import Progress as Epochs
 
 # Signals that stop a run once it is saved: of a terminal, and those that batch systems send before
 # the time is up. One that was ignored at the start, as SIGHUP under nohup, stays so.
@@ -180,201 +165,3 @@ class Stop:
                     os._exit(128 + number[0])
                 self.signal = number[0]
                 errors.print("stopping after this epoch; once more to end at once")
-
-
-def _latest(history: Any) -> Any:
-    """The last value of each run [R, E] that there is: a run that has stopped has NaN since."""
-    known = np.isfinite(history)
-    last = history.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
-    return history[np.arange(len(history)), last]
-
-
-class Heartbeat:
-    """Lines in a log or pipe while nothing else is said; nothing on a terminal, which has a bar.
-
-    A line comes after ``SILENCE`` seconds, of work that takes over ten minutes every minute. A
-    ``with`` block.
-
-    Args:
-        doing: what is going on.
-    """
-
-    SILENCE, LONG = 8.0, 600.0  # seconds
-
-    def __init__(self, doing: str) -> None:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self.doing(doing)
-
-    def __enter__(self) -> Heartbeat:
-        if not (notes.quiet or notes.is_interactive):
-            self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def doing(self, what: str, *, news: str = "") -> None:
-        """What goes on from now; ``news`` are for the next line, where they were not said."""
-        self._doing, self._news, self._since = what, news, time.monotonic()
-        if not news:
-            self._spoke = self._since
-
-    def _beat(self) -> None:
-        while not self._over.wait(0.5):
-            now = time.monotonic()
-            passed = now - self._since
-            if now - self._spoke >= (self.SILENCE if passed < self.LONG else 60):
-                say(self._news or f"{self._doing}: {passed:.0f} s so far", notes)
-                self._news, self._spoke = "", now
-
-
-@contextlib.contextmanager
-def waiting(doing: str, *, at_once: bool = True) -> Iterator[Callable[[str], None]]:
-    """Says what takes long: a spinner with its time on a terminal, lines elsewhere.
-
-    Args:
-        doing: what is going on.
-        at_once: or only once it has taken some seconds, where it seldom does.
-
-    Yields:
-        A function that changes the words, as in "3 of 50 splits".
-    """
-    with Heartbeat(doing) as beat:
-        if notes.quiet or not notes.is_interactive:
-            if at_once:
-                say(escape(doing), notes)
-            yield lambda words: beat.doing(doing, news=words)
-            return
-        words = TextColumn("{task.description}", markup=False)
-        columns = (SpinnerColumn(), words, TimeElapsedColumn())
-        with Progress(*columns, console=notes, transient=True) as bar:
-            task = bar.add_task(doing, total=None)
-            yield lambda now: bar.update(task, description=now)
-
-
-class Watch:
-    """Shows the epochs of ``cross_validate``, and turns the first signal into a stop.
-
-    Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
-    process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, ten plain
-    lines, and more where they would be far apart; verbose, a line an epoch. With several runs, the
-    score is their mean ± sd.
-
-    Args:
-        count: of runs, or of what else ``unit`` says is done part by part.
-        what: trains, as in "5 folds + refit"; nothing for a single run.
-        rows: training rows of an epoch of all runs together; without it, no rows a second.
-        verbose: a line an epoch.
-        unit: what ``count`` counts.
-        score: of the history, to show; default: the accuracy.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        *,
-        what: str = "",
-        rows: float | None = None,
-        verbose: bool = False,
-        unit: str = "run",
-        score: Score | None = None,
-    ) -> None:
-        self._stop = Stop()
-        self._count = count
-        self._what = f" of {what}" if what else ""
-        self._rows = rows
-        self._verbose = verbose
-        self._unit = unit
-        self._score = score or ACCURACY
-        self._next = 0.1  # part of all at which the next line comes
-        self._first: tuple[float, float] | None = None  # part that is done, and time
-        self._compiling = f"compiling the program{self._what}"
-        self._beat = Heartbeat(self._compiling)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[now]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=notes,
-            transient=True,
-            expand=True,
-            disable=verbose or notes.quiet or not notes.is_interactive,
-        )
-        self._task = self._bar.add_task(self._compiling, total=None, now="")
-
-    @property
-    def signal(self) -> int | None:
-        """The signal that came, if one did."""
-        return self._stop.signal
-
-    def __enter__(self) -> Watch:
-        self._stop.__enter__()
-        if not notes.is_interactive:
-            say(self._compiling, notes)
-        self._bar.start()
-        self._beat.__enter__()
-        self._before_epoch = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._beat.__exit__()
-        self._bar.stop()
-        self._stop.__exit__()
-
-    def on_epoch(
-        self, progress: Epochs, *, what: str | None = None, done: float = 0.0, part: float = 1.0
-    ) -> bool:
-        """Shows an epoch; True once a signal came.
-
-        Args:
-            progress: of the runs that train now.
-            what: trains now, where that is not all.
-            done: how many of ``count`` are done before.
-            part: of all that trains now.
-        """
-        now = time.perf_counter()
-        reached = done / self._count + part * progress.epoch / progress.epochs
-        if self._first is None:  # its time includes compiling
-            self._first = reached, now
-        since, passed = reached - self._first[0], now - self._first[1]
-        rate = since / passed if since > 0 else None  # of all, a second
-        values = _latest(progress.history[self._score.name])
-        mean = f"training {self._score.name} {self._score.text(float(values.mean()))}"
-        spread = f" ± {self._score.text(float(values.std()))}" if len(values) > 1 else ""
-        text = self._score.with_unit(mean + spread)
-        epoch = f"epoch {progress.epoch}/{progress.epochs}"
-        where = epoch + (self._what if what is None else f" of {what}")
-        if part < 1:
-            where += f", {done:.0f} of {self._count} {self._unit}s done"
-        speed = ""
-        if rate and self._rows:
-            speed = f"{rate * progress.epochs * self._rows:,.0f} rows/s"
-        self._show(reached, epoch if notes.width < 80 else where, text, speed)
-        line = f"{where}: {text}" + f", {speed}" * bool(speed)
-        if rate and reached < 1:
-            line += f", {(1 - reached) / rate:.0f} s left"
-        if self._verbose:
-            means = " - ".join(
-                f"{name}: {each[:, -1].mean():.4f}" for name, each in progress.history.items()
-            )
-            seconds = f"{now - self._before_epoch:.2f}s"
-            notes.print(
-                f"Epoch {progress.epoch}/{progress.epochs} - {seconds} - {means}", highlight=False
-            )
-            self._before_epoch, line = now, ""
-        elif not notes.is_interactive and reached >= self._next - 1e-9:
-            self._next = 0.1 + math.floor(10 * reached + 1e-9) / 10
-            say(line, notes)
-            line = ""
-        after = f"after {where}" if reached < 1 - 1e-9 else "evaluating"
-        self._beat.doing(after, news=line)
-        return self.signal is not None
-
-    def _show(self, reached: float, where: str, text: str, speed: str) -> None:
-        """On the bar, as far as the terminal is wide."""
-        now = f"{text}  {speed}" if speed and notes.width >= 110 else text
-        self._bar.update(self._task, description=where, total=1.0, completed=reached, now=now)

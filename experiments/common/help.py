@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 import typing
@@ -42,9 +43,11 @@ def beginning(docstring: str) -> str:
     lines = textwrap.wrap(" ".join(first.split()), width)
     lines += [""] * bool(commands)
     for command in commands:  # over the end of a line, in a form that a shell takes
+        together = re.sub(r" (?!--)", "\N{NO-BREAK SPACE}", command.strip())  # a flag, its value
         kept = {"break_long_words": False, "break_on_hyphens": False}
-        parts = textwrap.wrap(command.strip(), width - 10, subsequent_indent="    ", **kept)
-        lines += textwrap.indent(" \\\n".join(parts), "    ").splitlines()
+        parts = textwrap.wrap(together, width - 10, subsequent_indent="    ", **kept)
+        broken = " \\\n".join(parts).replace("\N{NO-BREAK SPACE}", " ")
+        lines += textwrap.indent(broken, "    ").splitlines()
     return "\n".join(lines)
 
 

@@ -156,11 +156,16 @@ class Out(Figures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResumableOut(Out):
-    """As ``Out``, of a script that can be stopped, and go on."""
+class Resumable(Figures):
+    """As ``Figures``, of a script that can be stopped, and go on."""
 
     resume: bool = False
     """The run in --output-dir goes on, with the options that it began with."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResumableOut(Resumable, Out):
+    """As ``Out``, of a script that can be stopped, and go on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +201,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+# What a script says at its start whose work is lost where it is stopped.
+ALL_OR_NOTHING = "this script can't be resumed: where it is stopped, it begins anew"
 
 
 def require(condition: bool, message: str) -> None:

@@ -37,6 +37,12 @@ def origin() -> dict[str, Any]:
     }
 
 
+def measured_by() -> dict[str, Any]:
+    """What times must share to stand beside each other: revision, machine and versions."""
+    root = Path(dj.__file__).resolve().parents[1]
+    return {"commit": commit(root), "machine": machine(), "versions": versions()}
+
+
 @functools.cache
 def commit(root: Path) -> str | None:
     """The commit of the checkout whose top is ``root``; None where that is no checkout."""

@@ -20,7 +20,7 @@ import numpy as np
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console
+from common import console, progress
 from common.options import Folder, UsageError, require
 from common.origin import origin, versions
 from common.resuming import FILE, options_text
@@ -84,7 +84,7 @@ class Output:
         return self.folder / "waves"
 
     def _refuse_another_run(self) -> None:
-        names = ("results.json", "checkpoints", "waves")
+        names = ("results.json", "benchmark.json", "checkpoints", "waves", "parts")
         held = [name for name in names if (self.folder / name).exists()]
         if held and not self._resume:
             go_on = "" if self._resume is None else "add --resume to go on with it, or "
@@ -209,7 +209,7 @@ class Output:
         drawn = []
         written = [name]
         try:
-            with console.waiting("drawing figures and report", at_once=False):
+            with progress.waiting("drawing figures and report", at_once=False):
                 for stem, drawing in figures.items():
                     with self._warning(f"figure {stem}"):
                         if drawing.figure is None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import digits_jax as dj
-from common import console
+from common import console, progress
 from common.options import UsageError, require, usage_errors
 from digits_jax.storage.files import open_arrays
 
@@ -65,7 +65,7 @@ def load_digits(data: str) -> dj.Dataset:
     Raises:
         DataError: they can't be read.
     """
-    with console.waiting(f"reading the rows of --data {data}", at_once=False):
+    with progress.waiting(f"reading the rows of --data {data}", at_once=False):
         dataset = dj.load_digits(data)
     console.show_data(dataset.provenance)
     return dataset

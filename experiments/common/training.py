@@ -17,7 +17,7 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, options, plans, startup, tasks, tracking
+from common import console, options, plans, progress, startup, tasks, tracking
 from common.drawing import plots
 from common.options import require
 from common.output import Output, describe
@@ -111,11 +111,11 @@ def train(
         size = runs_at_once(runs, data, recipe=recipe)
         if size is None:
             rows = float(np.sum(runs.split.train_weights))
-            watch = console.Watch(count, what=what, rows=rows, verbose=verbose, score=score)
+            watch = progress.Watch(count, what=what, rows=rows, verbose=verbose, score=score)
         else:
             few = f"{counted(count, 'run')} are more than memory holds: {size} train at once"
             console.say(few, console.notes)
-            watch = console.Watch(count, what=what, score=score)
+            watch = progress.Watch(count, what=what, score=score)
         stack.enter_context(watch)
 
         def on_epoch(progress: dj.Progress) -> bool:
@@ -207,7 +207,7 @@ def _epochs_per_call(epochs: int, checkpoint_every: int | None, saved: Sequence[
     return next(count for count in range(10, 0, -1) if looks % count == 0)
 
 
-def stopped(stop: Exception, watch: console.Watch, output: Output) -> BaseException:
+def stopped(stop: Exception, watch: progress.Watch, output: Output) -> BaseException:
     """What to raise when a signal has ended the run, with the command that goes on with it."""
     if not startup.reports():
         return SystemExit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
