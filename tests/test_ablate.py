@@ -129,7 +129,7 @@ def test_variants_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     inputs = rng.normal(size=(80, 3)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", inputs=inputs, targets=inputs.sum(axis=1))
     (tmp_path / "mine.py").write_text(OWN)
-    monkeypatch.setattr(ablate.startup, "start_jax", lambda compilation_cache: None)
+    monkeypatch.setattr(ablate.startup, "start_jax", lambda **_: None)
     given = {"data": str(tmp_path / "rows.npz"), "folds": 2, "output_dir": tmp_path / "out"}
     with pytest.raises(ablate.options.UsageError, match="must give a dict of two or more names"):
         ablate.main(ablate.Config(recipe=f"{tmp_path / 'mine.py'}:one", **given))

@@ -15,7 +15,6 @@ import train
 from common import command_line, output
 from common.drawing import plots
 from common.resuming import FILE
-from digits_jax.storage.errors import CheckpointError
 from report import Report
 
 
@@ -74,11 +73,8 @@ def test_what_is_refused_leaves_the_options(
     before = (tmp_path / FILE).read_bytes()
     other = _parsed(monkeypatch, train, "--resume", "--epochs", "9", *place)
     resumed = output.Output(other, script="train")
-    resumed._lock = None
     resumed.claim()
     assert (tmp_path / FILE).read_bytes() == before
-    with pytest.raises(CheckpointError):
-        raise CheckpointError
     resumed.begin()
     assert b'"epochs": 9' in (tmp_path / FILE).read_bytes()
 
@@ -96,9 +92,8 @@ def test_the_last_line_is_the_report(
 ) -> None:
     _finished(tmp_path / "a [b]")
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "a [b]" / "report.html")
-    terminal = output.console.ScriptConsole(
-        force_terminal=True, width=30, _environ={"TERM": "xterm"}
-    )
+    xterm: dict[str, Any] = {"force_terminal": True, "_environ": {"TERM": "xterm"}}
+    terminal = output.console.ScriptConsole(width=30, **xterm)
     monkeypatch.setattr(output.console, "results", terminal)
     _finished(tmp_path / "c")
     last = capsys.readouterr().out.splitlines()[-1]
