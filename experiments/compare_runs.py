@@ -31,6 +31,7 @@ from common.tables import Table
 from digits_jax.storage.files import open_arrays
 from report import Report
 
+MOST_WORDS = 3  # of what differs, in the name of a run
 SPLIT = ("folds", "repeats", "seed", "stratified")  # what gives the folds of cross_validate.py
 
 
@@ -47,6 +48,7 @@ class Finished:
     """A run that has ended, as its folder shows it."""
 
     name: str
+    folder: str  # without what all begin with
     results: Mapping[str, Any]
     history: Mapping[str, Any] | None  # [R, E] by name; None for a run that trains none
 
@@ -54,8 +56,10 @@ class Finished:
 def main(config: Config) -> None:
     """Reads, compares, shows and writes."""
     require(len(config.runs) > 1, "give two folders of runs, or more")
-    names = short(config.runs)
-    found = [read(folder, name) for folder, name in zip(config.runs, names, strict=True)]
+    folders = short(config.runs)
+    found = [read(folder, name) for folder, name in zip(config.runs, folders, strict=True)]
+    names = telling(found)
+    found = [dataclasses.replace(run, name=name) for run, name in zip(found, names, strict=True)]
     output = Output(config, script="compare_runs")
     output.claim()
     differences = differing(found)
@@ -103,6 +107,35 @@ def short(folders: Sequence[Path]) -> list[str]:
     return names
 
 
+def telling(runs: Sequence[Finished]) -> list[str]:
+    """The runs by what differs: script, recipe, options; and by folder where that is not enough."""
+    differ = differing(runs)
+    scripts = [run.results["experiment"] for run in runs]
+    names = []
+    for i, run in enumerate(runs):
+        words = [scripts[i]] if len(set(scripts)) > 1 else []
+        if "data.sha256" in differ:
+            words.append(str(run.results["data"].get("source")))
+        for key, values in differ.items():
+            part, _, name = key.partition(".")
+            if part == "config" and name != "data" and values[i] is not None:
+                of_itself = name in ("recipe", "methods")  # what it is shows without its name
+                words.append(f"{'' if of_itself else name} {worded(values[i])}".strip())
+        names.append(", ".join(words[:MOST_WORDS]))
+    if len(set(names)) == len(names) and all(names):
+        return names
+    return [
+        f"{run.name}: {name}" if name else run.name for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def worded(value: Any) -> str:
+    """An option's value, in a name."""
+    if isinstance(value, list):
+        return " ".join(map(worded, value)) or "–"
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
 def read(folder: Path, name: str) -> Finished:
     """A finished run.
 
@@ -132,7 +165,9 @@ def read(folder: Path, name: str) -> Finished:
         )
         require(fits, f"{damaged}its folds have no accuracy")
     require(bool(scores), f"{folder} has no scores to compare: it is a run of {kind}")
-    return Finished(name=name, results=results, history=_history(folder / "history.npz"))
+    return Finished(
+        name=name, folder=name, results=results, history=_history(folder / "history.npz")
+    )
 
 
 def _is_summary(value: Any) -> bool:
@@ -158,7 +193,16 @@ def _history(file: Path) -> dict[str, Any] | None:
     return history
 
 
-COLUMNS = ("run", "experiment", "rows", "accuracy (%)", "95 % interval", "loss (nats)", "seconds")
+COLUMNS = (
+    "run",
+    "experiment",
+    "rows",
+    "accuracy (%)",
+    "95 % interval",
+    "loss (nats)",
+    "seconds",
+    "folder",
+)
 NARROW = ("run", "accuracy (%)", "95 % interval", "loss (nats)")  # on the console
 
 
@@ -178,6 +222,7 @@ def score_table(runs: Sequence[Finished], notes: Sequence[str], other_rows: bool
                 ACCURACY.interval(accuracy) if accuracy else "–",
                 CROSS_ENTROPY.mean(loss) if loss else "–",
                 f"{total:.1f}" if isinstance(total, int | float) else "–",
+                run.folder,
             )
         )
     said = [f"{note}." for note in notes]

@@ -204,8 +204,8 @@ def report(config: Config, found: dict[int, dict[str, Any]], output: Output) -> 
     )
     page = Report(
         "Do intervals hold what they say?",
-        f"{config.trials} data sets of each size, {config.features} features, {config.folds} "
-        f"folds, {config.repeats} repeats.",
+        f"{counted(config.trials, 'data set')} of each size, "
+        f"{counted(config.features, 'feature')}, {config.folds} folds, {counted(config.repeats, 'repeat')}.",
     )
     page.table(*table)
     page.figure(

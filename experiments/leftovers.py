@@ -33,7 +33,7 @@ import methods
 from common import command_line, console, options, startup, tasks
 from common.drawing import plots
 from common.output import Output, describe
-from common.scores import ACCURACY
+from common.scores import ACCURACY, counted
 from methods import Predictions
 from report import Report, pages
 
@@ -98,8 +98,8 @@ def main(config: Config) -> None:
     ]
     reached = f"{100 * (1 - lost / rows):.2f} %"
     console.say(
-        f"{len(names)} methods, {repeats} repeats: of {rows} rows, {counts['50%']} are wrong in "
-        f"half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
+        f"{counted(len(names), 'method')}, {counted(repeats, 'repeat')}: of {rows} rows, "
+        f"{counts['50%']} are wrong in half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
         f"{lost} are wrong for every method in most repeats; all others are {reached} "
         f"({ACCURACY.ends(ceiling)})"
     )
@@ -135,8 +135,9 @@ def main(config: Config) -> None:
 
     page = Report(
         "What is left",
-        f"Rows that at least {100 * config.share:g} % of the predictions get wrong; {len(names)} "
-        f"methods ({', '.join(names)}), {repeats} repeats, each method counting the same.",
+        f"Rows that at least {100 * config.share:g} % of the predictions get wrong; "
+        f"{counted(len(names), 'method')} ({', '.join(names)}), {counted(repeats, 'repeat')}, each "
+        "method counting the same.",
     )
     page.headline("Rows left", str(len(left)), f"of {rows}")
     page.headline(

@@ -28,6 +28,7 @@ from common import command_line, console, options, origin, progress, startup, ta
 from common.drawing import styled
 from common.output import Output, describe
 from common.parts import Parts
+from common.scores import counted
 from common.tables import Table
 from costs import EPOCHS, MANY, Model, Point, Trial
 from report import Report
@@ -176,13 +177,13 @@ def report(results: Mapping[str, Any], figure: Drawing) -> Report:
         "epochs.",
     )
     page.headline(
-        f"{first['runs']:,} runs on {first['devices']} device{'s' * (first['devices'] > 1)}",
+        f"{first['runs']:,} runs on {counted(first['devices'], 'device')}",
         f"{first['seconds'] / 86400:.1f} days",
         "predicted, of 100 epochs each, in waves"
         + f"; {results['warning']}" * bool(results["warning"]),
     )
     for each in results["held_out"]:
-        runs = f"{each['runs']} runs{in_waves(each)}"
+        runs = f"{counted(each['runs'], 'run')}{in_waves(each)}"
         console.say(
             f"held out, {runs}: predicted {each['predicted_seconds']:.2f} s an epoch, measured "
             f"{each['measured_seconds']:.2f} (ratio {each['ratio']:.2f})"

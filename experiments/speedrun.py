@@ -27,6 +27,7 @@ import digits_jax as dj
 from common import command_line, console, options, progress, startup, tasks, training
 from common.drawing import plots
 from common.output import Output, describe, summary_json
+from common.scores import counted
 from report import Report
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ def main(config: Config) -> None:
     fast, goal = float(np.median(seconds[1:])), f"{100 * GOAL:.2f} %"
     console.say(
         f"{len(accuracies)} of {config.repeats} repeats of five-fold cross-validation, "
-        f"{config.epochs} epochs: mean accuracy {mean} (95 % interval, corrected, {ends}); the "
-        f"goal: {goal}\nseconds a cross-validation: {seconds[0]:.2f} with compiling, then "
+        f"{counted(config.epochs, 'epoch')}: mean accuracy {mean} (95 % interval, corrected, "
+        f"{ends}); the goal: {goal}\nseconds a cross-validation: {seconds[0]:.2f} with compiling, then "
         f"{fast:.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})"
     )
     results = {
@@ -151,8 +152,8 @@ def main(config: Config) -> None:
     figure = plots.fold_scores(panels, name="Repeat")
     page = Report(
         f"Five-fold cross-validation to {goal}",
-        f"{config.repeats} repeats of {config.epochs} epochs, each with folds and weights of its "
-        "own.",
+        f"{config.repeats} repeats of {counted(config.epochs, 'epoch')}, each with folds and "
+        "weights of its own.",
     )
     reached = "reached" if results["reached"] else "not reached"
     failed = config.repeats - len(accuracies)

@@ -145,7 +145,7 @@ def search(config: Config, sweep: Sweep, outer: dj.Split, inner: dj.Split | None
     halved: dict[str, Any] | None = None
     if config.halving:
         rungs = ", ".join(map(str, sweep.rungs)) or "no"
-        console.say(f"halving after {rungs} epochs", console.notes)
+        console.say(f"halving after epoch {rungs}", console.notes)
         scores = sweep.all_on("halving", where, splits)
     else:
         scores = sweep.all_on(stage, where)

@@ -23,7 +23,7 @@ from common import command_line, options, startup, tasks, training
 from common.drawing import plots
 from common.output import Output, summary_json
 from common.plans import Plan
-from common.scores import ACCURACY, MACRO, scores_of
+from common.scores import ACCURACY, MACRO, counted, scores_of
 from common.tables import Table
 from common.tasks import Task
 from report import pages
@@ -109,7 +109,7 @@ def report(
         for score in (scores[-1], *scores[:-1])
     ]
     shown = 3 if len(finite) > 1 else 2
-    title = f"{len(rows)} test rows after {config.epochs} epochs"
+    title = f"{len(rows)} test rows after {counted(config.epochs or 0, 'epoch')}"
     Table(title, columns[:shown], [*(each[:shown] for each in cells), *more]).show()
     if by_class is not None:
         by_class.show()

@@ -29,7 +29,7 @@ import methods
 from common import command_line, options, startup, tasks
 from common.drawing import plots
 from common.output import Output, describe
-from common.scores import ACCURACY
+from common.scores import ACCURACY, counted
 from common.tables import Table
 from methods import Predictions, title
 from report import Report, pages
@@ -145,15 +145,15 @@ def report(
             )
         )
     table = Table(
-        f"Accuracy of {config.seeds} seeds on rows of the second file: new writers, and random "
-        "splits of the same sizes",
+        f"Accuracy of {counted(config.seeds, 'seed')} on rows of the second file: new writers, and "
+        "random splits of the same sizes",
         ("method", "new writers (%)", "Wilson 95 %", "vote of five (%)", "random (%)", "points"),
         rows,
         "± is the standard deviation between trainings (ddof 0). The vote is the mean of five "
         "networks' probabilities.",
     )
     table.show()
-    new_writers = f"new writers: {config.seeds} seeds, mean, Wilson 95 % interval"
+    new_writers = f"new writers: {counted(config.seeds, 'seed')}, mean, Wilson 95 % interval"
     random = f"random splits, rows of the same file: {config.seeds}, mean, 95 % range of one more"
     kinds = {"new_writers": (new_writers, "wilson95"), "random": (random, "prediction95")}
     figure = plots.method_scores(
@@ -189,8 +189,8 @@ def report(
     tested = done[order[0]].rows[0]
     page = Report(
         "Digits of new writers",
-        f"{config.seeds} trainings of each method on the rows of 30 writers, tested on the "
-        f"{len(tested)} rows of 13 others; and as many on random splits of the same sizes.",
+        f"{counted(config.seeds, 'training')} of each method on the rows of 30 writers, tested on "
+        f"the {len(tested)} rows of 13 others; and as many on random splits of the same sizes.",
     )
     best = scores[order[0]]
     page.headline(

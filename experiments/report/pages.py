@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import digits_jax as dj
 from common import tables
-from common.scores import ACCURACY, Score
+from common.scores import ACCURACY, Score, counted
 from report import SHEET, Report, Values, misclassified
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def train(
     names = [f"run {run['run']}" for run in runs]
     first = names[0]  # of those that did not diverge
     count = results["trained"]["runs"]
-    size = f"{len(runs)} of {count} runs" if len(runs) < count else f"{count} runs"
+    size = f"{len(runs)} of {count} runs" if len(runs) < count else counted(count, "run")
     for score in scores:
         if several:
             label = f"Test {score.name}, mean ± sd of {size} on one split"
@@ -164,8 +164,8 @@ def _how(results: Results) -> str:
     runs, epochs = trained["runs"], trained["epochs"]
     devices, seconds = results["devices"], results["seconds"]
     return (
-        f"{runs} run{'s' * (runs > 1)} of {epochs} epochs, trained at once on {devices['count']} "
-        f"device{'s' * (devices['count'] > 1)} ({devices['kind']}) in {seconds['train']:.1f} s, "
+        f"{counted(runs, 'run')} of {counted(epochs, 'epoch')}, trained at once on "
+        f"{counted(devices['count'], 'device')} ({devices['kind']}) in {seconds['train']:.1f} s, "
         f"after {seconds['compile']:.1f} s of compiling."
     )
 
@@ -189,7 +189,7 @@ def learning_curves(
     page.figure(
         "Learning curves",
         figure,
-        f"Curves of {runs} runs over {epochs} epochs; {', '.join(words)}.",
+        f"Curves of {counted(runs, 'run')} over {counted(epochs, 'epoch')}; {', '.join(words)}.",
         "Measured on the training rows, while they train, with dropout"
         + ("; dotted, on the validation rows after each epoch." if dotted else "."),
         values=_curve_values(result, scores, names),

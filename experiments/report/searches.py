@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.drawing import plots
+from common.scores import counted
 from common.tables import Table
 from report import NADEAU, Report
 
@@ -76,8 +77,8 @@ def page(
     times = f", {config.repeats} times" if config.repeats > 1 else ""
     report = Report(
         "Search for hyperparameters",
-        f"{len(sweep.table)} configurations on {config.folds} folds{times}; {many} of each "
-        "training set choose, and the test rows score the choice.",
+        f"{counted(len(sweep.table), 'configuration')} on {config.folds} folds{times}; {many} of "
+        "each training set choose, and the test rows score the choice.",
     )
     label = f"Test {score.name} of what is chosen, mean ± sd of the folds"
     report.score(label, score, results[score.name], "; without bias: no test row chose")
