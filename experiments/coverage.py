@@ -205,7 +205,8 @@ def report(config: Config, found: dict[int, dict[str, Any]], output: Output) -> 
     page = Report(
         "Do intervals hold what they say?",
         f"{counted(config.trials, 'data set')} of each size, "
-        f"{counted(config.features, 'feature')}, {config.folds} folds, {counted(config.repeats, 'repeat')}.",
+        f"{counted(config.features, 'feature')}, {config.folds} folds, "
+        f"{counted(config.repeats, 'repeat')}.",
     )
     page.table(*table)
     page.figure(

@@ -99,7 +99,8 @@ def main(config: Config) -> None:
     reached = f"{100 * (1 - lost / rows):.2f} %"
     console.say(
         f"{counted(len(names), 'method')}, {counted(repeats, 'repeat')}: of {rows} rows, "
-        f"{counts['50%']} are wrong in half of their predictions or more, {counts['90%']} in 90 %, {counts['100%']} in all.\n"
+        f"{counts['50%']} are wrong in half of their predictions or more, {counts['90%']} in "
+        f"90 %, {counts['100%']} in all.\n"
         f"{lost} are wrong for every method in most repeats; all others are {reached} "
         f"({ACCURACY.ends(ceiling)})"
     )

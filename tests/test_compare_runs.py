@@ -26,7 +26,7 @@ def _write(folder: Path, accuracies: list[float], epochs: int, **config: Any) ->
     options = {"folds": 5, "repeats": 1, "seed": 0, "stratified": True, "epochs": epochs}
     results = {
         "experiment": "cross_validate",
-        "data": {"rows": 100, "sha256": "a" * 64},
+        "data": {"source": "source-a", "rows": 100, "sha256": "a" * 64},
         "config": {**options, "quiet": folder.name == "a", **config},
         "versions": {"jax": "1"},
         "folds": [{"fold": i + 1, "accuracy": each} for i, each in enumerate(accuracies)],
@@ -60,11 +60,15 @@ def test_scores_differences_curves_and_a_paired_test(
     assert results["differences"] == {"config.epochs": [4, 6]}  # quiet changes nothing
     (test,) = results["tests"]
     expected = corrected_resampled_ttest(*ACCURACIES.values(), train_rows=80, test_rows=20)
-    assert (test["a"], test["b"]) == ("a", "b")
+    assert (test["a"], test["b"]) == ("epochs 4", "epochs 6")  # by what differs
     assert test["p_value"] == pytest.approx(expected.p_value)
     assert test["mean_difference"] == pytest.approx(0.015)
     shown = capsys.readouterr().out
-    for text in ("98.20 ± 0.75", "96.70 ± 0.40", "a is +1.50 percentage points from b"):
+    for text in (
+        "98.20 ± 0.75",
+        "96.70 ± 0.40",
+        "epochs 4 is +1.50 percentage points from epochs 6",
+    ):
         assert text in page and text in shown
     (values,) = re.findall(r"<details>.*?</details>", page, flags=re.DOTALL)
     epochs = [re.findall(r"<td>(.*?)</td>", line) for line in values.split("<tr>")[2:]]
@@ -86,14 +90,17 @@ def test_other_folds_and_other_rows_are_not_paired(
     seeded = _write(tmp_path / "b", ACCURACIES["b"], 4, seed=1)
     other = _write(tmp_path / "c", ACCURACIES["b"], 4)
     text = (other / "results.json").read_text()
-    (other / "results.json").write_text(text.replace("a" * 64, "b" * 64))
+    (other / "results.json").write_text(text.replace("a" * 64, "b" * 64).replace("e-a", "e-b"))
     results, page = _compare(first, seeded, other)
     assert results["tests"] == []
-    assert set(results["differences"]) == {"config.seed", "data.sha256"}
+    assert set(results["differences"]) == {"config.seed", "data.sha256", "data.source"}
     assert "saw different rows" in page
     shown = capsys.readouterr().out
-    for name, why in (("b", "seed"), ("c", "data")):
-        sentence = f"a and {name} were not tested by fold: their folds are not the same ({why})"
+    names = ["source-a, seed 0", "source-a, seed 1", "source-b, seed 0"]
+    for name, why in ((names[1], "seed"), (names[2], "data")):
+        sentence = (
+            f"{names[0]} and {name} were not tested by fold: their folds are not the same ({why})"
+        )
         assert sentence in results["untested"] and sentence in shown and sentence in page
 
 
@@ -102,7 +109,7 @@ def test_a_fold_that_diverged_is_not_paired(runs: tuple[Path, Path]) -> None:
     file.write_text(file.read_text().replace('"accuracy": 0.96}', '"accuracy": null}'))
     results, _ = _compare(*runs)
     assert results["tests"] == []
-    assert results["untested"] == ["a and b were not tested by fold: a fold diverged"]
+    assert results["untested"] == ["epochs 4 and epochs 6 were not tested by fold: a fold diverged"]
 
 
 def test_an_experiment_without_curves(runs: tuple[Path, Path]) -> None:
@@ -127,6 +134,37 @@ def test_names_are_what_the_folders_do_not_share(tmp_path: Path) -> None:
     folders = [tmp_path / "x" / "1" / "run", tmp_path / "x" / "2" / "run"]
     assert compare_runs.short(folders) == ["1/run", "2/run"]
     assert compare_runs.short([tmp_path, tmp_path / "x"]) == [tmp_path.name, f"{tmp_path.name}/x"]
+
+
+def test_runs_are_named_by_what_differs(tmp_path: Path) -> None:
+    def named(*configs: dict[str, Any]) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        runs = [_write(folder / str(i), ACCURACIES["a"], 4, **c) for i, c in enumerate(configs)]
+        return compare_runs.telling([compare_runs.read(run, run.name) for run in runs])
+
+    assert named({"recipe": "strong", "members": 1}, {"recipe": "mine.py:r", "members": 3}) == [
+        "strong, members 1",
+        "mine.py:r, members 3",
+    ]
+    assert named({"set": ["a=1", "b=2"], "refit": True}, {"set": [], "refit": False}) == [
+        "set a=1 b=2, refit on",
+        "set –, refit off",
+    ]
+    assert named({}, {}, {"seed": 5}) == ["0: seed 0", "1: seed 0", "2: seed 5"]
+    assert named({}, {}) == ["0", "1"]
+
+
+def test_machines_are_compared_where_all_runs_name_them(runs: tuple[Path, Path]) -> None:
+    """Results of an earlier version don't."""
+    first, second = (run / "results.json" for run in runs)
+    known = json.loads(first.read_text())
+    first.write_text(json.dumps({**known, "machine": {"host": "x", "xla_flags": ""}}))
+    assert "machine.host" not in _compare(*runs)[0]["differences"]
+    (runs[0].parent / "out" / "results.json").unlink()
+    other = json.loads(second.read_text())
+    second.write_text(json.dumps({**other, "machine": {"host": "y", "xla_flags": ""}}))
+    assert _compare(*runs)[0]["differences"]["machine.host"] == ["x", "y"]
 
 
 DAMAGE = {
