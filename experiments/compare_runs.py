@@ -115,7 +115,7 @@ def telling(runs: Sequence[Finished]) -> list[str]:
     for i, run in enumerate(runs):
         words = [scripts[i]] if len(set(scripts)) > 1 else []
         if "data.sha256" in differ:
-            words.append(str(run.results["data"].get("source")))
+            words.append(str(run.results.get("data", {}).get("source", "unknown rows")))
         for key, values in differ.items():
             part, _, name = key.partition(".")
             if part == "config" and name != "data" and values[i] is not None:

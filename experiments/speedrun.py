@@ -129,7 +129,8 @@ def main(config: Config) -> None:
         f"{len(accuracies)} of {config.repeats} repeats of five-fold cross-validation, "
         f"{counted(config.epochs, 'epoch')}: mean accuracy {mean} (95 % interval, corrected, "
         f"{ends}); the goal: {goal}\n"
-        f"seconds a cross-validation: {seconds[0]:.2f} with compiling, then {fast:.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})"
+        f"seconds a cross-validation: {seconds[0]:.2f} with compiling, then {fast:.2f} "
+        f"({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})"
     )
     results = {
         "experiment": "speedrun",
