@@ -27,7 +27,7 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import command_line, console, options, plans, startup, tasks
+from common import command_line, console, options, plans, startup, tasks, tracking
 from common.output import Output, describe, summary_json
 from report import searches
 
@@ -39,7 +39,7 @@ SHOWN = 10  # configurations in the table on the console
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(options.Folds, options.ResumableOut, options.Data):
+class Config(options.Folds, options.ResumableOut, options.Tracked, options.Data):
     """The options of the command line."""
 
     recipe: tuple[str, ...] = ("notebook",)
@@ -267,8 +267,26 @@ def report(
     drawn = searches.figures(sweep, np.where(scores.diverged, np.nan, found[score.name]))
     shown = (chosen_ones, best_first)
     page = functools.partial(searches.page, results, sweep, shown, drawn, who)
-    also = ["configurations.csv", "scores.npz", "waves/"]
-    sweep.output.finish(results, drawn, page, svg=config.svg, also=also)
+    also = ["configurations.csv", "scores.npz", "waves/", *["tensorboard/"] * config.tensorboard]
+    track = functools.partial(track_search, config, sweep, rows, found)
+    sweep.output.finish(results, drawn, page, svg=config.svg, also=also, track=track)
+
+
+def track_search(
+    config: Config, sweep: Sweep, rows: list[dict[str, Any]], found: dict[str, npt.NDArray[Any]]
+) -> None:
+    """Each configuration as a run with hyperparameters: the scores that choose, never test ones."""
+    shown = [
+        (
+            {name: row[name] for name in sweep.table[0] | row if name in sweep.varied},
+            {f"chosen_by/{name}": row[name] for name in found},
+            round(row["epochs"]),
+        )
+        for row in rows
+    ]
+    tracking.write_search(
+        sweep.output.folder, shown, tensorboard=config.tensorboard, module=config.track
+    )
 
 
 def mean_and_sd(values: npt.NDArray[Any]) -> dict[str, float]:

@@ -118,11 +118,12 @@ def test_numbers_out_of_range(refused: Run, script: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path) -> None:
     assert "--no-such-flag" in refused(script, "--no-such-flag", 3)
-    if script != "compare_runs":  # which takes folders by place
+    if script not in ("compare_runs", "index"):  # which take folders by place
         assert "surplus" in refused(script, "surplus")
     names = [field.name for field in dataclasses.fields(importlib.import_module(script).Config)]
     last = "--output" if script == "predict" else "--output-dir"
-    assert f"Missing value for argument '{last}'" in refused(script, last)
+    if script != "index":  # which writes where the runs are
+        assert f"Missing value for argument '{last}'" in refused(script, last)
     if "output_dir" in names and script != "compare_runs":
         (tmp_path / "file").touch()
         assert "--output-dir file is not a folder" in refused(script, "--output-dir", "file")
@@ -133,7 +134,7 @@ def test_unknown_and_incomplete_flags(refused: Run, script: str, tmp_path: Path)
     [
         name
         for name in SCRIPTS
-        if name not in (*REQUIRED, "compare_runs", "benchmark_networks", "coverage")
+        if name not in (*REQUIRED, "compare_runs", "benchmark_networks", "coverage", "index")
     ],
 )
 def test_data_that_cannot_be_read(refused: Run, script: str, tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_help_fits_the_terminal_in_groups_with_an_example(
     assert command.startswith(f"{script}.py")
     words = " ".join(text.replace("│", " ").split())
     flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(module.Config)}
-    flags -= {"--job", "--runs"} if script == "compare_runs" else {"--job"}
+    flags -= {"--job"} | {"compare_runs": {"--runs"}, "index": {"--folder"}}.get(script, set())
     assert flags <= set(words.replace(",", " ").split())
     assert "{None}" not in text and "default: False" not in text
     assert script in ("predict", "benchmark_networks") or "─ output options ─" in text

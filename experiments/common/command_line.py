@@ -24,7 +24,7 @@ import tyro
 from rich.markup import escape
 
 import digits_jax as dj
-from common import console, help, jobs, options, resuming, startup
+from common import console, help, jobs, options, resuming, startup, tracking
 from common.startup import process_index
 from common.streams import Stream
 from digits_jax.storage.errors import CheckpointError, SaveError
@@ -84,6 +84,8 @@ def _call(main: Callable[[Config], None], parsed: Config) -> None:
         if getattr(parsed, "tensorboard", False):
             found = importlib.util.find_spec("tensorboardX") is not None
             options.require(found, "--tensorboard needs a package: pip install '.[tensorboard]'")
+        if track := getattr(parsed, "track", None):
+            tracking.require_module(track)
         main(_at_home(parsed))
     except options.UsageError as error:
         _fail(error, 2)

@@ -42,7 +42,17 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(Data):
+class Tracked:
+    """What others show of a training; a base of a script's ``Config``."""
+
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """TensorBoard's files, too, in the folder tensorboard of the output."""
+    track: str | None = None
+    """Module with wandb's interface, such as wandb or trackio, that gets curves and scores, too."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Tracked, Data):
     """How runs are trained; a base of a script's ``Config``."""
 
     recipe: str = "notebook"
@@ -71,8 +81,6 @@ class Training(Data):
     """Seed of the splits, initial weights, shuffles and dropout."""
     checkpoint_every: int | None = None
     """Epochs between checkpoints. Default: a tenth of the run."""
-    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """TensorBoard's files, too, in the folder tensorboard of the output."""
 
     @property
     def settings(self) -> tuple[str, ...]:

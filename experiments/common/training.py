@@ -59,9 +59,13 @@ def begin(config: Config, script: str) -> tuple[Config, Output, Task, Plan]:
 def asked(config: Options, *, watched: bool = True) -> dict[str, Any]:
     """What the options say of ``train``; not ``watched``: nothing of validation rows."""
     names = ["seed", "resume", "checkpoint_every"]
-    names += ["patience", "keep", "tensorboard"] * watched
+    names += ["patience", "keep"] * watched
     of_options = {name: getattr(config, name) for name in names}
-    return {**of_options, "about": options.identifying(config)}
+    return {
+        **of_options,
+        "tracked": config if watched else None,
+        "about": options.identifying(config),
+    }
 
 
 def train(
@@ -79,14 +83,14 @@ def train(
     verbose: bool = False,
     what: str | None = None,
     part: str = "",
-    tensorboard: bool = False,
+    tracked: options.Tracked | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> dj.CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
     ``what`` trains, in words: "5 folds + refit"; ``part`` is the checkpoints' own folder, where a
-    script trains more than once; ``about`` are the options that a refusal names, see
-    ``options.identifying``.
+    script trains more than once; ``tracked`` says what else shows it; ``about`` are the options
+    that a refusal names, see ``options.identifying``.
     """
     from digits_jax.runs.memory import runs_at_once
 
@@ -100,14 +104,10 @@ def train(
         going_on = f"going on after epoch {max(saved)} of {epochs}, from {folder}"
         console.say(escape(going_on), console.notes)
     with contextlib.ExitStack() as stack:
-        tracker = None
-        if tensorboard and startup.reports():
-            from digits_jax.runs.checks import check_data
-            from digits_jax.runs.preparation import prepare
-
-            complete, _ = prepare(check_data(data), runs, recipe, epochs)
-            rates = tracking.learning_rates(complete, recipe, epochs)
-            tracker = stack.enter_context(tracking.Tracker(output.folder, names, rates))
+        trackers = []
+        if tracked is not None and startup.reports():
+            made = tracking.trackers(tracked, output.folder, names, data, runs, recipe, epochs)
+            trackers = [stack.enter_context(each) for each in made]
         size = runs_at_once(runs, data, recipe=recipe)
         if size is None:
             rows = float(np.sum(runs.split.train_weights))
@@ -122,7 +122,7 @@ def train(
             nonlocal done
             output.begin()
             if size is None:
-                if tracker is not None:
+                for tracker in trackers:
                     tracker.write(progress.history)
                 return watch.on_epoch(progress)
             here = np.isfinite(progress.history["loss"][:, 0])  # the others are of other waves
@@ -154,7 +154,7 @@ def train(
                 )
         except dj.Interrupted as stop:
             raise stopped(stop, watch, output) from stop
-        if tracker is not None:
+        for tracker in trackers:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
         save_temperatures(data, names, output.checkpoints / part, plan, result)
         return result
@@ -249,15 +249,19 @@ def finish(
     page: Callable[[], Report],
     scores: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """``output.finish``; the scores of each tested run are for TensorBoard."""
+    """``output.finish``; the scores of each tested run are for what tracks it."""
+    epoch = int(np.max(results["epochs_of_runs"]))
 
     def track() -> None:
-        tracking.finish(output.folder, config=vars(config), scores=scores, figures=figures)
+        if config.tensorboard:
+            about: Any = {"config": vars(config), "scores": scores, "epoch": epoch}
+            tracking.finish_tensorboard(output.folder, figures=figures, **about)
+        if config.track:
+            tracking.finish_module(config.track, scores, epoch)
 
     also = ["history.npz", "predictions.npz", "checkpoints/"]
     also += ["tensorboard/"] * config.tensorboard
-    follow = track if config.tensorboard else None
-    output.finish(results, figures, page, svg=config.svg, also=also, track=follow)
+    output.finish(results, figures, page, svg=config.svg, also=also, track=track)
 
 
 def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:

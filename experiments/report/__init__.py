@@ -53,6 +53,21 @@ class Digit:
     ]  # [K], each class and its mean probability, or fraction of the answers
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run, in a table of runs."""
+
+    name: str  # its folder, below that of the page
+    date: str  # ISO, UTC
+    recipe: str
+    options: str
+    result: str
+    order: float | None  # the number in the result
+    thumbnail: str  # a data URI, or nothing
+    links: Mapping[str, str]  # addresses below the page's folder, by what they lead to
+    argument: str  # of compare_runs.py; nothing for a run that it doesn't take
+
+
 class Report:
     """A page, filled part by part in the order in which it is read.
 
@@ -150,6 +165,10 @@ class Report:
         methods = list(dict.fromkeys(name for digit in digits for name in digit.methods))
         part = {"kind": "sheet", "title": title, "digits": digits, "classes": classes, "note": note}
         self._parts.append(part | {"bars": bars.capitalize(), "methods": methods, "shown": SHOWN})
+
+    def runs(self, title: str, runs: Sequence[Run]) -> None:
+        """Finished runs, to be sorted by a click, and to be marked for ``compare_runs.py``."""
+        self._parts.append({"kind": "runs", "title": title, "runs": runs, "note": ""})
 
     def html(self, results: Mapping[str, Any]) -> str:
         """The whole page.

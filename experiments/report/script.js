@@ -26,6 +26,40 @@
     });
   }
 
+  // A click on the name of a column sorts the table by it; the next one turns the order.
+  for (const table of document.querySelectorAll(".runs table")) {
+    const heads = [...table.querySelectorAll("thead th")];
+    const key = (row, at) => row.cells[at].dataset.value ?? row.cells[at].textContent;
+    const words = new Intl.Collator(undefined, { numeric: true });
+    const compare = (a, b) => (a === "") - (b === "") || words.compare(a, b);
+    heads.forEach((head, at) => {
+      head.querySelector("button")?.addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        for (const each of heads) each.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const rows = [...table.tBodies[0].rows];
+        rows.sort((a, b) => (up ? 1 : -1) * compare(key(a, at), key(b, at)));
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+
+  // Marked runs give the command that compares them.
+  const marked = document.getElementById("marked");
+  if (marked) {
+    const code = marked.querySelector("code");
+    const show = () => {
+      const runs = [...document.querySelectorAll(".runs input:checked")];
+      marked.hidden = !runs.length;
+      code.textContent = [code.dataset.before, ...runs.map((each) => each.value)].join(" ");
+      marked.querySelector("pre").hidden = runs.length < 2;
+      marked.querySelector("output").textContent =
+        runs.length < 2 ? "Mark another run to compare it with." : `To compare ${runs.length} runs:`;
+    };
+    document.addEventListener("change", show);
+    show(); // a browser that goes back keeps what was marked
+  }
+
   for (const sheet of document.querySelectorAll(".sheet")) {
     const form = sheet.querySelector("form");
     const digits = [...sheet.querySelectorAll(".digits > li")];
