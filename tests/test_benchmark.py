@@ -56,7 +56,13 @@ def _missing(script: ModuleType, name: str) -> list[str]:
 def test_it_reports_what_it_says(finished: tuple[Path, str]) -> None:
     folder, shown = finished
     written = {path.name for path in folder.iterdir() if path.name[0] != "."}
-    assert written == {"benchmark.json", "benchmark.png", "report.html"}
+    assert written == {
+        "benchmark.json",
+        "benchmark.png",
+        "options.json",
+        "parts",
+        "report.html",
+    }
     report = json.loads((folder / "benchmark.json").read_text())
     assert report["peers"]["digits-jax"]["ratio"] == [1, 1, 1]
     assert report["rows"] == ROWS and report["fold_rows"] == 4 * ROWS

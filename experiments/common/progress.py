@@ -105,8 +105,9 @@ class Watch:
     """Shows the epochs of ``cross_validate``, and turns the first signal into a stop.
 
     Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
-    process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, ten plain
-    lines, and more where they would be far apart; verbose, a line an epoch. With several runs, the
+    process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, a line for
+    the first epoch and each tenth of all, and more where they would be far apart; verbose, a line
+    an epoch. With several runs, the
     score is their mean ± sd.
 
     Args:
@@ -184,6 +185,7 @@ class Watch:
         """
         now = time.perf_counter()
         reached = done / self._count + part * progress.epoch / progress.epochs
+        first = self._first is None
         if self._first is None:  # its time includes compiling
             self._first = reached, now
         since, passed = reached - self._first[0], now - self._first[1]
@@ -212,7 +214,7 @@ class Watch:
                 f"Epoch {progress.epoch}/{progress.epochs} - {seconds} - {means}", highlight=False
             )
             self._before_epoch, line = now, ""
-        elif not console.notes.is_interactive and reached >= self._next - 1e-9:
+        elif not console.notes.is_interactive and (first or reached >= self._next - 1e-9):
             self._next = 0.1 + math.floor(10 * reached + 1e-9) / 10
             console.say(line, console.notes)
             line = ""

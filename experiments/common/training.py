@@ -211,8 +211,12 @@ def stopped(stop: Exception, watch: progress.Watch, output: Output) -> BaseExcep
     """What to raise when a signal has ended the run, with the command that goes on with it."""
     if not startup.reports():
         return SystemExit(128 + (watch.signal or signal.SIGINT))  # process 0 says it
-    words = ["python", sys.argv[0], "--output-dir", str(output.folder), "--resume"]
-    message = f"{stop}; all of it is saved. Go on with: {shlex.join(words)}"
+    # The folder has the options of the run, but not those of each process of a job.
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    if startup.process_index() is None:
+        words = ["--output-dir", str(output.folder)]
+    command = shlex.join(["python", sys.argv[0], *words, "--resume"])
+    message = f"{stop}; all of it is saved. Go on with: {command}"
     return console.Stopped(message, watch.signal or signal.SIGINT)
 
 

@@ -181,7 +181,9 @@ def training(tmp_path: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
         preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
     )
     assert process.stdout is not None
-    process.stdout.readline()  # the data; then it compiles, and the signal waits
+    for line in process.stdout:
+        if line.startswith("data "):  # then it compiles, and the signal waits
+            break
     yield process
     process.kill()
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ EPOCHS = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+PROGRESS = re.compile(r"epoch (\d+)/(\d+)(?: of (\d+) runs?)?(?:, (\d+) of \d+ runs done)?")
+
+
 class NoOptions:
     """The command line of a script that takes none."""
 
@@ -34,7 +38,7 @@ class Job:
     """A command line that can be killed and resumed, and how to look at its output folder."""
 
     words: list[str]
-    counts: str  # the word before "3/12" in its lines of progress
+    counts: str  # epochs, or the runs of which its lines of progress say how many are done
     total: int  # what they count to
     arrays: tuple[str, ...]  # files that must be the same to the byte
     saving: str  # glob of what is there while it saves
@@ -108,8 +112,11 @@ class Script:
 
     def progress(self, counts: str = "epoch") -> int:
         """The last epoch (or run) that it told of."""
-        told = [line for _, line in self.lines if line.startswith(f"{counts} ")]
-        return int(told[-1].split()[1].split("/")[0]) if told else 0
+        told = [found for _, line in self.lines if (found := PROGRESS.match(line))]
+        if not told:
+            return 0
+        epoch, epochs, here, done = (int(each or 0) for each in told[-1].groups())
+        return epoch if counts == "epoch" else done + here * epoch // epochs
 
     def until(self, happened: Callable[[], object], timeout: float = 600) -> bool:
         """Waits for a condition; False if the process ended first."""
@@ -149,7 +156,7 @@ def kill_at(script: Script, job: Job, phase: str, rng: random.Random, reference:
     """SIGKILL at a random moment of a phase; False if the process had ended before."""
     folder = script.folder
     data = reference.said("data ")
-    told = [at for at, line in reference.lines if line.startswith(f"{job.counts} ")]
+    told = [at for at, line in reference.lines if PROGRESS.match(line)]
     assert data is not None and told
 
     def progress() -> int:
