@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -61,6 +62,14 @@ def test_it_reports_each_change(
         "report.html",
         "results.json",
     }
+    again = dataclasses.replace(config, resume=True)  # all of it is in the checkpoints
+    trained = (tmp_path / "out" / "checkpoints").stat().st_mtime_ns
+    ablate.main(again)
+    assert (
+        json.loads((tmp_path / "out" / "results.json").read_text())["recipes"]
+        == (results["recipes"])
+    )
+    assert (tmp_path / "out" / "checkpoints").stat().st_mtime_ns == trained
     rows = {row["recipe"]: row for row in results["recipes"]}
     assert list(rows) == [
         "notebook",

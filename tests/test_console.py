@@ -108,9 +108,9 @@ def test_waves_say_which_runs_train_and_how_many_are_done(
     assert lines == [
         "compiling the program of 6 runs",
         "epoch 1/2 of 3 runs, 0 of 6 runs done",
-        "epoch 2/2 of 3 runs, 0 of 6 runs done",
-        "epoch 1/2 of 3 runs, 3 of 6 runs done",
         "epoch 2/2 of 3 runs, 3 of 6 runs done",
+        "epoch 1/2 of 3 runs, 3 of 6 runs done",
+        "epoch 2/2 of 3 runs, 6 of 6 runs done",
     ]
 
 

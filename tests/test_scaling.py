@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -134,6 +135,39 @@ def test_the_report_tells_what_was_measured_and_predicted(
     assert "Check: 10 runs in waves of 5" in page and "Check: 20 runs" in page
     days, shown = f"{results['predictions'][0]['seconds'] / 86400:.2f}", capsys.readouterr().out
     assert days in page and days in shown and "held out, 10 runs in waves of 5" in shown
+
+
+def test_a_stopped_run_goes_on_with_the_points_that_it_has(
+    scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Points with known costs, in place of those that take minutes; the third is interrupted."""
+    monkeypatch.setattr(scaling.startup, "start_jax", lambda **_: None)
+    config = scaling.Config(
+        data="bundled", runs=(1, 2, 5), rows=(500,), widths=(2.0,), held_out=(20,), waves=(2,),
+        wave_size=5, output_dir=tmp_path / "out", resume=True,
+    )  # fmt: skip
+    measured: list[costs.Trial] = []
+
+    def measure(trial: costs.Trial, data: str, epochs: int) -> dict[str, Any]:
+        if len(measured) == 2:
+            measured.append(trial)
+            raise KeyboardInterrupt
+        measured.append(trial)
+        more: dict[str, Any] = {"width": trial.width, "wave_size": trial.wave_size}
+        point = _point(trial.runs, rows=trial.rows, **more)
+        point["bytes"] |= {"logits": 7 * trial.runs, "results": 5 * trial.runs}
+        return point
+
+    monkeypatch.setattr(measuring, "measure_alone", measure)
+    with pytest.raises(KeyboardInterrupt):
+        scaling.main(config)
+    assert not (tmp_path / "out" / "results.json").exists()
+    scaling.main(config)
+    trials = [trial for i, trial in enumerate(measured) if i != 2]  # was measured again
+    assert len(trials) == len(set(trials)) == 7
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [point["runs"] for point in results["points"]] == [1, 2, 5, 10, 10, 20, 10]
+    assert results["model"]["call_seconds"] == pytest.approx(0.01)
 
 
 def test_bad_options_are_refused(

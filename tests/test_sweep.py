@@ -16,7 +16,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "sweep.py"
 COMMON = ["--data", "bundled", "--folds", "2"]
-PLAIN = [*COMMON, "--epochs", "30", "--wave-size", "2", "--output-dir", "out"]
+PLAIN = [*COMMON, "--epochs", "30", "--wave-size", "2", "--output-dir", "out", "--tensorboard"]
 PLAIN += ["--vary", "learning_rate=3e-4,1e-2", "network.dense_activation=sigmoid,relu"]
 PLAIN += ["network.width=0.125"]
 
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = _run(folder, *PLAIN)
     assert done.returncode == 0, done.stderr
     assert "Configurations on the validation rows of 2 splits" in done.stdout
-    assert "run 4/4" in done.stdout
+    assert "epoch 30/30 of 2 runs, 4 of 4 runs done: training accuracy" in done.stdout
     assert "The best of all: python experiments/cross_validate.py --recipe notebook" in done.stdout
     return folder / "out"
 
@@ -45,11 +45,15 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert {path.name for path in finished.iterdir() if path.name[0] != "."} == {
         "configurations.csv",
         "effects.png",
+        "options.json",
         "report.html",
         "results.json",
         "scores.npz",
+        "tensorboard",
         "waves",
     }
+    tracked = sorted(path.name for path in (finished / "tensorboard").iterdir())
+    assert tracked == [f"configuration {rank}" for rank in (1, 2, 3, 4)]
     results = json.loads((finished / "results.json").read_text())
     rows = results["configurations"]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]

@@ -197,7 +197,8 @@ class Watch:
         epoch = f"epoch {progress.epoch}/{progress.epochs}"
         where = epoch + (self._what if what is None else f" of {what}")
         if part < 1:
-            where += f", {done:.0f} of {self._count} {self._unit}s done"
+            whole = done + part * self._count * (progress.epoch == progress.epochs)
+            where += f", {whole:.0f} of {self._count} {self._unit}s done"
         speed = ""
         if rate and self._rows:
             speed = f"{rate * progress.epochs * self._rows:,.0f} rows/s"

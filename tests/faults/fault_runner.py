@@ -23,12 +23,10 @@ from digits_jax.storage.checkpoints import Checkpoints
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 EPOCHS = 12
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 PROGRESS = re.compile(r"epoch (\d+)/(\d+)(?: of (\d+) runs?)?(?:, (\d+) of \d+ runs done)?")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """The command line of a script that takes none."""
 
@@ -116,7 +114,9 @@ class Script:
         if not told:
             return 0
         epoch, epochs, here, done = (int(each or 0) for each in told[-1].groups())
-        return epoch if counts == "epoch" else done + here * epoch // epochs
+        if counts == "epoch":
+            return epoch
+        return done + (here * epoch // epochs if epoch < epochs else 0)
 
     def until(self, happened: Callable[[], object], timeout: float = 600) -> bool:
         """Waits for a condition; False if the process ended first."""
