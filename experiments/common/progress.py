@@ -107,8 +107,7 @@ class Watch:
     Use it in a ``with`` block, and its ``on_epoch`` as the callback. A second signal ends the
     process at once. On a terminal there is a bar; elsewhere, as in a notebook or a log, a line for
     the first epoch and each tenth of all, and more where they would be far apart; verbose, a line
-    an epoch. With several runs, the
-    score is their mean ± sd.
+    an epoch. With several runs, the score is their mean ± sd.
 
     Args:
         count: of runs, or of what else ``unit`` says is done part by part.
@@ -145,13 +144,13 @@ class Watch:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[now]}", markup=False),
             TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}"),
             console=console.notes,
             transient=True,
             expand=True,
             disable=verbose or console.notes.quiet or not console.notes.is_interactive,
         )
-        self._task = self._bar.add_task(self._compiling, total=None, now="")
+        self._task = self._bar.add_task(self._compiling, total=None, now="", left="")
 
     @property
     def signal(self) -> int | None:
@@ -160,7 +159,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._stop.__enter__()
-        if not console.notes.is_interactive:
+        if self._verbose or not console.notes.is_interactive:
             console.say(self._compiling, console.notes)
         self._bar.start()
         self._beat.__enter__()
@@ -202,7 +201,7 @@ class Watch:
         speed = ""
         if rate and self._rows:
             speed = f"{rate * progress.epochs * self._rows:,.0f} rows/s"
-        self._show(reached, epoch if console.notes.width < 80 else where, text, speed)
+        self._show(reached, (where, epoch), text, speed)
         line = f"{where}: {text}" + f", {speed}" * bool(speed)
         if rate and reached < 1:
             line += f", {(1 - reached) / rate:.0f} s left"
@@ -223,7 +222,10 @@ class Watch:
         self._beat.doing(after, news=line)
         return self.signal is not None
 
-    def _show(self, reached: float, where: str, text: str, speed: str) -> None:
-        """On the bar, as far as the terminal is wide."""
-        now = f"{text}  {speed}" if speed and console.notes.width >= 110 else text
-        self._bar.update(self._task, description=where, total=1.0, completed=reached, now=now)
+    def _show(self, reached: float, where: tuple[str, str], text: str, speed: str) -> None:
+        """On the bar, whose own columns take 19, what fits: in long, or in short."""
+        free = console.notes.width - 19 - len(text)
+        place = where[0] if len(where[0]) <= free else where[1]
+        now = f"{text}  {speed}" if speed and len(place) + len(speed) + 2 <= free else text
+        shown = {"description": place, "now": now, "left": "left"}
+        self._bar.update(self._task, total=1.0, completed=reached, **shown)
