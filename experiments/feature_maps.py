@@ -1,6 +1,6 @@
 """What each layer makes of one image, what the first layer looks for, and which pixels matter.
 
-    python experiments/feature_maps.py --checkpoint runs/cross_validate/<date>-<time>/checkpoints
+    python experiments/feature_maps.py --checkpoint runs/cross_validate/DATE
 
 Without ``--checkpoint`` it first trains a network for 20 epochs on all rows. It writes
 ``report.html``, ``results.json`` (whole), ``feature_maps.npz`` (all the arrays that are

@@ -156,8 +156,12 @@ def _parse(config: type[Config], description: str) -> Config:
     """The command line; of what tyro says of a mistake, the first paragraph as one line."""
     said = io.StringIO()
     if {"-h", "--help"} & set(sys.argv):
+        shown = ""
         with contextlib.suppress(OSError):  # no source: then in tyro's own form
-            help.show(config, description)
+            shown = help.text(config, description)
+        if shown:
+            print(shown, flush=True)
+            sys.exit()
     try:
         with contextlib.redirect_stderr(said):
             parsed = tyro.cli(config, description=description)

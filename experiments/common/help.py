@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import io
 import re
 import shutil
+import sys
 import textwrap
 import typing
 from typing import Annotated, Any
@@ -24,15 +27,34 @@ GROUPS = {
 JOB = "multi-process"
 
 
-def show(config: Any, description: str) -> None:
-    """Prints the help of a script's options, and ends the process.
+def text(config: Any, docstring: str) -> str:
+    """The help of a script.
 
     Args:
-        config: the class of the options.
-        description: the script's docstring, of which the beginning is shown.
+        config: the class of its options.
+        docstring: the script's, of which the beginning is shown.
+
+    Raises:
+        OSError: there is no source, which says what the options are.
     """
-    print(beginning(description), end="\n\n")  # tyro would not wrap it
-    tyro.cli(_grouped(config), description="", config=(tyro.conf.DisallowNone,))
+    grouped, said = _grouped(config), _Captured(sys.stdout)
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        tyro.cli(grouped, args=["--help"], description="", config=(tyro.conf.DisallowNone,))
+    _usage, _, boxes = said.getvalue().partition("\n\n")  # the commands say more
+    return f"{beginning(docstring)}\n\n{boxes.rstrip()}"
+
+
+class _Captured(io.StringIO):
+    """What is printed, for a terminal where another stream is one."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.isatty = stream.isatty  # type: ignore[method-assign]
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the lines of boxes."""
+        return sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
 
 def beginning(docstring: str) -> str:
@@ -42,13 +64,25 @@ def beginning(docstring: str) -> str:
     width = shutil.get_terminal_size().columns
     lines = textwrap.wrap(" ".join(first.split()), width)
     lines += [""] * bool(commands)
-    for command in commands:  # over the end of a line, in a form that a shell takes
-        together = re.sub(r" (?!--)", "\N{NO-BREAK SPACE}", command.strip())  # a flag, its value
-        kept = {"break_long_words": False, "break_on_hyphens": False}
-        parts = textwrap.wrap(together, width - 10, subsequent_indent="    ", **kept)
-        broken = " \\\n".join(parts).replace("\N{NO-BREAK SPACE}", " ")
-        lines += textwrap.indent(broken, "    ").splitlines()
+    for command in commands:
+        lines += textwrap.indent(_over_lines(command.strip(), width - 4), "    ").splitlines()
     return "\n".join(lines)
+
+
+def _over_lines(command: str, width: int) -> str:
+    """A command in a form that a shell takes: lines end before a flag, or where they must."""
+    for flags_alone in (True, False):
+        glued = re.sub(r" (?!--)", "\N{NO-BREAK SPACE}", command) if flags_alone else command
+        lines = textwrap.wrap(
+            glued,
+            width - 2,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        if max(map(len, lines)) <= width - 2:
+            break
+    return " \\\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _grouped(config: Any) -> Any:
