@@ -55,6 +55,7 @@ def predict_all(
             identity = baselines.identity(name, task, splits, config.seed)
         if path.exists():
             done[name] = _reused(path, identity)
+            console.say(escape(f"{title(name)}: from {path}"), console.notes)
         else:
             if name in networks:
                 done[name] = _predict(config, name, plan, runs, task, names, output)

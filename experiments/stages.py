@@ -20,7 +20,7 @@ import numpy.typing as npt
 import psutil
 
 import digits_jax as dj
-from common import options, plans, progress, startup, training
+from common import console, options, plans, progress, startup, training
 from common.options import require, usage_errors
 from common.output import STARTED, Output
 from common.scores import counted, scores_of
@@ -227,12 +227,17 @@ class Sweep:
             now = dj.Progress(epoch, structure.plan.epochs, progress.history)
             return watch.on_epoch(now, what=counted(training_now, "run"), done=done, part=here)
 
+        folder = self.output.waves / stage
+        saved = len(list(folder.glob("wave-*.npz")))
+        if config.resume and saved:
+            going_on = f"{stage}: going on after {counted(saved, 'wave')}, from {folder}"
+            console.say(going_on, console.notes)
         what = counted(runs or count, "run")
         with progress.Watch(count, what=what, unit=unit, score=self.scores[0]) as watch:
             try:
                 with structure.plan.naming_mistakes():
                     result = work(
-                        folder=self.output.waves / stage,
+                        folder=folder,
                         epochs=structure.plan.epochs,
                         seeds=config.seeds,
                         seed=config.seed if seed is None else seed,
