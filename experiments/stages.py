@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 import psutil
+from rich.markup import escape
 
 import digits_jax as dj
 from common import console, options, plans, progress, startup, training
@@ -231,7 +232,7 @@ class Sweep:
         saved = len(list(folder.glob("wave-*.npz")))
         if config.resume and saved:
             going_on = f"{stage}: going on after {counted(saved, 'wave')}, from {folder}"
-            console.say(going_on, console.notes)
+            console.say(escape(going_on), console.notes)
         what = counted(runs or count, "run")
         with progress.Watch(count, what=what, unit=unit, score=self.scores[0]) as watch:
             try:
