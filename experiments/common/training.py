@@ -108,7 +108,8 @@ def train(
         if tracked is not None and startup.reports():
             made = tracking.trackers(tracked, output.folder, names, data, runs, recipe, epochs)
             trackers = [stack.enter_context(each) for each in made]
-        size = runs_at_once(runs, data, recipe=recipe)
+        with progress.waiting("finding how many runs fit in memory", at_once=False):
+            size = runs_at_once(runs, data, recipe=recipe)
         if size is None:
             rows = float(np.sum(runs.split.train_weights))
             watch = progress.Watch(count, what=what, rows=rows, verbose=verbose, score=score)
