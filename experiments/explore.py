@@ -76,8 +76,8 @@ def main(config: Config) -> None:
         f"{distinct} of {len(images)} images are distinct"
     )
     began = time.perf_counter()
-    how_many = f"{len(pixels)} rows in two dimensions"
-    with progress.waiting(f"{config.embedding} of {how_many}"):
+    method = {"tsne": "t-SNE", "pca": "PCA"}[config.embedding]
+    with progress.waiting(f"{method} of {len(pixels)} rows"):
         points, name, how = embed(pixels, config.embedding, config.seed)
     seconds = time.perf_counter() - began
     console.say(f"[bold]embedding[/] {how}, {seconds:.1f} s", console.notes)

@@ -144,8 +144,9 @@ def search(config: Config, sweep: Sweep, outer: dj.Split, inner: dj.Split | None
     stage, where = ("folds", outer) if inner is None else ("inner", inner)
     halved: dict[str, Any] | None = None
     if config.halving:
-        rungs = ", ".join(map(str, sweep.rungs)) or "no"
-        console.say(f"halving after epoch {rungs}", console.notes)
+        rungs = ", ".join(map(str, sweep.rungs))
+        none = "halving drops nothing: there are too few configurations or epochs"
+        console.say(f"halving after epoch {rungs}" if rungs else none, console.notes)
         scores = sweep.all_on("halving", where, splits)
     else:
         scores = sweep.all_on(stage, where)

@@ -27,7 +27,18 @@ def _parsed(monkeypatch: pytest.MonkeyPatch, module: Any, *words: str) -> Any:
     return found[0]
 
 
-BEGUN = ["--data", "x.csv", "--epochs", "7", "--set", "a=1", "b=2", "--learning-rate", "0.5"]
+BEGUN = [
+    "--svg",
+    "--data",
+    "x.csv",
+    "--epochs",
+    "7",
+    "--set",
+    "a=1",
+    "b=2",
+    "--learning-rate",
+    "0.5",
+]
 
 
 def test_options_come_from_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +50,8 @@ def test_options_come_from_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert resumed == dataclasses.replace(begun, resume=True, quiet=False)
     more = _parsed(monkeypatch, train, "--resume", "--epochs", "9", "--set", "c=3", *place)
     assert more == dataclasses.replace(resumed, epochs=9, set=("c=3",))
+    quiet = _parsed(monkeypatch, train, "--resume", "--quiet", *BEGUN, *place)  # all of it again
+    assert quiet == dataclasses.replace(resumed, quiet=True)
     # Without --resume, and in a folder that holds nothing, the command line is all.
     assert _parsed(monkeypatch, train, *place).epochs is None
     elsewhere = ["--output-dir", str(tmp_path / "new"), "--resume"]

@@ -166,7 +166,12 @@ def _parse(config: type[Config], description: str) -> Config:
         with contextlib.redirect_stderr(said):
             parsed = tyro.cli(config, description=description)
             begun_with = resuming.resumed(parsed, Path(sys.argv[0]).stem)
-            return parsed if begun_with is None else tyro.cli(config, default=begun_with)
+            if begun_with is None:
+                return parsed
+            # A switch that is on has no flag to turn it on.
+            on = {options.flag(name) for name, value in vars(begun_with).items() if value is True}
+            words = [word for word in sys.argv[1:] if word not in on]
+            return tyro.cli(config, args=words, default=begun_with)
     except options.UsageError as error:
         _fail(error, 2)
     except SystemExit as stop:

@@ -227,5 +227,5 @@ class Watch:
         free = console.notes.width - 19 - len(text)
         place = where[0] if len(where[0]) <= free else where[1]
         now = f"{text}  {speed}" if speed and len(place) + len(speed) + 2 <= free else text
-        shown = {"description": place, "now": now, "left": "left"}
+        shown: Any = {"description": place, "now": now, "left": "left"}
         self._bar.update(self._task, total=1.0, completed=reached, **shown)

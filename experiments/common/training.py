@@ -104,10 +104,12 @@ def train(
         going_on = f"going on after epoch {max(saved)} of {epochs}, from {folder}"
         console.say(escape(going_on), console.notes)
     with contextlib.ExitStack() as stack:
-        trackers = []
+        trackers: list[tracking.TensorBoard | tracking.Module] = []
         if tracked is not None and startup.reports():
             made = tracking.trackers(tracked, output.folder, names, data, runs, recipe, epochs)
-            trackers = [stack.enter_context(each) for each in made]
+            for each in made:
+                stack.enter_context(each)
+            trackers = made
         with progress.waiting("finding how many runs fit in memory", at_once=False):
             size = runs_at_once(runs, data, recipe=recipe)
         if size is None:
