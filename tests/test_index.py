@@ -141,7 +141,5 @@ def test_it_sorts_and_marks_in_a_browser(browser: Any, page: Path) -> None:  # n
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             _no_overflow(browser)
-            if shots := __import__("os").environ.get("SHOTS"):
-                browser.save_screenshot(f"{shots}/index-{scheme}-{width}.png")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert len(colours) == 2 and _complaints(browser) == []
