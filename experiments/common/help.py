@@ -113,7 +113,7 @@ def _grouped(config: Any) -> Any:
     fields = groups[""]
     for name, box in boxes:
         label = tyro.conf.arg(name=name, help="")
-        hint: Any = Annotated[box, tyro.conf.OmitArgPrefixes, label]  # type: ignore[valid-type]
+        hint: Any = Annotated[box, tyro.conf.OmitArgPrefixes, label]
         needed = any(each.default is dataclasses.MISSING for each in dataclasses.fields(box))
         default = dataclasses.field(kw_only=True) if needed else box()
         fields.append((name.replace("-", "_"), hint, default))
