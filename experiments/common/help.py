@@ -39,7 +39,7 @@ def text(config: Any, docstring: str) -> str:
     """
     grouped, said = _grouped(config), _Captured(sys.stdout)
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        tyro.cli(grouped, args=["--help"], description="", config=(tyro.conf.DisallowNone,))
+        tyro.cli(grouped, args=["--help"], description="")
     _usage, _, boxes = said.getvalue().partition("\n\n")  # the commands say more
     return f"{beginning(docstring)}\n\n{boxes.rstrip()}"
 
@@ -99,7 +99,7 @@ def _grouped(config: Any) -> Any:
         shown = tyro.conf.arg(help=texts[field.name], help_behavior_hint=_hint)
         missing = field.default is dataclasses.MISSING
         default = dataclasses.field(kw_only=True) if missing else field.default
-        option = (field.name, Annotated[hints[field.name], shown], default)
+        option = (field.name, Annotated[hints[field.name], shown, tyro.conf.DisallowNone], default)
         groups[by_name.get(field.name, "")].append(option)
     for name, options in groups.items():
         if name:
