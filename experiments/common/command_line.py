@@ -161,7 +161,7 @@ def _parse(config: type[Config], description: str) -> Config:
             shown = help.text(config, description)
         if shown:
             print(shown, flush=True)
-            sys.exit()
+            sys.exit(0)
     try:
         with contextlib.redirect_stderr(said):
             parsed = tyro.cli(config, description=description)
