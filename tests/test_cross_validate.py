@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from common.origin import commit
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "cross_validate.py"
 BUNDLED_SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
@@ -79,7 +78,8 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert datetime.timedelta(0) < age < datetime.timedelta(hours=1)
     assert results["machine"]["host"] == platform.node() and results["machine"]["cores"] >= 1
     assert "xla_gpu_enable_command_buffer" in results["machine"]["xla_flags"]  # start_jax's own
-    assert results["commit"] == commit(SCRIPT.parents[1])
+    if (SCRIPT.parents[1] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", results["commit"])
     history = np.load(finished / "history.npz")
     assert history["loss"].shape == history["accuracy"].shape == (4, 6)
     assert list(history["runs"]) == ["fold 1", "fold 2", "fold 3", "refit"]
