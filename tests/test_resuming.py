@@ -52,6 +52,8 @@ def test_options_come_from_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert more == dataclasses.replace(resumed, epochs=9, set=("c=3",))
     quiet = _parsed(monkeypatch, train, "--resume", "--quiet", *BEGUN, *place)  # all of it again
     assert quiet == dataclasses.replace(resumed, quiet=True)
+    job = _parsed(monkeypatch, train, "--resume", "--distributed", "--process-id", "1", *place)
+    assert job.job.distributed and job.job.process_id == 1 and job.epochs == 7
     # Without --resume, and in a folder that holds nothing, the command line is all.
     assert _parsed(monkeypatch, train, *place).epochs is None
     elsewhere = ["--output-dir", str(tmp_path / "new"), "--resume"]

@@ -169,7 +169,8 @@ def _parse(config: type[Config], description: str) -> Config:
             if begun_with is None:
                 return parsed
             # A switch that is on has no flag to turn it on.
-            on = {options.flag(name) for name, value in vars(begun_with).items() if value is True}
+            every = vars(begun_with) | vars(getattr(begun_with, "job", options.Job()))
+            on = {options.flag(name) for name, value in every.items() if value is True}
             words = [word for word in sys.argv[1:] if word not in on]
             return tyro.cli(config, args=words, default=begun_with)
     except options.UsageError as error:
