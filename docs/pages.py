@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +41,7 @@ TOPICS = {
     "lowering": ("Fast convolutions", "lowering"),
     "files": ("Files and own images", "storage preprocessing ink pictures uci_process"),
 }
+PUBLIC_PACKAGES = ("plots", "statistics")  # of which users name ``dj.plots.save``
 PICTURES = {
     "benchmark": ["benchmark"],
     "compare": ["comparison"],
@@ -93,15 +94,34 @@ def api_pages(package: Path) -> Iterator[tuple[str, str]]:
         parts += [block(f"digits_jax.{n}", level=2) for n in of_topic]
         parts.append("## In its modules\n")
         for module in modules:
-            shown = [n for n, m in of_topic.items() if m == module]
-            parts.append(block(f"digits_jax.{module}", level=3, without=shown))
+            shown = [n.split(".")[-1] for n, m in of_topic.items() if m == module]
+            is_package = (package / module.replace(".", "/")).is_dir()
+            parts.append(block(f"digits_jax.{module}", level=3, without=shown, bare=is_package))
         yield f"reference/{name}.md", "\n".join(parts)
     if left:
         raise PluginError(f"docs/pages.py: no topic has the modules {', '.join(sorted(left))}")
 
 
 def public_names(package: Path) -> dict[str, str]:
-    """The module of each name in ``digits_jax``, in the order of ``__init__.pyi``."""
+    """Where each public name is defined: those of ``digits_jax``, then of its public packages.
+
+    ``Split`` is in ``splits.stacked``, ``plots.save`` in ``plots.files``.
+    """
+    names = imports(package)
+    own = set(names)
+    for path in sorted(package.glob("*/__init__.pyi")):
+        inner = imports(path.parent)
+        for name, module in inner.items():
+            module = f"{path.parent.name}.{module}"
+            if name in own:
+                names[name] = module
+            elif path.parent.name in PUBLIC_PACKAGES:
+                names[f"{path.parent.name}.{name}"] = module
+    return names
+
+
+def imports(package: Path) -> dict[str, str]:
+    """The module of each name in a package's ``__init__.pyi``, in its order."""
     names = {}
     for node in ast.parse((package / "__init__.pyi").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -109,10 +129,12 @@ def public_names(package: Path) -> dict[str, str]:
     return names
 
 
-def block(name: str, *, level: int, without: list[str] | None = None) -> str:
-    """What mkdocstrings fills from a docstring."""
+def block(name: str, *, level: int, without: Sequence[str] = (), bare: bool = False) -> str:
+    """What mkdocstrings fills from docstrings: without some members, or bare of all."""
     lines = [f"::: {name}", "    options:", f"      heading_level: {level}"]
-    if without:
+    if bare:
+        lines.append("      members: false")
+    elif without:
         filters = ["!^_(?!_call__$)", *(f"!^{each}$" for each in without)]
         lines.append(f"      filters: {filters}")
     return "\n".join([*lines, ""])
