@@ -1,8 +1,8 @@
 """The Python of README and docs/ runs, page by page, and prints what the pages say.
 
 The blocks of a page share their names, as in a notebook. A ``text`` block right below a Python
-block is what that one prints: words and integers must be equal, decimals within 0.05, because the
-last bits of a training depend on the machine. A block that begins with ``# NAME.py`` is also a file
+block is what that one prints: words and integers must be equal, decimals within 0.05 or a
+tenth, because the last bits of a training depend on the machine. A block that begins with ``# NAME.py`` is also a file
 of that name, for the blocks and commands below it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -34,8 +35,8 @@ DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 
 def _pages() -> Iterator[Path]:
-    """Pages with Python in them."""
-    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
+    """Pages with Python in them. (``test_docs.py`` runs README's.)"""
+    for page in sorted(ROOT.glob("docs/**/*.md")):
         if "```python" in page.read_text(encoding="utf-8"):
             yield page
 
@@ -52,7 +53,7 @@ def _differs(example: Example) -> str | None:
     printed, said = example.namespace["__printed__"], example.parsed
     if DECIMAL.sub("#.#", printed) == DECIMAL.sub("#.#", said):
         pairs = zip(DECIMAL.findall(printed), DECIMAL.findall(said), strict=True)
-        if all(abs(float(a) - float(b)) <= 0.05 for a, b in pairs):
+        if all(math.isclose(float(a), float(b), rel_tol=0.1, abs_tol=0.05) for a, b in pairs):
             return None
     return f"the block prints\n{printed}\nand the page says\n{said}"
 
@@ -101,7 +102,7 @@ def test_the_programs_of_a_page_run(
     ("block", "output", "passes"),
     [
         ("print('3 runs', 0.961)", "3 runs 0.973", True),
-        ("print('3 runs', 0.961)", "3 runs 0.873", False),
+        ("print('3 runs', 0.961)", "3 runs 0.773", False),
         ("print('3 runs', 0.961)", "4 runs 0.961", False),
         ("print('3 runs', 0.961)", "3 runs 0.961 0.961", False),
         ("x = 1 / 0", "", False),
