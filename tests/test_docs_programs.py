@@ -2,8 +2,8 @@
 
 The blocks of a page share their names, as in a notebook. A ``text`` block right below a Python
 block is what that one prints: words and integers must be equal, decimals within 0.05 or a
-tenth, because the last bits of a training depend on the machine. A block that begins with ``# NAME.py`` is also a file
-of that name, for the blocks and commands below it.
+tenth, because the last bits of a training depend on the machine. A block that begins with
+``# NAME.py`` is also a file of that name, for the blocks and commands below it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 
 def _pages() -> Iterator[Path]:
-    """Pages with Python in them. (``test_docs.py`` runs README's.)"""
+    """Pages with Python in them; ``test_docs.py`` runs README's."""
     for page in sorted(ROOT.glob("docs/**/*.md")):
         if "```python" in page.read_text(encoding="utf-8"):
             yield page
