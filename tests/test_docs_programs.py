@@ -29,8 +29,11 @@ from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parents[1]
-SLOW = {"docs/xla_convolutions_in_loops.md"}  # it times a program that is slow, and says so
 NOTEBOOKS = ["own-network", "own-loop"]
+SLOW = {
+    "docs/xla_convolutions_in_loops.md",  # times a program that is slow, and says so
+    *(f"docs/tutorials/{name}.md" for name in NOTEBOOKS),  # run as notebooks
+}
 DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 
