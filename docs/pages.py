@@ -32,7 +32,7 @@ TOPICS = {
         "recipe recipes networks model losses optimizers augment dropout",
     ),
     "runs": ("Many runs at once", "runs waves wave_files search"),
-    "loop": ("One run, in your own loop", "train evaluation structures"),
+    "loop": ("One run, in your own loop", "train watch step_counts evaluation structures"),
     "estimators": ("scikit-learn's estimators", "estimators fitting"),
     "scores": ("Metrics and calibration", "metrics calibration label_errors"),
     "statistics": ("Intervals and tests", "statistics"),
