@@ -1,7 +1,7 @@
-"""README's commands exist and take the options that it gives them, and its Python runs.
+"""The commands of README and docs/ exist and take the options that they are given.
 
 What a script does is its own test's business. Here its command line is parsed, and it is stopped
-before it does anything.
+before it does anything. ``test_docs_programs.py`` runs the Python.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 def _blocks(markdown: str, language: str) -> list[str]:
@@ -76,11 +77,17 @@ class _Parsed(Exception):
     """The command line is good."""
 
 
+def _files(folder: str, name: str) -> list[Path]:
+    """The files of that name in a folder, or below it."""
+    return sorted((ROOT / folder).rglob(name))
+
+
 def _problem(command: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
     """What is wrong with a command, if anything is."""
     at = next(i for i, word in enumerate(command) if word.endswith(".py"))
     name, options = command[at], command[at + 1 :]
-    places = [ROOT / folder / name for folder in (".", "experiments", "digits_jax", "tests")]
+    places = [ROOT / name]
+    places += [path for top in ("experiments", "digits_jax", "tests") for path in _files(top, name)]
     found = [path for path in places if path.is_file()]
     if not found:
         return f"{name}: no such file"
@@ -111,12 +118,26 @@ def _problem(command: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
     return f"{shlex.join(command)}: it never parses its command line"
 
 
-def test_each_command_is_one_that_its_script_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = list(_commands(README))
-    run = {word for command in commands for word in command if word.startswith("experiments/")}
-    assert {"experiments/cross_validate.py", "experiments/train.py"} <= run
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_command_is_one_that_its_script_takes(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    own = re.findall(r"^# (\w+\.py)$", text, re.MULTILINE)  # files that its reader writes
+    commands = [command for command in _commands(text) if command[-1] not in own]
     problems = [_problem(command, monkeypatch) for command in commands]
     assert [problem for problem in problems if problem] == []
+
+
+def test_commands_are_found() -> None:
+    commands = [c for page in PAGES for c in _commands(page.read_text(encoding="utf-8"))]
+    run = {word for command in commands for word in command if word.startswith("experiments/")}
+    scripts = {
+        f"experiments/{path.name}"
+        for path in (ROOT / "experiments").glob("*.py")
+        if "\nclass Config" in path.read_text(encoding="utf-8")
+    }
+    assert len(scripts) > 15 and scripts <= run
 
 
 @pytest.mark.parametrize(
@@ -142,25 +163,48 @@ def test_a_wrong_command_is_found(
     assert problem is None or problem in problems[0]
 
 
-def test_files_and_extras_that_it_names_exist() -> None:
+def test_readme_begins_with_all_that_a_reader_needs_first() -> None:
+    """On one screen; the rest is in the docs."""
+    assert len(README.splitlines()) <= 60
+    first = "\n".join(README.splitlines()[:40])
+    needed = [
+        "experiments/cross_validate.py",
+        "<!-- test command -->",
+        "report.png",
+        "nn.Sequential",
+    ]
+    pages = ["tutorials/own-network", "results", "explain/intervals", "accelerators", "api"]
+    needed += [f"](docs/{page}.md)" for page in pages]
+    assert [each for each in needed if each not in first] == []
+
+
+def test_links_of_readme_exist() -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", README)
     assert links and [link for link in links if not (ROOT / link).exists()] == []
-    paths = re.findall(r"\b(?:experiments|digits_jax|tests|figures)/[\w./-]*\w\.\w+", README)
-    assert paths and [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_extras_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    folders = "experiments|digits_jax|tests|figures"
+    paths = re.findall(rf"(?<![\w./-])(?:{folders})/[\w./-]*\w\.\w+", text)
+    bases = (ROOT, page.parent)
+    assert [path for path in paths if not any((base / path).exists() for base in bases)] == []
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     named = {
         name
-        for list_ in re.findall(r"(?:\.|digits_jax)\[(.+?)\]'", README)
+        for list_ in re.findall(r"(?:\.|digits_jax)\[(.+?)\]'", text)
         for name in list_.split(",")
     }
-    assert named and named <= set(extras)
+    assert named <= set(extras)
 
 
 @pytest.mark.slow
-def test_its_two_processes_run(tmp_path: Path) -> None:
-    (block,) = [block for block in _blocks(README, "sh") if "--num-processes" in block]
+def test_the_two_processes_of_the_page_on_devices_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/devices.md").read_text(encoding="utf-8")
+    (block,) = [block for block in _blocks(page, "sh") if "--num-processes" in block]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         block = block.replace(":6006", f":{probe.getsockname()[1]}")
@@ -204,15 +248,13 @@ def test_the_pods_of_the_kubernetes_job_find_each_other(
         assert _problem(words, monkeypatch) is None
 
 
-def test_its_python_runs() -> None:
-    """All blocks, one after another, as in a notebook; on fewer rows and for fewer epochs."""
-    assert "`cross_validate(..., progress=True)` shows a bar" in README
-    code = "\n".join(_blocks(README, "python"))
+@pytest.mark.parametrize("name", ["README.md", "docs/how-to/notebooks.md"])
+def test_a_program_runs_without_warnings_in_a_process_of_its_own(name: str) -> None:
+    code = "\n".join(_blocks((ROOT / name).read_text(encoding="utf-8"), "python"))
     assert "cross_validate(" in code
-    code = code.replace("load_digits()", "load_digits('bundled')")
-    code = code.replace("epochs=100", "epochs=2, progress=True")
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.match(r"0\.\d+ ± 0\.\d+ \(95 % interval 0\.\d+ to 0\.\d+, 5 runs\)\n", done.stdout)
-    assert "2/2" in done.stderr and "accuracy=" in done.stderr
+    if "progress=True" in code:  # shows a bar
+        assert re.search(r"(\d+)/\1\b", done.stderr) and "accuracy=" in done.stderr
