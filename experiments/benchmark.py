@@ -9,7 +9,10 @@ process of its own with nothing compiled beforehand. A round runs each once. The
 with another one, so that a slow minute of the machine does not hit one program alone. The time of a
 run is the mean of its epochs; that of a program is the median over the rounds, with its range. A
 ratio is taken within a round, then its median over the rounds. The floor is the network's
-arithmetic at the rate of float32 matrix products that the same round measured.
+arithmetic at the rate of float32 matrix products, measured before and after the programs of each
+round. Where the two rates differ by a tenth, or other programs used the cores, the round is named
+as disturbed. Programs must agree in the number of their parameters and of their optimizers' steps,
+or nothing is reported; scikit-learn's perceptron, which has no convolutions, stands for scale.
 
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``, and each round as soon as it is
@@ -43,7 +46,16 @@ from common.drawing import styled
 from common.origin import versions
 from common.output import Output
 from common.parts import Parts
-from programs import MATMUL_PROGRAM, PEERS, about, mean_epoch, run_program, spread
+from programs import (
+    BUSY,
+    MATMUL_PROGRAM,
+    PEERS,
+    about,
+    check_equal_work,
+    mean_epoch,
+    run_program,
+    spread,
+)
 from report import speeds
 
 if TYPE_CHECKING:
@@ -51,7 +63,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "digits-jax"
 ON_REQUEST = ("keras-jax", "keras-torch")
-MATMUL = "matmul"
+MATMUL, MATMUL_AFTER = "matmul", "matmul after"
+DRIFT = 0.1  # of the rate of matrix products, from which on a round is disturbed
 SPLIT_FIELDS = ("train_rows", "train_weights", "test_rows", "test_weights")
 FOLDS = 5  # the notebook's
 WARM_UP = 8  # epochs before those that are timed; the evaluation compiles beside the first ones
@@ -202,13 +215,13 @@ def run_rounds(
     """
     failed: dict[str, str] = {}
     rounds: list[dict[str, Any]] = []
-    programs = {MATMUL: MATMUL_PROGRAM} | {name: PEERS[name] for name in peers}
+    programs = dict.fromkeys((MATMUL, MATMUL_AFTER), MATMUL_PROGRAM)
+    programs |= {name: PEERS[name] for name in peers}
 
     def run_round(number: int) -> dict[str, Any]:
         results: dict[str, Any] = {}
-        names = list(programs)
-        start = number % len(names)
-        for name in names[start:] + names[:start]:
+        start = number % len(peers)
+        for name in (MATMUL, *peers[start:], *peers[:start], MATMUL_AFTER):
             if name in failed:
                 continue
             title = programs[name].title
@@ -216,13 +229,16 @@ def run_rounds(
                 try:
                     results[name] = run_program(programs[name], task, config.timeout)
                 except RuntimeError as error:
-                    if name in (MATMUL, REFERENCE):
+                    if name in (MATMUL, MATMUL_AFTER, REFERENCE):
                         raise SystemExit(f"{title} failed: {error}") from error
                     failed[name] = f"failed: {error}"
                     console.errors.print(f"[yellow]{title} failed:[/] {escape(str(error))}")
                     continue
             line = f"round {number + 1}  {title:25}{_in_words(results[name])}"
             console.say(line, console.notes)
+        for name, result in results.items():
+            if name in PEERS and PEERS[name].equal:
+                check_equal_work(programs[name].title, results[REFERENCE], result)
         return {"results": results, "failed": failed}
 
     for number in range(config.rounds):
@@ -249,10 +265,18 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
         flop_per_epoch: the arithmetic of one epoch of all folds.
 
     Returns:
-        ``flop_per_second`` and ``floor_seconds`` (the arithmetic at that rate), and for each peer
-        what the table shows. A spread is [median, least, greatest].
+        ``flop_per_second`` (the mean of before and after), ``floor_seconds`` (the arithmetic at
+        that rate), the numbers of ``disturbed`` rounds from 1 on, and for each peer what the table
+        shows. A spread is [median, least, greatest].
     """
-    rates = [results[MATMUL]["flop_per_second"] for results in rounds]
+    ends = [[r[name]["flop_per_second"] for name in (MATMUL, MATMUL_AFTER)] for r in rounds]
+    rates = [statistics.mean(pair) for pair in ends]
+    disturbed = [
+        number
+        for number, (pair, results) in enumerate(zip(ends, rounds, strict=True), 1)
+        if max(pair) > (1 + DRIFT) * min(pair)
+        or any((run["others_share"] or 0) >= BUSY for run in results.values())
+    ]
     floors = [flop_per_epoch / rate for rate in rates]
     own = [mean_epoch(results[REFERENCE]) for results in rounds]
     peers = {}
@@ -278,6 +302,7 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
     return {
         "flop_per_second": spread(rates),
         "floor_seconds": spread(floors),
+        "disturbed": disturbed,
         "others_share": spread(known) if known else None,  # of all cores, of each program's time
         "peers": peers,
     }

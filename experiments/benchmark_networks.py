@@ -42,7 +42,7 @@ from common import command_line, console, options, progress, startup
 from common.drawing import Drawing
 from common.origin import machine, versions
 from common.output import Output
-from programs import Peer, mean_epoch, run_program, spread
+from programs import Peer, check_equal_work, mean_epoch, run_program, spread
 
 NetworkName = Literal["lenet", "vgg", "resnet", "separable", "unet", "wavenet"]
 PeerName = Literal["digits-jax", "digits-jax-none", "flax", "flax-scan", "torch", "keras"]
@@ -271,7 +271,9 @@ def run_rounds(
                     highlight=False,
                     soft_wrap=True,
                 )
-        check_equal_work(case, results)
+        for name in results:
+            if name != MATMUL:
+                check_equal_work(f"{name} ({case})", results[REFERENCE], results[name])
         return results
 
     ended = False
@@ -295,18 +297,6 @@ def _of(peer: Peer, case: Case) -> Peer:
         environment |= startup.xla_flags()
     variant = f"{case.network} {peer.variant}".strip()
     return dataclasses.replace(peer, variant=variant, environment=environment)
-
-
-def check_equal_work(case: Case, results: Mapping[str, Any]) -> None:
-    """Ends the script where two programs differ in their parameters or in an epoch's steps."""
-    expected = results[REFERENCE]
-    for name, result in results.items():
-        for quantity in ("parameters", "steps"):
-            if name != MATMUL and result[quantity] != expected[quantity]:
-                raise SystemExit(
-                    f"{name} does other work than {REFERENCE} ({case}): {result[quantity]:g} "
-                    f"{quantity}, not {expected[quantity]:g}"
-                )
 
 
 def summarize(case: Case, flop: int, rounds: Rounds) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Peer:
     variant: str = ""
     needs: tuple[str, ...] = ()  # modules beside this project's own
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    equal: bool = True  # it trains the same network in as many steps; else it stands for scale
 
 
 def _keras(backend: str, title: str) -> Peer:
@@ -66,6 +67,7 @@ PEERS: dict[str, Peer] = {
     ),
     "flax-conv": _jax("one-by-one", "Flax nn.Conv, by fold", "flax_conv_folds.py"),
     "flax-conv-vmapped": _jax("vmapped", "Flax nn.Conv, vmapped", "flax_conv_folds.py"),
+    "sklearn": Peer(title="scikit-learn, dense", program="sklearn_folds.py", equal=False),
 }
 MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 
@@ -102,6 +104,22 @@ def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:
     return outcome | {
         "others_share": None if others is None else max(0.0, others / seconds / _cores())
     }
+
+
+def check_equal_work(what: str, expected: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Ends the script where two programs differ in their parameters or in an epoch's steps.
+
+    Args:
+        what: names the other program.
+        expected: the result of this project's program.
+        result: the other's.
+    """
+    for quantity in ("parameters", "steps"):
+        if result[quantity] != expected[quantity]:
+            raise SystemExit(
+                f"{what} does other work than digits_jax: {result[quantity]:g} {quantity}, not "
+                f"{expected[quantity]:g}"
+            )
 
 
 def mean_epoch(result: Mapping[str, Any]) -> float:

@@ -43,7 +43,11 @@ def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tu
     (folder / "few.csv").write_text(data)
     command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), "--data", "few.csv"]
     command += ["--rounds", "1", "--epochs", "2", "--output-dir", "out", "--peers"]
-    command += ["flax-conv-vmapped", *(name for name in PEERS if not _missing(script, name))]
+    command += [
+        "flax-conv-vmapped",
+        "sklearn",
+        *(name for name in PEERS if not _missing(script, name)),
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "out", done.stdout
@@ -88,6 +92,13 @@ def test_a_peer_trains_the_same_network(
     assert peer["peak_bytes"] is None or peer["peak_bytes"] > 50e6
 
 
+def test_a_dense_network_stands_for_scale(finished: tuple[Path, str]) -> None:
+    report = json.loads((finished[0] / "benchmark.json").read_text())
+    dense = report["peers"]["sklearn"]
+    assert dense["parameters"] == 64 * 128 + 128 + 128 * 512 + 512 + 512 * 10 + 10
+    assert dense["epoch_seconds"][0] > 0 and dense["title"] in finished[1]
+
+
 def test_a_peer_that_is_not_installed_is_named(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,14 +114,16 @@ def test_a_peer_that_fails_is_left_out(
     def run_program(peer: Any, task: Path, timeout: float) -> dict[str, Any]:
         if peer.title == "PyTorch, eager":
             raise RuntimeError("no [memory]")
-        return {"epoch_seconds": [1.0]} if peer.variant else {"flop_per_second": 1e9}
+        if not peer.variant:
+            return {"flop_per_second": 1e9}
+        return {"epoch_seconds": [1.0], "parameters": 7, "steps": 3}
 
     monkeypatch.setattr(script, "run_program", run_program)
     config = script.Config(rounds=2, output_dir=tmp_path)
     parts = Parts(Output(config, script="benchmark"), {})
     rounds, failed = script.run_rounds(config, ["digits-jax", "torch-eager"], tmp_path, parts)
     assert failed == {"torch-eager": "failed: no [memory]"}
-    assert [set(results) for results in rounds] == [{"matmul", "digits-jax"}] * 2
+    assert [set(results) for results in rounds] == [{"matmul", "digits-jax", "matmul after"}] * 2
 
     def run_nothing(*_: Any) -> None:
         pytest.fail("a round that is kept is run again")
@@ -142,20 +155,24 @@ def test_ratios_are_taken_within_a_round(script: ModuleType) -> None:
             "peak_bytes": None,
             "train_accuracy": 0.5,
             "parameters": 7,
-            "others_share": None,
+            "others_share": 0.0,
         }
 
     rounds = [  # the second round of a machine that is twice as slow, the third three times
         {
-            "matmul": {"flop_per_second": 12.0 / slow, "others_share": 0.1 * slow},
+            "matmul": {"flop_per_second": 12.5 / slow, "others_share": share},
+            "matmul after": {"flop_per_second": 11.5 / slow, "others_share": 0.0},
             "digits-jax": result(2.0 * slow, 1.0 * slow, 3.0 * slow),  # mean 2
             "torch-eager": result(8.0 * slow),
         }
-        for slow in (1, 2, 3)
+        for slow, share in ((1, 0.0), (2, 0.06), (3, 0.0))
     ]
+    rounds[2]["matmul"]["flop_per_second"] += 0.2
+    rounds[2]["matmul after"]["flop_per_second"] -= 0.2
     summary = script.summarize(rounds, 6.0)
-    assert summary["floor_seconds"] == [1.0, 0.5, 1.5]
-    assert summary["others_share"] == pytest.approx([0.2, 0.1, 0.3])
+    assert summary["floor_seconds"] == pytest.approx([1.0, 0.5, 1.5])
+    assert summary["others_share"] == [0.0, 0.0, 0.06]
+    assert summary["disturbed"] == [2, 3]  # other programs; a rate that drifts
     own, eager = summary["peers"]["digits-jax"], summary["peers"]["torch-eager"]
     assert own["epoch_seconds"] == [4.0, 2.0, 6.0] and own["ratio"] == [1.0, 1.0, 1.0]
     assert eager["epoch_seconds"] == [16.0, 8.0, 24.0] and eager["ratio"] == [4.0, 4.0, 4.0]

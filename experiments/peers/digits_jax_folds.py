@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
 import protocol
 
 from digits_jax import Progress, Split, cross_validate, make_runs, use_all_cpu_cores
@@ -23,6 +24,8 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
         on_epoch=lambda progress: _tell(clock, progress),
     )
     clock.parameters(sum(np.size(leaf[0]) for leaf in jax.tree.leaves(result.states.params)))
+    steps = optax.tree_utils.tree_get(result.states.opt_state, "count")
+    clock.note(steps=int(steps[0]))
 
 
 def _tell(clock: protocol.Clock, progress: Progress) -> None:

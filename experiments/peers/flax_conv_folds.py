@@ -106,6 +106,8 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
         for _ in range(task.epochs):
             state, accuracy = epoch(state, rows, weights, images, labels)
             clock.epoch(float(np.mean(accuracy)))
+    steps = optax.tree_utils.tree_get(state.opt_state, "count")
+    clock.note(steps=int(np.ravel(steps)[0]))
     runs = len(task.train_rows) if variant == "vmapped" else 1
     clock.parameters(sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs)
 

@@ -62,6 +62,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
             callbacks=[report],
         )
     clock.parameters(model.count_params())
+    clock.note(steps=int(keras.ops.convert_to_numpy(optimizer.iterations)))
 
 
 if __name__ == "__main__":

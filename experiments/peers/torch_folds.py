@@ -74,6 +74,7 @@ def train_folds(
             x = images[order].contiguous(memory_format=torch.channels_last)
             correct = train_epoch(network, optimizer, forward, x, labels[order])
             clock.epoch(correct.item() / len(rows))
+        clock.note(steps=int(next(iter(optimizer.state.values()))["step"].item()))
         clock.parameters(sum(parameter.numel() for parameter in network.parameters()))
 
 

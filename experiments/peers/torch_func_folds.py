@@ -45,6 +45,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
             optimizer.step()
             correct += right
         clock.epoch((correct / counts).mean().item())
+    clock.note(steps=int(next(iter(optimizer.state.values()))["step"].item()))
     clock.parameters(sum(parameter[0].numel() for parameter in params.values()))
 
 

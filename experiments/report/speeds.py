@@ -66,6 +66,12 @@ def footnotes(results: Results) -> list[str]:
         "first: seconds of the first epoch, with building and compiling, nothing cached. import: "
         "seconds from the process's start. acc.: in training, last epoch.",
     ]
+    if results["disturbed"]:
+        numbers = ", ".join(map(str, results["disturbed"]))
+        lines.append(
+            f"[yellow]Disturbed: round {numbers} of {results['config']['rounds']} (the rate of "
+            "matrix products drifted by a tenth, or other programs ran).[/]"
+        )
     if busy := _busy(results):
         lines.append(f"[yellow]{busy}: don't trust these times, repeat them on a quiet machine.[/]")
     for name, why in results["left_out"].items():
