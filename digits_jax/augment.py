@@ -110,9 +110,9 @@ class ShiftedViews:
         """
         if images.ndim == 4:
             return jax.vmap(self, in_axes=-1, out_axes=-1)(images)
-        still = jnp.broadcast_to(jnp.eye(2), (len(images), 2, 2))
+        still = jnp.broadcast_to(jnp.eye(2), (images.shape[0], 2, 2))
         shifts = self.distance * jnp.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], jnp.float32)
-        shifts = jnp.broadcast_to(shifts[:, None, None, None], (5, len(images), 1, 1, 2))
+        shifts = jnp.broadcast_to(shifts[:, None, None, None], (5, images.shape[0], 1, 1, 2))
         return jnp.stack([warp(images, still, shift) for shift in shifts])
 
 
@@ -135,8 +135,8 @@ def warp(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     centre = jnp.array([(h - 1) / 2, (w - 1) / 2], jnp.float32)
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), axis=-1)
     away = pixels.reshape(1, h * w, 2) - centre.reshape(1, 1, 2)
-    read = jnp.einsum("bij,bpj->bpi", matrix, jnp.broadcast_to(away, (len(images), h * w, 2)))
-    read = read + centre.reshape(1, 1, 2) - shift.reshape(len(images), -1, 2)
+    read = jnp.einsum("bij,bpj->bpi", matrix, jnp.broadcast_to(away, (images.shape[0], h * w, 2)))
+    read = read + centre.reshape(1, 1, 2) - shift.reshape(images.shape[0], -1, 2)
 
     def hats(positions: jax.Array, size: int) -> jax.Array:
         """[B, P] to [B, P, size]: how much of each row (or column) a position takes."""

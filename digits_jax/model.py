@@ -35,7 +35,7 @@ class Flatten(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """No parameters."""
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)
 
 
 class ByteDropout(nn.Module):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common import options, plans
+import digits_jax as dj
+from common import options
 from common.tasks import Task
 from digits_jax.storage.files import open_arrays
 
@@ -57,7 +58,7 @@ class Options(options.ResumableOut, options.Data):
         options.require(once, "--methods must name each method once")
         for name in self.methods:
             base, members = voters(name)
-            known = name in TITLES or ((".py:" in base or base in plans.NAMED) and members > 0)
+            known = name in TITLES or ((".py:" in base or base in dj.RECIPES) and members > 0)
             there = f"--methods {name}: there are {', '.join(TITLES)}, and FILE.py:FUNCTION"
             options.require(known, there)
 
@@ -66,7 +67,7 @@ class Options(options.ResumableOut, options.Data):
         if self.methods:
             return list(self.methods)
         named = [name for name in TITLES if name not in SLOW]
-        return [name for name in named if task.dataset is not None or name not in plans.NAMED]
+        return [name for name in named if task.dataset is not None or name not in dj.RECIPES]
 
 
 def title(name: str) -> str:
@@ -86,7 +87,7 @@ def voters(name: str) -> tuple[str, int]:
 def is_network(name: str) -> bool:
     """Whether it is a recipe; these vote."""
     base, _ = voters(name)
-    return base not in TITLES or base in plans.NAMED
+    return base not in TITLES or base in dj.RECIPES
 
 
 def file_name(name: str) -> str:

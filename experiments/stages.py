@@ -50,7 +50,7 @@ class Structure:
             for c in range(self.count)
         ]
         monitor = plan.recipe.monitor
-        if monitor == "loss" and plan.name in plans.NAMED:
+        if monitor == "loss" and plan.name in dj.RECIPES:
             monitor = ("accuracy", "max")
         self.recipe = dataclasses.replace(plan.recipe, monitor=monitor)
         spread = functools.partial(_spread, count=self.count)

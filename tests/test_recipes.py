@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from digits_jax.data import load_digits
+from digits_jax.evaluation import predict
 from digits_jax.model import DigitsCNN
 from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
 from digits_jax.recipes.by_name import RECIPES, recipe_by_name
-from digits_jax.runs.axis import make_runs, take_runs
+from digits_jax.runs.axis import make_runs, take_run, take_runs
 from digits_jax.runs.cross_validation import cross_validate
 from digits_jax.runs.identity import describe_program
 from digits_jax.runs.preparation import prepare
@@ -26,6 +29,7 @@ from digits_jax.runs.results import Interrupted
 from digits_jax.runs.saved import load_states, trained_recipe
 from digits_jax.splits import holdout_split, kfold_splits, refit_split, stack_splits
 from digits_jax.structures import Data, Run
+from digits_jax.train import init_state
 from digits_jax.waves import train_in_waves
 
 
@@ -120,6 +124,19 @@ def test_recipes_are_hashable_equal_and_described_by_plain_values(data: Any) -> 
     assert configuration["recipe.augment.rotation"] == recipe.augment.rotation
     assert configuration["recipe.optimizer.warmup"] == recipe.optimizer.warmup
     assert " at 0x" not in json.dumps(described)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_network_is_exported_for_any_number_of_rows(name: str) -> None:
+    recipe, h, _ = recipe_by_name(name)
+    recipe = dataclasses.replace(recipe, lowering="none")
+    images = load_digits("bundled").images[:5]
+    run = take_run(make_runs(refit_split(np.zeros(5, np.int32)), h), 0)._replace(steps=9)
+    state = init_state(run, Data(images, np.zeros(5, np.int32)), recipe=recipe)
+    function = jax.jit(lambda images: predict(state, images, h, recipe=recipe))
+    rows = jax.ShapeDtypeStruct(jax.export.symbolic_shape("rows, 8, 8"), images.dtype)
+    exported = jax.export.export(function, platforms=["cpu", "tpu"])(rows)
+    np.testing.assert_allclose(exported.call(images), function(images), atol=1e-5)
 
 
 def test_what_there_is_not_is_refused() -> None:

@@ -9,7 +9,8 @@ from digits_jax.optimizers import Hyperparameters
 from digits_jax.recipe import Recipe
 from digits_jax.recipes import notebook, strong
 
-RECIPES = ("notebook", "strong")
+_MAKERS = {"notebook": (notebook, notebook.notebook), "strong": (strong, strong.strong)}
+RECIPES = tuple(_MAKERS)
 
 
 class NamedRecipe(NamedTuple):
@@ -49,9 +50,7 @@ def recipe_by_name(
     for what, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if value is not None and operator.index(value) < 1:
             raise ValueError(f"{what} must be at least 1, not {value}")
-    module, make = {"notebook": (notebook, notebook.notebook), "strong": (strong, strong.strong)}[
-        name
-    ]
+    module, make = _MAKERS[name]
     recipe, hyperparameters = make(
         batch_size=module.BATCH_SIZE if batch_size is None else batch_size
     )

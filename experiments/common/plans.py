@@ -17,8 +17,6 @@ from common import options
 from common.options import UsageError, require, usage_errors
 from common.tasks import Task
 
-NAMED = ("notebook", "strong")
-
 
 class Plan(NamedTuple):
     """How to train: a recipe with its numbers, under the name that the user gave."""
@@ -74,7 +72,7 @@ def load_plan(
         UsageError: there is no such recipe, the function gives something else, or an option does
             not fit it.
     """
-    if recipe in NAMED:
+    if recipe in dj.RECIPES:
         named = dj.recipe_by_name(recipe, epochs=epochs, batch_size=batch_size)
         ours = task.dataset is not None
         plan = Plan(recipe, named.recipe, named.hyperparameters, named.epochs, ours)
@@ -129,7 +127,7 @@ def _checked_plan(made: Any, recipe: str) -> Plan:
 def _made(recipe: str, task: Task) -> Any:
     """What the user's function gives."""
     file, _, function = recipe.rpartition(":")
-    known = f"--recipe {recipe}: give {', '.join(NAMED)}, or FILE.py:FUNCTION"
+    known = f"--recipe {recipe}: give {', '.join(dj.RECIPES)}, or FILE.py:FUNCTION"
     require(file.endswith(".py") and function.isidentifier(), known)
     path = Path(file).expanduser()
     require(path.is_file(), f"--recipe {recipe}: there is no file {path}")
