@@ -88,6 +88,7 @@ def test_methods_share_the_folds_of_scikit_learn(finished: Path) -> None:
         "accuracy.png",
         "checkpoints",
         "common_errors.png",
+        "options.json",
         "pairs.csv",
         "report.html",
         "results.json",

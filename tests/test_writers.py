@@ -68,6 +68,7 @@ def test_a_run_on_the_full_set(
     assert score["new_writers"]["votes_of_five"] == []
     names = {path.name for path in tmp_path.iterdir() if path.name[0] != "."}
     assert names == {
+        "options.json",
         "predictions_knn1.npz",
         "report.html",
         "results.json",
