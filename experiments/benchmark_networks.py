@@ -67,6 +67,8 @@ MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 BATCH = 128  # rows of a step, as in peers/protocol.py
 LONG_FLOP = 5e10  # an epoch of less arithmetic is repeated, up to MOST_REPEATS times
 MOST_REPEATS = 4
+WARM_FLOP = 1e12  # epochs before those that are timed: here the evaluation compiles beside them
+MOST_WARM_UP = 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class Config(options.Folder):
     rounds: int = 3
     """Runs of every program, interleaved."""
     epochs: int = 2
-    """Timed epochs of each program, after one that compiles and warms up; up to four times as many
+    """Timed epochs of each program, after those that compile and warm up; up to four times as many
     where an epoch is short. An even number is best: five folds take long and short epochs in turn
     on two cores."""
     max_seconds: float | None = None
@@ -216,7 +218,9 @@ def write_task(config: Config, case: Case, folder: Path) -> Path:
     train = [np.concatenate(folds[:i] + folds[i + 1 :]) for i in range(case.runs)]
     train_rows = np.stack([rows[: case.train_rows] for rows in train]).astype(np.int32)
     test_rows = np.stack([fold[:tested] for fold in folds[: case.runs]]).astype(np.int32)
-    repeats = min(max(math.ceil(LONG_FLOP / flop_per_epoch(case)), 1), MOST_REPEATS)
+    flop = flop_per_epoch(case)
+    repeats = min(max(math.ceil(LONG_FLOP / flop), 1), MOST_REPEATS)
+    warm_up = min(max(math.ceil(WARM_FLOP / flop), 1), MOST_WARM_UP)
     path = folder / "task.npz"
     np.savez(
         path,
@@ -226,8 +230,8 @@ def write_task(config: Config, case: Case, folder: Path) -> Path:
         train_weights=np.ones(train_rows.shape, np.float32),
         test_rows=test_rows,
         test_weights=np.ones(test_rows.shape, np.float32),
-        epochs=repeats + repeats * config.epochs,
-        warm_up=repeats,
+        epochs=warm_up + repeats * config.epochs,
+        warm_up=warm_up,
     )
     return path
 

@@ -69,6 +69,7 @@ def test_what_would_change_is_refused_by_name(
         check_data(data)
 
 
+@pytest.mark.slow
 def test_with_64_bits_the_recipes_stay_as_they_are(tmp_path: Path) -> None:
     """Weights of the notebook's network, hyperparameters and draws are those of 32 bits."""
     digits = dj.load_digits("bundled")

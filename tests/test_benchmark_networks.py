@@ -132,7 +132,8 @@ def test_the_task_has_full_batches_and_disjoint_folds(script: ModuleType, tmp_pa
     for train, test in zip(task["train_rows"], task["test_rows"], strict=True):
         assert len(set(train)) == 512 and not set(train) & set(test)
     assert sorted(task["test_rows"].ravel()) == list(range(700))
-    assert task["epochs"] - task["warm_up"] == 2 * task["warm_up"] > 0
+    timed = task["epochs"] - task["warm_up"]
+    assert timed % 2 == 0 and 2 <= timed <= task["warm_up"]  # short epochs
 
 
 def test_what_is_missing_or_fails_is_named(

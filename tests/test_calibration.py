@@ -89,6 +89,7 @@ def test_errors() -> None:
             call(LOGITS * np.nan, LABELS)
 
 
+@pytest.mark.slow
 def test_temperatures_of_runs_are_of_their_validation_rows(tmp_path: Path) -> None:
     digits = dj.load_digits("bundled")
     data = (digits.images[:200], digits.labels[:200])

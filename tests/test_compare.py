@@ -240,6 +240,7 @@ def test_a_users_mistake_gets_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_networks_that_vote(methods: ModuleType, run: Run, tmp_path: Path) -> None:
     words = [*COMMON, "--repeats", "1", "--methods", "notebook*2", "notebook"]
     code, _, errors = run(*words, "--output-dir", tmp_path)

@@ -165,7 +165,7 @@ def test_a_folder_that_holds_a_run_is_refused(finished: Path) -> None:
     [
         (["--batch-size", "64"], "started with --batch-size 128, now 64"),
         (["--epochs", "5"], "was trained for 6 epochs already, more than the 5 asked for"),
-        (["--seed", "1"], "started with --seed 0, now 1"),
+        pytest.param(["--seed", "1"], "started with --seed 0, now 1", marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused_by_name(

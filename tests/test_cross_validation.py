@@ -34,6 +34,8 @@ RECIPE = Recipe(network=DigitsCNN(conv_features=(8, 8), dense_features=(32,)))
 EPOCHS = 2
 Arrays = tuple[np.ndarray, np.ndarray]  # images [N, 8, 8] and labels [N]
 
+slow = pytest.mark.slow  # other numbers of devices
+
 
 @pytest.fixture(scope="module")
 def data() -> Arrays:
@@ -99,7 +101,7 @@ def test_each_run_equals_the_same_run_trained_alone(
                 close(result.scores["accuracy"][i], sums.means()["accuracy"])
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=slow), pytest.param(8, marks=slow)])
 def test_devices_do_not_change_the_results(
     data: Arrays, runs: Run, reference: CrossValidation, devices: int
 ) -> None:
@@ -179,7 +181,9 @@ def test_a_held_out_row_never_reaches_its_folds_training(data: Arrays, runs: Run
     assert sound == [False, False, True, False, False, False]
 
 
-@pytest.mark.parametrize("count", [4, 8])  # devices: in round robin, and one run on each
+@pytest.mark.parametrize(  # devices: in round robin, and one run on each
+    "count", [4, pytest.param(8, marks=slow)]
+)
 def test_one_compilation_for_the_whole_training(data: Arrays, runs: Run, count: int) -> None:
     compiled: list[str] = []
 
@@ -302,7 +306,9 @@ def test_progress_is_told_each_epoch(data: Arrays, runs: Run, reference: CrossVa
     np.testing.assert_array_equal(told[1].history["loss"], reference.history["loss"])
 
 
-@pytest.mark.parametrize("count", [4, 8])  # devices: in round robin, and one run on each
+@pytest.mark.parametrize(  # devices: in round robin, and one run on each
+    "count", [4, pytest.param(8, marks=slow)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     tmp_path: Path, data: Arrays, runs: Run, count: int
 ) -> None:
@@ -340,7 +346,7 @@ def test_what_is_trained_after_a_save_does_not_touch_it(
     jax.tree.map(np.testing.assert_array_equal, states, expected)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=slow), 2, pytest.param(8, marks=slow)])
 def test_a_checkpoint_resumes_on_another_number_of_devices(
     tmp_path: Path, data: Arrays, runs: Run, devices: int
 ) -> None:

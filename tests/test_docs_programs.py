@@ -33,6 +33,10 @@ NOTEBOOKS = ["own-network", "own-loop"]
 SLOW = {
     "docs/xla_convolutions_in_loops.md",  # times a program that is slow, and says so
     *(f"docs/tutorials/{name}.md" for name in NOTEBOOKS),  # run as notebooks
+    *(
+        f"docs/{name}.md"
+        for name in ("how-to/nnx-equinox", "tutorials/own-data", "tutorials/compare")
+    ),
 }
 DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 

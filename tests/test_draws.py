@@ -38,6 +38,7 @@ def test_a_runs_own_numbers_give_the_bits_of_its_one_key() -> None:
     np.testing.assert_array_equal(plain.outputs, apart.outputs)
 
 
+@pytest.mark.slow
 def test_each_source_changes_what_it_is_of() -> None:
     sources = list(DRAWS)
     draws = {name: np.array([0, *(int(name == other) for other in sources), 0]) for name in sources}
@@ -55,6 +56,7 @@ def test_each_source_changes_what_it_is_of() -> None:
         np.testing.assert_array_equal(one, base)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_draws_is_refused(tmp_path: Path) -> None:
     splits = dj.stack_splits(SPLIT, SPLIT)
     runs = dj.make_runs(splits, draws={**DRAWS, "order": [0, 1]})

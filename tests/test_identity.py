@@ -498,6 +498,7 @@ def equal(found: Any, expected: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_more_repeats_go_on_beside_those_that_are_saved(tmp_path: Path) -> None:
     """With a refit, whose draws don't depend on how many repeats there are."""
 

@@ -26,6 +26,7 @@ def data() -> Data:
     return Data(*digits.data)
 
 
+@pytest.mark.slow
 def test_the_estimate_covers_what_the_compiled_program_takes(data: Data) -> None:
     runs = make_runs(kfold_splits(data.targets, 6))
     network = DigitsCNN(conv_features=(16, 32), dense_features=(256,))

@@ -115,6 +115,7 @@ def _results(folder: str) -> Any:
     return json.loads(Path(folder, "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_regression_is_cross_validated_with_members_and_early_stopping(run: Run) -> None:
     words = ("--data", "diabetes.npz", "--recipe", "mine.py:regression", "--folds", 3)
     watched = ("--validation", 0.2, "--patience", 2, "--keep", "best", "--members", 2)

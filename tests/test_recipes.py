@@ -126,6 +126,7 @@ def test_recipes_are_hashable_equal_and_described_by_plain_values(data: Any) -> 
     assert " at 0x" not in json.dumps(described)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_network_is_exported_for_any_number_of_rows(name: str) -> None:
     recipe, h, _ = recipe_by_name(name)

@@ -34,6 +34,7 @@ RUNS = dj.make_runs(
 NAMES = [f"fold {i}" for i in range(1, 5)] + ["refit"]
 
 
+@pytest.mark.slow
 def test_waves_give_the_same_numbers_also_when_they_go_on(tmp_path: Path) -> None:
     def in_waves(on_epoch: Callable[[dj.Progress], bool], resume: bool) -> dj.CrossValidation:
         return dj.cross_validate(

@@ -34,6 +34,7 @@ def _check(folder: Path, name: str, code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_types_are_precise(tmp_path: Path) -> None:
     said = _check(tmp_path, "probe.py", PROBE)
     names = re.findall(r'type is "(.*)"', said)
@@ -45,6 +46,7 @@ def test_types_are_precise(tmp_path: Path) -> None:
     assert "fallback=digits_jax.recipes.by_name.NamedRecipe" in names[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorials/own-data.md"])
 def test_examples_pass_strict_checking(tmp_path: Path, page: str) -> None:
     """Whole programs: the blocks that import what they use."""

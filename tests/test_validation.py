@@ -175,6 +175,7 @@ def test_side_by_side_runs_stop_at_the_same_epochs(
     np.testing.assert_allclose(together.scores["loss"], stopped.scores["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_runs_axis_shrinks_by_halves(
     data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +261,7 @@ def test_validation_rows_neither_train_nor_test(data: Any, runs: Any) -> None:
     assert not np.allclose(plain.history["validation_loss"], changed.history["validation_loss"])
 
 
+@pytest.mark.slow
 def test_on_random_labels_validation_rows_choose_by_chance_and_test_rows_flatter() -> None:
     """The best of 12 networks by validation rows tests as any other; by test rows, better."""
     draw = np.random.default_rng(0)

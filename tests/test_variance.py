@@ -29,6 +29,7 @@ def _run(patch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_small_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--data", "bundled", "--epochs", 2, "--splits", 2, "--weights", 2, "--order", 1]
     assert _run(monkeypatch, *small, "--dropout", 1, "--output-dir", tmp_path) == 0
