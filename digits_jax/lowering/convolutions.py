@@ -17,11 +17,10 @@ from digits_jax.lowering.geometry import Geometry, Pairs
 from digits_jax.lowering.products import multiply
 
 PATCH_BYTES = 64 << 20  # the most memory that a convolution's windows may take
-LANES = 16  # channels and features from which on XLA's convolution is at full speed
 ROW_PIXELS = 8  # the most pixels of a row of one channel that is taken as a whole
 BESIDE = {4: 64, 16: 32}  # up to so many channels, results beside one another times features
 MOST_BESIDE = 4  # of such results
-FEWEST_BESIDE = 8  # features above which that is faster for the gradient to a kernel, too
+FEWEST_BESIDE = 8  # features above which two are faster for the gradient to a kernel, too
 EVEN = 64  # features up to which an odd number of channels takes two to ten times as long
 KERNEL_IMAGES = 8  # the most at once in the gradient to a kernel: they then stay in the cache
 KERNEL_PIXELS = 32  # of a result, from which on that is faster
