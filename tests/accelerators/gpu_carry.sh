@@ -9,12 +9,13 @@
 #
 # The wheels are for a machine with Python 3.12, JAX and PyTorch that reaches no package registry;
 # the other dependencies of the project, JAX among them, are that machine's own. Their versions are
-# those of the project's environment: PYTHON, by default .venv/bin/python.
+# those of the project's environment (PYTHON, by default .venv/bin/python), but for Flax, the newest:
+# each Flax needs a JAX of its time, and that machine's may be newer (0.12.8 fails with JAX 0.11).
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 packages=(
-    docstring-parser filelock flax lazy-loader optax orbax-checkpoint platformdirs tensorboardX
-    typeguard tyro ucimlrepo
+    docstring-parser filelock lazy-loader optax orbax-checkpoint platformdirs tensorboardX typeguard
+    tyro ucimlrepo
 )
 
 [[ -f pyproject.toml ]] || { echo "run it from the project's root" >&2; exit 2; }
@@ -30,6 +31,6 @@ print(*(f"{name}=={version(name)}" for name in sys.argv[1:]))
 ' "${packages[@]}")
 # shellcheck disable=SC2086 # one word a package
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
-    --dest .gpu/wheels $pinned
+    --dest .gpu/wheels 'flax<0.14' $pinned
 echo ".gpu: $(du -sm .gpu | cut -f1) MiB, $(ls .gpu/wheels | wc -l) wheels," \
     "$([[ -f .gpu/optdigits.csv ]] && echo 'all rows' || echo 'bundled rows: set DIGITS_JAX_DATA')"
