@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ GROUPS_APART = 8  # groups up to which each is a convolution of its own
 
 
 @dataclasses.dataclass(frozen=True)
-class _Convolution(Geometry):
+class Convolution(Geometry):
     """A convolution of [B, *space, C] with [*window, C / G, F]: [B, *space', F]."""
 
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -276,9 +277,15 @@ def _pad(x: jax.Array, padding: Pairs, value: float = 0.0) -> jax.Array:
     return lax.pad(x, jnp.asarray(value, x.dtype), config)
 
 
-def convolution(
+def convolution(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array | None:
+    """The rule for ``conv_general_dilated``, whose arguments it takes; None where it has none."""
+    return in_order(x, kernel, lambda x, kernel, product: multiply(x, kernel, product), **params)
+
+
+def in_order(
     x: jax.Array,
     kernel: jax.Array,
+    compute: Callable[[jax.Array, jax.Array, Convolution], jax.Array],
     *,
     window_strides: tuple[int, ...],
     padding: Pairs,
@@ -291,7 +298,14 @@ def convolution(
     preferred_element_type: Any,
     **_: Any,
 ) -> jax.Array | None:
-    """The rule for ``conv_general_dilated``, whose arguments it takes; None where it has none."""
+    """``conv_general_dilated`` by what computes [B, *space, C]; None where that knows it not.
+
+    Args:
+        x: image, in any order.
+        kernel: in any order.
+        compute: of the image [B, *space, C], the kernel [*window, C / G, F] and what they make.
+        window_strides: this and all others as of ``conv_general_dilated``.
+    """
     axes = len(window_strides)
     other_type = preferred_element_type not in (None, x.dtype)
     if axes not in (1, 2, 3) or batch_group_count != 1 or x.dtype != kernel.dtype or other_type:
@@ -306,7 +320,7 @@ def convolution(
     batch, channel, *space = dimension_numbers.lhs_spec
     out, into, *window = dimension_numbers.rhs_spec
     x, kernel = x.transpose(batch, *space, channel), kernel.transpose(*window, into, out)
-    product = _Convolution(
+    product = Convolution(
         x.shape[1:-1],
         kernel.shape[:-2],
         window_strides,
@@ -318,6 +332,6 @@ def convolution(
     )
     if min(product.output) < 1:
         return None
-    y = multiply(x, kernel, product)
+    y = compute(x, kernel, product)
     order = np.argsort([dimension_numbers.out_spec[i] for i in (0, *range(2, 2 + axes), 1)])
     return y.transpose(order)

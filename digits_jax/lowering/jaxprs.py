@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.extend import core
 from digits_jax.lowering import batch_last, small_images
 from digits_jax.lowering.batch_last import Last, is_pooled, is_relu, plain, relu, shape_of
 from digits_jax.lowering.convolutions import convolution
+from digits_jax.lowering.matrix_products import convolution as matrix_product
 from digits_jax.lowering.pools import pool
 from digits_jax.lowering.random_numbers import bernoulli, bits_of_rows, fold_in, random_bits
 
@@ -56,7 +57,8 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
         True
     """
     platform = jax.default_backend() if platform is None else platform
-    if platform != "cpu":
+    rules = _RULES.get("gpu" if platform in ("cuda", "rocm") else platform)
+    if rules is None:
         return function
 
     @functools.wraps(function)
@@ -82,7 +84,7 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
 
         arrays = [leaves[i] for i in traced]
         closed = jax.make_jaxpr(of_arrays)(*arrays)
-        outputs = iter(_evaluate(closed.jaxpr, closed.consts, arrays))
+        outputs = iter(_evaluate(closed.jaxpr, closed.consts, arrays, rules))
         results_structure, flat, arrays_out = results
         flat = [
             next(outputs) if is_array else leaf
@@ -117,18 +119,31 @@ def fast(apply: Callable[P, T]) -> Callable[P, T]:
     return lower(apply)
 
 
+class _Rules(NamedTuple):
+    """What a platform computes otherwise.
+
+    Attributes:
+        of: by the name of a primitive; each takes its arguments, and gives None where it has none.
+        batch_last: whether networks of small images are held with the batch last.
+    """
+
+    of: Mapping[str, Callable[..., jax.Array | None]]
+    batch_last: bool = False
+
+
 @dataclasses.dataclass
 class _Layout:
     """What one evaluation knows of values that are held with the batch last."""
 
+    rules: _Rules
     batch: int | None = None  # B, once there is one
 
 
 def _evaluate(
-    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]
+    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], rules: _Rules
 ) -> list[jax.Array]:
     """The results of a jaxpr, with other operations where there is a rule."""
-    return [plain(value) for value in _held(jaxpr, consts, arguments, _Layout())]
+    return [plain(value) for value in _held(jaxpr, consts, arguments, _Layout(rules))]
 
 
 def _held(
@@ -143,9 +158,9 @@ def _held(
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
-        outputs = _in_layout(equation, inputs, layout, jaxpr)
+        outputs = _in_layout(equation, inputs, layout, jaxpr) if layout.rules.batch_last else None
         if outputs is None:
-            outputs = _outputs(equation, [plain(value) for value in inputs])
+            outputs = _outputs(equation, [plain(value) for value in inputs], layout.rules)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -173,7 +188,8 @@ def _in_layout(
             mask = _mask(equation, inputs, layout.batch)
             if mask is not None:
                 return [mask]
-        if not _has_rules(equation) and not any(isinstance(each, Last) for each in inputs):
+        held = any(isinstance(each, Last) for each in inputs)
+        if not held and not _has_rules(equation, layout.rules):
             return None
         inner = params["jaxpr"]
         return _held(inner.jaxpr, inner.consts, inputs, layout)
@@ -208,15 +224,15 @@ def _mask(equation: core.JaxprEqn, inputs: list[Any], batch: int) -> Last | None
     return None if drawn is None else Last(drawn)
 
 
-def _outputs(equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
+def _outputs(equation: core.JaxprEqn, inputs: list[Any], rules: _Rules) -> list[Any]:
     """The results of an equation, of arrays as they are."""
     primitive = equation.primitive
-    if primitive.name in _RULES and all(map(_has_known_shape, inputs)):
-        output = _RULES[primitive.name](*inputs, **equation.params)
+    if primitive.name in rules.of and all(map(_has_known_shape, inputs)):
+        output = rules.of[primitive.name](*inputs, **equation.params)
         if output is not None:
             return [output]
-    elif primitive.name in _DESCENTS and _has_rules(equation):
-        outputs = _DESCENTS[primitive.name](inputs, equation.params)
+    elif primitive.name in _DESCENTS and _has_rules(equation, rules):
+        outputs = _DESCENTS[primitive.name](inputs, equation.params, rules)
         if outputs is not None:
             return outputs
     outputs = primitive.bind(*inputs, **primitive.get_bind_params(equation.params))
@@ -229,31 +245,33 @@ def _has_known_shape(value: Any) -> bool:
     return all(isinstance(n, int) for n in shape)
 
 
-def _has_rules(equation: core.JaxprEqn) -> bool:
+def _has_rules(equation: core.JaxprEqn, rules: _Rules) -> bool:
     """Whether a rule may apply to the equation, or somewhere inside of it."""
-    if equation.primitive.name in _RULES:
+    if equation.primitive.name in rules.of:
         return True
     if equation.primitive.name not in _DESCENTS:
         return False
     inner = core.jaxprs_in_params(equation.params)
-    return any(_has_rules(each) for jaxpr in inner for each in jaxpr.eqns)
+    return any(_has_rules(each, rules) for jaxpr in inner for each in jaxpr.eqns)
 
 
-def _function(closed: Any) -> Callable[..., list[jax.Array]]:
+def _function(closed: Any, rules: _Rules) -> Callable[..., list[jax.Array]]:
     """A closed jaxpr as a function of arrays, evaluated with the rules."""
-    return lambda *arguments: _evaluate(closed.jaxpr, closed.consts, arguments)
+    return lambda *arguments: _evaluate(closed.jaxpr, closed.consts, arguments, rules)
 
 
-def _call(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
-    return _function(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"])(*inputs)
+def _call(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
+    return _function(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"], rules)(*inputs)
 
 
-def _checkpoint(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array] | None:
+def _checkpoint(
+    inputs: list[Any], params: dict[str, Any], rules: _Rules
+) -> list[jax.Array] | None:
     if params["differentiated"]:  # its gradient has been taken, so there is no effect to keep
         return None
     inner = params["jaxpr"]
     function = jax.checkpoint(
-        lambda *arguments: _evaluate(inner, (), arguments),
+        lambda *arguments: _evaluate(inner, (), arguments, rules),
         prevent_cse=params["prevent_cse"],
         policy=params["policy"],
     )
@@ -261,8 +279,8 @@ def _checkpoint(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array] | 
     return outputs
 
 
-def _scan(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
-    body, consts = _function(params["jaxpr"]), params["num_consts"]
+def _scan(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
+    body, consts = _function(params["jaxpr"], rules), params["num_consts"]
     end = consts + params["num_carry"]
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -274,8 +292,9 @@ def _scan(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
     return [*carry, *y]
 
 
-def _while(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
-    condition, body = _function(params["cond_jaxpr"]), _function(params["body_jaxpr"])
+def _while(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
+    condition = _function(params["cond_jaxpr"], rules)
+    body = _function(params["body_jaxpr"], rules)
     first, end = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     outputs: list[jax.Array] = lax.while_loop(
         lambda carry: condition(*inputs[:first], *carry)[0],
@@ -285,15 +304,15 @@ def _while(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array]:
     return outputs
 
 
-def _cond(inputs: list[Any], params: dict[str, Any]) -> list[jax.Array] | None:
+def _cond(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array] | None:
     if params.get("branches_platforms") is not None:  # platform_dependent: its author has chosen
         return None
-    branches = [_function(branch) for branch in params["branches"]]
+    branches = [_function(branch, rules) for branch in params["branches"]]
     outputs: list[jax.Array] = lax.switch(inputs[0].astype(jnp.int32), branches, *inputs[1:])
     return outputs
 
 
-_DESCENTS: dict[str, Callable[[list[Any], dict[str, Any]], list[jax.Array] | None]] = {
+_DESCENTS: dict[str, Callable[[list[Any], dict[str, Any], _Rules], list[jax.Array] | None]] = {
     "jit": _call,
     "pjit": _call,
     "closed_call": _call,
@@ -306,11 +325,16 @@ _DESCENTS: dict[str, Callable[[list[Any], dict[str, Any]], list[jax.Array] | Non
 }
 
 
-_RULES: dict[str, Callable[..., jax.Array | None]] = {
-    "conv_general_dilated": convolution,
-    "reduce_window_max": functools.partial(pool, kind="max"),
-    "reduce_window_min": functools.partial(pool, kind="min"),
-    "reduce_window_sum": functools.partial(pool, kind="sum"),
-    "random_bits": random_bits,
-    "random_fold_in": fold_in,
+_POOLS = {f"reduce_window_{kind}": functools.partial(pool, kind=kind) for kind in ("max", "min", "sum")}
+_RULES: dict[str, _Rules] = {  # by platform, as JAX names it
+    "cpu": _Rules(
+        {
+            "conv_general_dilated": convolution,
+            **_POOLS,
+            "random_bits": random_bits,
+            "random_fold_in": fold_in,
+        },
+        batch_last=True,
+    ),
+    "gpu": _Rules({"conv_general_dilated": matrix_product, **_POOLS}),
 }

@@ -102,6 +102,7 @@ if [[ -n $SMOKE ]]; then
     steps resume 80 resume
     steps restore_on_cpu 40 restore
     steps tests 80 tests
+    steps forms 60 forms notebook:2:gpu-forms notebook:2:xla-forms
     variant options 40 notebook 8 --vmap-size 2 --epochs-per-call 2 --precision highest --calls 1
     for change in cpu-forms; do
         variant "$change" 40 notebook 2 --change "$change" --calls 1
@@ -118,8 +119,11 @@ else
     # Without CUDA graphs, so that each kernel is seen by its name.
     XLA_FLAGS=--xla_gpu_enable_command_buffer= steps profile 60 profile
     steps resume 80 resume
+    steps resume_anew 80 resume_anew
     JAX_PLATFORMS=cpu steps restore_on_cpu 40 restore
-    steps tests 80 tests
+    steps tests 130 tests
+    # What a network is computed by.
+    steps forms 200 forms {notebook,strong}:{5,50,500}:{gpu,xla}-forms
     # What remains of the time: variants, those that say the most first.
     steps strong 70 throughput strong 5,500 --calls 2
     variant highest 45 notebook 5,500 --precision highest --calls 2

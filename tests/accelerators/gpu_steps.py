@@ -146,6 +146,18 @@ def throughput(arguments: argparse.Namespace) -> None:
             report(runs=count, error=f"{type(error).__name__}: {str(error)[:300]}", **about)
 
 
+def forms(arguments: argparse.Namespace) -> None:
+    """Throughput of the library's forms beside others: RECIPE:RUNS:CHANGE each."""
+    for case in arguments.cases:
+        recipe, runs, change = case.split(":")
+        variants.apply([change])
+        arguments.recipe, about = recipe, {"label": change, "recipe": recipe}
+        try:
+            _throughput(int(runs), arguments, about)
+        except Exception as error:  # the other cases are still worth a try
+            report(runs=int(runs), error=f"{type(error).__name__}: {str(error)[:300]}", **about)
+
+
 def _throughput(count: int, arguments: argparse.Namespace, about: dict[str, Any]) -> None:
     job, per_call = library.make_job(arguments.recipe, count), arguments.epochs_per_call
     made = library.compile_job(job, vmap_size=arguments.vmap_size, epochs_per_call=per_call)
@@ -158,7 +170,7 @@ def _throughput(count: int, arguments: argparse.Namespace, about: dict[str, Any]
         times.append(time.perf_counter() - began)
     epoch = float(np.median(times[1:])) / per_call
     images = sum(map(len, library.train_rows(job)))
-    memory = made.train.memory_analysis()
+    memory = made.executable.memory_analysis()
     report(
         **about,
         runs=count,
@@ -171,7 +183,7 @@ def _throughput(count: int, arguments: argparse.Namespace, about: dict[str, Any]
         images_per_s=images / epoch,
         whole_runs_per_s=count / (epoch * job.epochs),
         tflops=images / epoch * library.training_flops(job) / 1e12,
-        launches_a_step=hlo.largest(hlo.loops(hlo.parse(made.train.as_text())))["launches"],
+        launches_a_step=hlo.largest(hlo.loops(hlo.parse(made.executable.as_text())))["launches"],
         argument_MB=memory.argument_size_in_bytes / 1e6,
         temp_MB=memory.temp_size_in_bytes / 1e6,
         peak_GB=peak_gigabytes(),
@@ -244,7 +256,7 @@ def peers(arguments: argparse.Namespace) -> None:
 
 def profile() -> None:
     """Which kernels an epoch spends its time in."""
-    cases = ("notebook", 5), ("notebook", 500), ("strong", 50)
+    cases = ("notebook", 5), ("notebook", 500), ("strong", 500)
     for recipe, count in cases[:1] if SMOKE else cases:
         made = library.compile_job(library.make_job(recipe, count))
         states = made.init(*made.arguments, None)
@@ -316,17 +328,18 @@ def whole_job() -> None:
     report(results={k: v for k, v in results.items() if len(json.dumps(v)) < 600})
 
 
-def resume() -> None:
+def resume(*modes: str) -> None:
     """Killed and resumed, beside uninterrupted: are all bits the same?
 
-    With the compilation cache (the same program), and without: compiled anew, where autotuning may
-    choose other kernels.
+    Args:
+        *modes: --compilation-cache, the same program; --no-compilation-cache, which compiles anew,
+            where autotuning may choose other kernels.
     """
     few = ["--epochs", "5" if SMOKE else "30", "--checkpoint-every", "1" if SMOKE else "3"]
     whole = WORK / "whole"
-    subprocess.run(script(*few, "--output-dir", str(whole)), check=True, stdout=sys.stderr)
-    modes = "--compilation-cache", "--no-compilation-cache"
-    for cache in modes[:1] if SMOKE else modes:
+    if not whole.exists():
+        subprocess.run(script(*few, "--output-dir", str(whole)), check=True, stdout=sys.stderr)
+    for cache in modes:
         folder = WORK / f"killed{cache}"
         command = script(*few, cache, "--output-dir", str(folder))
         killed = subprocess.Popen(command, stdout=sys.stderr)
@@ -385,13 +398,18 @@ def tests() -> None:
     files = [f"tests/{name}.py" for name in (["test_optimizers"] if SMOKE else TESTS)]
     # Warnings are no failures: another JAX may have some that the project has not met.
     options = "-q -p no:cacheprovider -o filterwarnings=default -o addopts= --no-header --tb=line"
-    workers = ["-n", "2" if SMOKE else "8"]
-    command = [sys.executable, "-m", "pytest", *files, *options.split(), *workers]
-    done = subprocess.run(command, capture_output=True, text=True)
-    print(done.stdout[-20000:], file=sys.stderr)
-    counts = re.findall(r"^.*\b(?:passed|failed|error).*$", done.stdout, re.MULTILINE)
-    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
-    report(rc=done.returncode, summary=counts[-1] if counts else done.stderr[-300:], failed=failed)
+    workers = ["-n", "2" if SMOKE else "14"]
+    command = [sys.executable, "-m", "pytest", "-v", *files, *options.split(), *workers]
+    began, lines = time.monotonic(), []
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    for line in running.stdout or ():  # as they come: a step that is stopped has said this much
+        print(f"{time.monotonic() - began:.0f} s", line.rstrip(), file=sys.stderr, flush=True)
+        lines.append(line.rstrip())
+    counts = [line for line in lines if re.search(r"\d (passed|failed|error)", line)]
+    failed = [line.split()[1] for line in lines if line.startswith("FAILED ")]
+    report(rc=running.wait(), summary=counts[-1:] or lines[-3:], failed=failed)
 
 
 def main() -> None:
@@ -410,7 +428,8 @@ def main() -> None:
         "parity": parity,
         "profile": profile,
         "whole_job": whole_job,
-        "resume": resume,
+        "resume": functools.partial(resume, "--compilation-cache"),
+        "resume_anew": functools.partial(resume, "--no-compilation-cache"),
         "restore": restore,
         "tests": tests,
     }
@@ -426,6 +445,9 @@ def main() -> None:
     step.add_argument("--epochs-per-call", type=int, default=1)
     step.add_argument("--calls", type=int, default=3, help="timed ones")
     step.add_argument("--no-evaluate", dest="evaluate", action="store_false")
+    step = add("forms", forms)
+    step.add_argument("cases", nargs="+", metavar="RECIPE:RUNS:CHANGE")
+    step.set_defaults(precision=None, vmap_size=None, epochs_per_call=1, calls=2, evaluate=False)
     step = add("accuracy", accuracy)
     step.add_argument("recipe", choices=library.RECIPES)
     step.add_argument("--precision")

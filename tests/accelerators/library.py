@@ -25,6 +25,7 @@ import digits_jax as dj
 from digits_jax import recipe as recipes
 from digits_jax.networks import linen_module
 from digits_jax.parallel.mesh import default_vmap_size, place, replicated, runs_sharding
+from digits_jax.runs import programs
 from digits_jax.runs.axis import pad_runs
 from digits_jax.runs.checks import check_data
 from digits_jax.runs.preparation import prepare, runs_take_all_steps
@@ -209,6 +210,7 @@ class Compiled(NamedTuple):
         init: ``init(runs, data, None)`` gives states.
         train: ``train(states, runs, data)`` gives states and the history of a call.
         evaluate: ``evaluate(states, runs, data)`` gives sums and logits.
+        executable: of ``train``, as XLA has compiled it.
         arguments: runs and data.
         vmap_size: runs that a device advances side by side; None for all.
         seconds: to place the arguments and to compile.
@@ -217,6 +219,7 @@ class Compiled(NamedTuple):
     init: Any
     train: Any
     evaluate: Any
+    executable: Any
     arguments: tuple[Any, Any]
     vmap_size: int | None
     seconds: float
@@ -236,8 +239,13 @@ def compile_job(job: Job, *, vmap_size: int | None = None, epochs_per_call: int 
         vmap_size=vmap_size,
         epochs_per_call=epochs_per_call,
     )
+    executable = made.train
+    if made.groups is not None:
+        executable, vmap_size = made.groups.program(), made.groups.size
     seconds = time.perf_counter() - began
-    return Compiled(made.init, made.train, made.evaluate, (placed, data), vmap_size, seconds)
+    return Compiled(
+        made.init, made.train, made.evaluate, executable, (placed, data), vmap_size, seconds
+    )
 
 
 def losses_of(history: Any) -> np.ndarray:
@@ -339,7 +347,9 @@ def predict_again(folder: Path, data: str) -> tuple[np.ndarray, np.ndarray]:
 # --------------------------------------------------------------------------------- for variants.py
 
 
-def use_forms_of_a_cpu() -> None:
-    """Brings every network into the forms that a CPU is fast in, whatever the platform."""
+def use_forms(platform: str) -> None:
+    """Brings every network into the forms of a platform, wherever it runs; "none": its own."""
     library: Any = recipes
-    library.lower = lambda function, platform: dj.lower(function, platform="cpu")
+    library.lower = lambda function, **_: dj.lower(function, platform=platform)
+    programs._compile_for.cache_clear()  # what was compiled in other forms
+    jax.clear_caches()

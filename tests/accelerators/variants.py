@@ -3,10 +3,13 @@
 Each changes the imported library in place; call it before anything is compiled.
 
     cpu-forms  convolutions, pools and dense layers as a CPU is fast in
+    gpu-forms  convolutions as batched matrix products, pools unrolled
+    xla-forms  networks as they are written, in XLA's own convolutions
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import library
@@ -18,4 +21,8 @@ def apply(names: Iterable[str]) -> None:
         CHANGES[name]()
 
 
-CHANGES: dict[str, Callable[[], None]] = {"cpu-forms": library.use_forms_of_a_cpu}
+CHANGES: dict[str, Callable[[], None]] = {
+    "cpu-forms": functools.partial(library.use_forms, "cpu"),
+    "gpu-forms": functools.partial(library.use_forms, "gpu"),
+    "xla-forms": functools.partial(library.use_forms, "none"),
+}
