@@ -32,7 +32,7 @@ def test_the_estimate_covers_what_the_compiled_program_takes(data: Data) -> None
     network = DigitsCNN(conv_features=(16, 32), dense_features=(256,))
     recipe = Recipe(network=network)
     kept, step = memory._bytes_of(runs, data, recipe)
-    mesh = meshes.runs_mesh(1, jax.devices()[:1])
+    mesh = meshes.runs_mesh(1, jax.devices("cpu")[:1])
     init = jax.vmap(functools.partial(train.init_state, recipe=recipe), (0, None))
     states = jax.eval_shape(init, runs, data)
     epoch = functools.partial(train.train_epochs, recipe=recipe, epochs=1)
@@ -50,7 +50,7 @@ def test_the_estimate_covers_what_the_compiled_program_takes(data: Data) -> None
 def test_waves_are_even_multiples_of_the_devices_that_fit(data: Data) -> None:
     runs = make_runs(kfold_splits(data.targets, 2))
     kept, step = memory._bytes_of(runs, data, Recipe())
-    two = jax.devices()[:2]
+    two = jax.devices("cpu")[:2]
     size = functools.partial(
         memory.fitting_wave_size, run=runs, data=data, recipe=Recipe(), devices=two
     )
@@ -110,9 +110,9 @@ def test_a_job_counts_the_outputs_of_all_runs_in_each_process(data: Data) -> Non
 
 
 def test_this_host_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1e6 < memory.free_memory(jax.devices()) < 1e15
+    assert 1e6 < memory.free_memory(jax.devices("cpu")) < 1e15
     monkeypatch.setattr(environment, "free_memory", lambda: 4000)
-    assert memory.free_memory(jax.devices()[:4]) == 1000
+    assert memory.free_memory(jax.devices("cpu")[:4]) == 1000
 
 
 def test_a_device_with_its_own_memory_is_asked_through_xla(

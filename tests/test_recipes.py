@@ -136,7 +136,7 @@ def test_a_network_is_exported_for_any_number_of_rows(name: str) -> None:
     state = init_state(run, Data(images, np.zeros(5, np.int32)), recipe=recipe)
     function = jax.jit(lambda images: predict(state, images, h, recipe=recipe))
     rows = jax.ShapeDtypeStruct(jax.export.symbolic_shape("rows, 8, 8"), images.dtype)
-    exported = jax.export.export(function, platforms=["cpu", "tpu"])(rows)
+    exported = jax.export.export(function, platforms=["cpu", "cuda", "tpu"])(rows)
     np.testing.assert_allclose(exported.call(images), function(images), atol=1e-5)
 
 

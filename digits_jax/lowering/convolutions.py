@@ -33,6 +33,7 @@ class Convolution(Geometry):
     """A convolution of [B, *space, C] with [*window, C / G, F]: [B, *space', F]."""
 
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution, [B, *space', F]."""
         channels, features = kernel.shape[-2:]
         if max(self.x_dilation) > 1 and max(self.strides) == 1:
             return self._phases(x, kernel)
@@ -54,6 +55,7 @@ class Convolution(Geometry):
         return y.reshape(len(x), *self.output, features)
 
     def to_image(self, dy: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The gradient of the image: a convolution with the kernel turned round."""
         channels, features = kernel.shape[-2:]
         kernel = jnp.flip(kernel, range(len(self.window)))
         kernel = kernel.reshape(*self.window, channels, self.groups, features // self.groups)
@@ -61,6 +63,7 @@ class Convolution(Geometry):
         return multiply(dy, kernel, self.of_image())
 
     def to_kernel(self, dy: jax.Array, x: jax.Array) -> jax.Array:
+        """The gradient of the kernel: the image's windows times the result's gradient."""
         channels, features = x.shape[-1] // self.groups, dy.shape[-1]
         if self.groups > 1:
             if channels == 1 and max(self.x_dilation) == 1:
@@ -298,13 +301,10 @@ def in_order(
     preferred_element_type: Any,
     **_: Any,
 ) -> jax.Array | None:
-    """``conv_general_dilated`` by what computes [B, *space, C]; None where that knows it not.
+    """``conv_general_dilated``, by what computes it of [B, *space, C] and [*window, C / G, F].
 
-    Args:
-        x: image, in any order.
-        kernel: in any order.
-        compute: of the image [B, *space, C], the kernel [*window, C / G, F] and what they make.
-        window_strides: this and all others as of ``conv_general_dilated``.
+    All that it takes by name is as of ``conv_general_dilated``. None where there is no rule: for
+    more axes than three, integers, another type of the result, many groups of several channels.
     """
     axes = len(window_strides)
     other_type = preferred_element_type not in (None, x.dtype)

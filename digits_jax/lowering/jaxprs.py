@@ -17,7 +17,7 @@ from digits_jax.lowering import batch_last, small_images
 from digits_jax.lowering.batch_last import Last, is_pooled, is_relu, plain, relu, shape_of
 from digits_jax.lowering.convolutions import convolution
 from digits_jax.lowering.matrix_products import convolution as matrix_product
-from digits_jax.lowering.pools import pool
+from digits_jax.lowering.pools import POOLS, pool
 from digits_jax.lowering.random_numbers import bernoulli, bits_of_rows, fold_in, random_bits
 
 P = ParamSpec("P")
@@ -31,7 +31,8 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
     ``while_loop``, ``cond`` and ``checkpoint``. Functions with a gradient rule of their own
     (``custom_jvp``, ``custom_vjp``) keep it, and run as they are, and so do those whose shapes are
     symbols (of ``jax.export``). A network of small images that are pooled is held with the batch
-    last (see ``batch_last``): its dropout has other draws than JAX's, of the same law. On any other
+    last (see ``batch_last``): its dropout has other draws than JAX's, of the same law. On a GPU,
+    convolutions of small images become matrix products, and pools are unrolled. On any other
     platform nothing changes.
 
     The result can be jitted, mapped and differentiated, forward and backward, as often as the
@@ -56,8 +57,7 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
         >>> bool(jnp.allclose(apply(params, images), network.apply(params, images), atol=1e-6))
         True
     """
-    platform = jax.default_backend() if platform is None else platform
-    rules = _RULES.get("gpu" if platform in ("cuda", "rocm") else platform)
+    rules = _rules_of(jax.default_backend() if platform is None else platform)
     if rules is None:
         return function
 
@@ -94,6 +94,11 @@ def lower(function: Callable[P, T], *, platform: str | None = None) -> Callable[
         return lowered_results
 
     return lowered
+
+
+def lowers_on(platform: str) -> bool:
+    """Whether ``lower`` changes anything on a platform."""
+    return _rules_of(platform) is not None
 
 
 def fast(apply: Callable[P, T]) -> Callable[P, T]:
@@ -264,9 +269,7 @@ def _call(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.
     return _function(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"], rules)(*inputs)
 
 
-def _checkpoint(
-    inputs: list[Any], params: dict[str, Any], rules: _Rules
-) -> list[jax.Array] | None:
+def _checkpoint(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array] | None:
     if params["differentiated"]:  # its gradient has been taken, so there is no effect to keep
         return None
     inner = params["jaxpr"]
@@ -325,8 +328,8 @@ _DESCENTS: dict[str, Callable[[list[Any], dict[str, Any], _Rules], list[jax.Arra
 }
 
 
-_POOLS = {f"reduce_window_{kind}": functools.partial(pool, kind=kind) for kind in ("max", "min", "sum")}
-_RULES: dict[str, _Rules] = {  # by platform, as JAX names it
+_POOLS = {f"reduce_window_{kind}": functools.partial(pool, kind=kind) for kind in POOLS}
+_RULES = {  # by platform, as JAX names it
     "cpu": _Rules(
         {
             "conv_general_dilated": convolution,
@@ -338,3 +341,7 @@ _RULES: dict[str, _Rules] = {  # by platform, as JAX names it
     ),
     "gpu": _Rules({"conv_general_dilated": matrix_product, **_POOLS}),
 }
+
+
+def _rules_of(platform: str) -> _Rules | None:
+    return _RULES.get("gpu" if platform in ("cuda", "rocm") else platform)

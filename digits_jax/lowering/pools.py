@@ -14,6 +14,7 @@ from jax import lax
 
 Pairs = tuple[tuple[int, int], ...]
 
+POOLS = ("max", "min", "sum")
 POOL_TAPS = 16  # up to which a pool's window is unrolled
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from digits_jax import train
+from digits_jax.lowering.jaxprs import lowers_on
 from digits_jax.networks import Variables, as_network, with_mask
 from digits_jax.parallel.mesh import debugging
 from digits_jax.recipe import Recipe, on_platform
@@ -100,7 +101,7 @@ class _Digests:
 
     def __init__(self, device: jax.Device | None, lowers: bool) -> None:
         self._device = device
-        self._lowers = lowers and device is not None and device.platform == "cpu"
+        self._lowers = lowers and device is not None and lowers_on(device.platform)
         self._jaxprs: dict[str, list[str]] = {}
         self._texts: dict[str, list[str]] = {}
         self._callbacks: dict[str, set[str]] = {}
