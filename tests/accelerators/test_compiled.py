@@ -88,13 +88,13 @@ class Budget(NamedTuple):
     evaluate: float
 
 
-# The compilers say 0.270 and 0.285 million cycles, 85 and 115 launches; of memory 2.6 and 0, 5.0
-# and 0, 18 and 5, 45 and 25 MB.
+# The compilers say 0.270 and 0.285 million cycles, 73 and 104 launches; of memory 2.6 and 0, 5.0
+# and 0, 18 and 7, 45 and 87 MB.
 BUDGETS = {
     ("tpu", "v5e:2x2", "notebook"): Budget(0.29, 3, 1),
     ("tpu", "v5e:2x2", "strong"): Budget(0.30, 6, 1),
-    ("cuda", "h100", "notebook"): Budget(88, 19, 6),
-    ("cuda", "h100", "strong"): Budget(119, 47, 27),
+    ("cuda", "h100", "notebook"): Budget(76, 19, 8),
+    ("cuda", "h100", "strong"): Budget(108, 47, 91),
 }
 
 
