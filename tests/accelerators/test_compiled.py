@@ -88,8 +88,8 @@ class Budget(NamedTuple):
     evaluate: float
 
 
-# The compilers say 0.270 and 0.285 million cycles, on v6e 0.268 and 0.265, 73 and 104 launches; of memory 2.6 and 0, 5.0
-# and 0, 18 and 7, 45 and 87 MB.
+# The compilers say 0.270 and 0.285 million cycles, on v6e 0.268 and 0.265, 73 and 104 launches; of
+# memory 2.6 and 0, 5.0 and 0, 18 and 7, 45 and 87 MB.
 BUDGETS = {
     ("tpu", "v5e:2x2", "notebook"): Budget(0.29, 3, 1),
     ("tpu", "v5e:2x2", "strong"): Budget(0.30, 6, 1),
