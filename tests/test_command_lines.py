@@ -245,7 +245,13 @@ def test_a_narrow_terminal_gets_one_line_too(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, *EXAMPLES])
+@pytest.mark.parametrize(
+    "script",
+    [  # all by the same function; a script and an example stand for the others
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("train", EXAMPLES[0])))
+        for name in (*SCRIPTS, *EXAMPLES)
+    ],
+)
 def test_help_may_be_cut_short(script: str) -> None:
     """As by ``| head``, whose end of the pipe is closed here from the start."""
     reader, writer = os.pipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import platform
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "experiments" / "cross_validate.py"
 BUNDLED_SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
 COMMON = ["--data", "bundled", "--folds", "3", "--epochs", "6", "--checkpoint-every", "2"]
+Refused = Callable[..., str]
 
 
 def _command(*arguments: str) -> list[str]:
@@ -27,6 +30,24 @@ def _command(*arguments: str) -> list[str]:
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(_command(*arguments), cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """What the script says, in one line, to arguments that it refuses: called in this process."""
+    command_line, script = map(importlib.import_module, ("common.command_line", "cross_validate"))
+    monkeypatch.setattr(script.startup, "start_jax", lambda **_: None)  # it has started
+
+    def call(folder: Path, *arguments: str) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(script.Config, script.main, script.__doc__)
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +158,6 @@ def test_help_is_quick_and_names_defaults() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--folds", "1"], "--folds must be at least 2, not 1"),
         (["--epochs", "0"], "--epochs must be a positive number, not 0"),
         (["--learning-rate", "nan"], "--learning-rate must be a positive number, not nan"),
         (["--data", "no/such.csv"], "no/such.csv can't be read"),
@@ -145,18 +165,25 @@ def test_help_is_quick_and_names_defaults() -> None:
         (["--resume"], "--resume needs --output-dir"),
     ],
 )
-def test_a_users_mistake_gets_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = _run(tmp_path, *arguments)
+def test_a_users_mistake_gets_one_line(
+    tmp_path: Path, refused: Refused, arguments: list[str], message: str
+) -> None:
+    assert message in refused(tmp_path, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_the_process_with_2(tmp_path: Path) -> None:
+    done = _run(tmp_path, "--folds", "1")
     assert done.returncode == 2
-    assert message in done.stderr
+    assert done.stderr.strip().endswith("--folds must be at least 2, not 1")
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_a_run_is_refused(finished: Path) -> None:
+def test_a_folder_that_holds_a_run_is_refused(finished: Path, refused: Refused) -> None:
     before = (finished / "results.json").read_bytes()
-    done = _run(finished.parent, *COMMON, "--output-dir", "out")
-    assert done.returncode == 2 and "out holds a run already" in done.stderr
+    said = refused(finished.parent, *COMMON, "--output-dir", "out")
+    assert "out holds a run already" in said
     assert (finished / "results.json").read_bytes() == before
 
 

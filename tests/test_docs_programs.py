@@ -42,9 +42,9 @@ DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 
 def _pages() -> Iterator[Path]:
-    """Pages with Python in them; ``test_docs.py`` runs README's."""
+    """Pages with Python in them; ``test_docs.py`` runs README's and the one on notebooks."""
     for page in sorted(ROOT.glob("docs/**/*.md")):
-        if "```python" in page.read_text(encoding="utf-8"):
+        if "```python" in page.read_text(encoding="utf-8") and page.name != "notebooks.md":
             yield page
 
 
