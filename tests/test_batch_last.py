@@ -245,7 +245,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize("around", ["alone", "vmap", "forward", "second derivative", "scan"])
 def test_a_whole_network(around: str) -> None:
     x, mask = normal(0, B, 8, 8, 2), jnp.arange(B) < B - 3
-    params = Net().init(jax.random.key(0), x, mask)["params"]
+    params = jit(Net().init)(jax.random.key(0), x, mask)["params"]
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         y, _ = Net().apply({"params": params}, x, mask, mutable=["batch_stats"])

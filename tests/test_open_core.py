@@ -437,7 +437,8 @@ def test_a_linen_module_that_draws_in_evaluation_draws_the_same_each_time(data: 
     recipe = dj.Recipe(network=Sampled(), optimizer=sgd, batch_size=BATCH)
     result = train(data, recipe=recipe)
     inputs = take(data[0], result.test_rows[0][:BATCH])
-    one, again = (dj.predict(result.state(0), inputs, recipe=recipe) for _ in range(2))
+    predict = jitted(dj.predict, recipe=recipe)
+    one, again = (predict(result.state(0), inputs) for _ in range(2))
     np.testing.assert_array_equal(one, again)
     dense = nn.Dense(CLASSES)
     plain = dense.apply({"params": result.state(0).params["Dense_0"]}, inputs)
@@ -447,15 +448,16 @@ def test_a_linen_module_that_draws_in_evaluation_draws_the_same_each_time(data: 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_a_row_of_weight_0_of_ones_own_batch_is_as_absent(data: Any, bad: float) -> None:
     run = dj.take_run(dj.make_runs(splits(), Numbers(), seed=5), 0)
-    state = dj.init_state(run, dj.Data(*data), recipe=RECIPE)
+    state = jitted(dj.init_state, recipe=RECIPE)(run, dj.Data(*data))
+    step, score = (jitted(each, recipe=RECIPE) for each in (dj.train_step, dj.eval_step))
     h, key = run.hyperparameters, jax.random.key(1)
     x, y, weights = take(data[0], np.arange(4)), take(data[1], np.arange(4)), jnp.ones(4)
-    expected, _ = dj.train_step(state, dj.Batch(x[:3], y[:3], weights[:3]), h, key, recipe=RECIPE)
+    expected, _ = step(state, dj.Batch(x[:3], y[:3], weights[:3]), h, key)
     batch = dj.Batch(x.at[3].set(bad), y.at[3].set(99), weights.at[3].set(0))
-    stepped, sums = dj.train_step(state, batch, h, key, recipe=RECIPE)
+    stepped, sums = step(state, batch, h, key)
     same(stepped.params, expected.params)
     assert sums.weight == 3 and np.isfinite(sums.totals["loss"])
-    assert np.isfinite(dj.eval_step(stepped, batch, recipe=RECIPE).totals["loss"])
+    assert np.isfinite(score(stepped, batch).totals["loss"])
 
 
 class Normed(nnx.Module):

@@ -35,6 +35,10 @@ class Linear(nn.Module):
 
 
 RECIPE = Recipe(network=Linear(), batch_size=64)
+init = jax.jit(functools.partial(train.init_state, recipe=RECIPE))
+train_epoch = jax.jit(functools.partial(train.train_epoch, recipe=RECIPE))
+validate = jax.jit(functools.partial(evaluation.evaluate, recipe=RECIPE, part="validation"))
+predict = jax.jit(functools.partial(evaluation.predict, recipe=RECIPE))
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +68,12 @@ def stopped(data: Any, runs: Any) -> CrossValidation:
 def _by_hand(data: Any, run: Any) -> tuple[int, int, Any, list[float]]:
     """Epochs, best epoch, its state and the validation losses of a loop that stops by hand."""
     data = Data(jnp.asarray(data[0]), jnp.asarray(data[1]))
-    epoch = jax.jit(functools.partial(train.train_epoch, recipe=RECIPE))
-    score = jax.jit(functools.partial(evaluation.evaluate, recipe=RECIPE, part="validation"))
-    state = train.init_state(run, data, recipe=RECIPE)
+    state = init(run, data)
     best, best_state, losses = np.inf, state, []
     best_epoch = 0
     for number in range(1, EPOCHS + 1):
-        state, _ = epoch(state, run, data)
-        losses.append(float(score(state, run, data)[0].means()["loss"]))
+        state, _ = train_epoch(state, run, data)
+        losses.append(float(validate(state, run, data)[0].means()["loss"]))
         if losses[-1] < best:
             best, best_epoch, best_state = losses[-1], number, state
         if number - best_epoch >= PATIENCE:
@@ -105,7 +107,7 @@ def test_the_best_weights_are_scored(data: Any, runs: Any, stopped: CrossValidat
     images, labels = data
     for i in range(3):
         rows = stopped.test_rows[i][stopped.test_rows[i] >= 0]
-        logits = evaluation.predict(stopped.state(i), images[rows], recipe=RECIPE)
+        logits = predict(stopped.state(i), images[rows])
         right = np.asarray(logits).argmax(1) == labels[rows]
         assert stopped.scores["accuracy"][i] == pytest.approx(right.mean())
 
