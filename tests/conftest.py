@@ -15,7 +15,7 @@ import jax
 import pytest
 
 # Most of the suite's time is XLA's: programs that run for a moment are not worth optimizing, and
-# the elder code generator takes a fraction of the time. `XLA_FLAGS= pytest` compiles as users do.
+# the older of its code generators for CPUs takes half the time. What XLA_FLAGS says instead counts.
 _flags = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):  # later XLAs have lost it, and stop at a flag that is unknown
     _flags += " --xla_cpu_use_fusion_emitters=false"
