@@ -203,7 +203,7 @@ def differences(folder: Path, expected: Path, arrays: Sequence[str]) -> list[str
         json.loads((each / "results.json").read_text()) for each in (folder, expected)
     )
     for each in (results, whole):
-        for name in ("seconds", "command", "waves"):  # times, all of them
+        for name in ("seconds", "date", "command", "waves"):  # times, and how it was started
             each.pop(name, None)
         for name in ("resume", "output_dir"):
             del each["config"][name]
