@@ -138,11 +138,12 @@ def _remedy(error: OSError) -> str:
     """What to do about an error of the disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "; make room, then run it again, with --resume if it was training"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return "; choose an --output-dir that you can write to"
+    no_place = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
     if error.errno == errno.ENOENT:
-        return "; was the folder removed? Run it again"
-    return ""
+        if not Path(error.filename or "output").parent.is_dir():
+            return "; was the folder removed? Run it again"
+        no_place = True  # as in /proc, which is there and takes nothing new
+    return "; choose an --output-dir that you can write to" if no_place else ""
 
 
 def _fail(message: object, code: int) -> NoReturn:

@@ -83,6 +83,7 @@ def left_as_found() -> Iterator[None]:
     consoles = {each: each.quiet for each in (console.results, console.notes, console.errors)}
     environment, absl = dict(os.environ), sys.modules.get("absl.logging")
     verbosity = None if absl is None else absl.get_verbosity()
+    level = logging.NOTSET if absl is None else absl.get_absl_logger().level
     shown, unraisable = warnings.showwarning, sys.unraisablehook
     config = sys.modules["jax"].config if "jax" in sys.modules else None
     cache = {name: getattr(config, name) for name in _CACHE if config is not None}
@@ -91,9 +92,9 @@ def left_as_found() -> Iterator[None]:
     finally:
         for number, handler in signals.items():
             signal.signal(number, handler)
-        for logger, (handlers, level, propagate) in zip(loggers, logs, strict=True):
+        for logger, (handlers, its_level, propagate) in zip(loggers, logs, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
+            logger.setLevel(its_level)
         for each, quiet in consoles.items():
             each.quiet = quiet
         for name in os.environ.keys() - environment.keys():
@@ -102,6 +103,7 @@ def left_as_found() -> Iterator[None]:
         if "absl.logging" in sys.modules:
             absl = sys.modules["absl.logging"]
             absl.set_verbosity(absl.WARNING if verbosity is None else verbosity)
+            absl.get_absl_logger().setLevel(level)  # which a verbosity sets, too
         warnings.showwarning, sys.unraisablehook = shown, unraisable
         for name, value in cache.items():
             sys.modules["jax"].config.update(name, value)

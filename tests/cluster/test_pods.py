@@ -23,9 +23,12 @@ pytestmark = pytest.mark.slow  # processes of a job
 SERVICE, JOB = yaml.safe_load_all((ROOT / "experiments/cross_validate.yaml").read_text())
 NOBODY = 54321  # a user that no file knows
 QUOTA = Path("/sys/fs/cgroup/cpu")
-# A pod's root is read-only, but for the volume; then the user, and an environment of a pod's own.
-POD = """
-mount --bind "$VOLUME" "$VOLUME" && mount -o remount,ro,bind / || exit 1
+IN_POD = Path("/mnt")  # where it has the jobs' folder: who made that may keep other users out
+# All is read-only, but for the volume; then the user, and an environment of a pod's own.
+POD = f"""
+mount --bind . {IN_POD} && mount --bind {IN_POD}/volume {IN_POD}/volume || exit 1
+mount -o remount,ro,bind {IN_POD} && mount -o remount,ro,bind / || exit 1
+cd {IN_POD} || exit 1
 exec setpriv --reuid=$USER_ID --regid=$USER_ID --clear-groups $CAPABILITIES --no-new-privs "$@"
 """
 
@@ -112,10 +115,12 @@ def test_pods_without_home_user_or_writable_root_give_what_one_process_gives(
     in_pod = {each["name"]: each["value"] for each in container["env"]}
     in_pod |= {"OUTPUT_DIR": f"{mount['mountPath']}/digits"}
     in_pod = {
-        name: value.replace(mount["mountPath"], str(volume)) for name, value in in_pod.items()
+        name: value.replace(mount["mountPath"], f"{IN_POD}/volume")
+        for name, value in in_pod.items()
     }
-    in_pod |= {"PATH": f"{programs}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    in_pod |= {name: jobs.environment[name] for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")}
+    in_pod |= {"PATH": f"{IN_POD}/image:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    same = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS")  # XLA's: for the same bits
+    in_pod |= {name: jobs.environment[name] for name in same}
     # An interpreter in root's home is not for others to read, as an image's would be.
     readable = all(path.stat().st_mode & 0o005 for path in Path(sys.executable).resolve().parents)
     may = "" if readable else ",+dac_read_search --ambient-caps=+dac_read_search"
@@ -130,7 +135,6 @@ def test_pods_without_home_user_or_writable_root_give_what_one_process_gives(
                 ["unshare", "--mount", "sh", "-c", POD, "sh", *inside],
                 env={
                     "PATH": os.environ["PATH"],
-                    "VOLUME": str(volume),
                     "USER_ID": str(NOBODY),
                     "CAPABILITIES": f"--inh-caps=-all{may}",
                 },
