@@ -23,17 +23,14 @@ needs_mpirun = pytest.mark.skipif(
 
 def start(jobs: Jobs, command: list[str]) -> subprocess.Popen[str]:
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    # Ctrl-C and HUP as on a terminal: whoever started the tests may have ignored them.
     return subprocess.Popen(
-        command,
+        ["env", "--default-signal=INT,HUP", *command],
         env={**jobs.environment, **as_root},
         cwd=jobs.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Ctrl-C and HUP as on a terminal: whoever started the tests may have ignored them.
-        preexec_fn=lambda: [
-            signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)
-        ],
     )
 
 
