@@ -32,6 +32,9 @@ def start_jax(*, compilation_cache: bool, job: Job | None = None) -> None:
         require(job.distributed or not given, f"{flags} need --distributed")
         if job.distributed:
             jobs.speak_when_killed()
+            # mpirun's processes see a terminal, which nobody reads while it ends them: a bar would
+            # fill it, and its process wait for ever.
+            console.notes.is_interactive = False
     if job is None or not job.distributed:  # of a job, process 0 alone prints, once it is known
         console.say("starting JAX", console.notes)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of XLA: its errors raise exceptions
