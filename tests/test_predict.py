@@ -414,7 +414,7 @@ def test_help_does_not_wait_for_jax() -> None:
         "try:\n"
         f"    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "finally:\n"
-        "    slow = {'jax', 'numpy', 'digits_jax', 'PIL'} & set(sys.modules)\n"
+        "    slow = {'jax', 'flax', 'matplotlib', 'PIL'} & set(sys.modules)\n"
         "    print('imported', sorted(slow))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
