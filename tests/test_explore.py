@@ -14,6 +14,9 @@ import pytest
 import sklearn.datasets
 from sklearn.neighbors import KNeighborsClassifier
 
+from digits_jax.layouts import Rows
+from digits_jax.uci import UciTable, write_cache
+
 pytestmark = pytest.mark.slow  # t-SNE of all rows
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "explore.py"
@@ -91,8 +94,6 @@ def test_figures_are_written_and_not_blank(explored: tuple[Path, str]) -> None:
 def test_uci_metadata_are_shown_and_samples_follow_the_seed(
     explored: tuple[Path, str], digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    from digits_jax.data import _Table, _write_cache
-
     metadata = {
         "name": "Optical Recognition [bold]of Handwritten Digits",
         "creators": ["E. Alpaydin", "C. Kaynak"],
@@ -100,9 +101,10 @@ def test_uci_metadata_are_shown_and_samples_follow_the_seed(
         "additional_info": {"summary": "Preprinted form.\r\n\r\nNIST", "purpose": None},
     }
     variables = [{"name": f"Attribute{i}", "role": "Feature"} for i in range(1, 65)]
-    rows = np.column_stack(digits).astype(np.uint8)
+    pixels, classes = digits
+    rows = Rows(pixels.astype(np.uint8), classes.astype(np.int32))
     cache = tmp_path / "cache" / "digits_jax" / "optdigits.npz"
-    _write_cache(cache, _Table(rows, "uci", "", metadata, variables))
+    write_cache(cache, UciTable(rows, metadata, variables))
     arguments = ("--data", "uci", "--embedding", "pca", "--output-dir", "out")
     done = _run(tmp_path, *arguments, "--seed", "3", XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr

@@ -60,7 +60,7 @@ def dense(x: Last, kernel: jax.Array, *, dimension_numbers: Any, **params: Any) 
     plain = isinstance(x, Last) and not isinstance(kernel, Last)
     if not plain or dimension_numbers != (((1,), (0,)), ((), ())) or len(x.shape) != 2:
         return None
-    if kernel.ndim != 2 or kernel.dtype != x.array.dtype or params.get("precision") is not None:
+    if kernel.ndim != 2 or kernel.dtype != x.array.dtype or not _is_plain(params.get("precision")):
         return None
     if params.get("preferred_element_type") not in (None, kernel.dtype):
         return None
@@ -89,7 +89,7 @@ def convolution(
     if set((*window_strides, *lhs_dilation, *rhs_dilation, batch_group_count)) != {1}:
         return None
     order = tuple(map(tuple, (dimension_numbers.lhs_spec, dimension_numbers.out_spec)))
-    if order != ((0, 3, 1, 2),) * 2 or precision is not None:
+    if order != ((0, 3, 1, 2),) * 2 or not _is_plain(precision):
         return None
     if kernel.dtype != jnp.float32 or preferred_element_type not in (None, kernel.dtype):
         return None
@@ -116,6 +116,12 @@ def convolution(
         return None
     form = _filtered if filtered else _by_cells
     return form(x.array, kernel, padding, space)
+
+
+def _is_plain(precision: Any) -> bool:
+    """Whether a CPU's product is the same as without: each ``lax.Precision`` is float32 there."""
+    each = precision if isinstance(precision, tuple) else (precision,)
+    return all(one is None or isinstance(one, lax.Precision) for one in each)
 
 
 def window_bytes(shape: Sequence[int], taps: Sequence[int], space: Sequence[int]) -> int:
