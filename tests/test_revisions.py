@@ -361,6 +361,7 @@ def test_status_and_report(
         benchmark.main(config)
     except SystemExit as stop:
         code = int(str(stop.code))
+    importlib.import_module("common.console").results.release()  # as at a script's end
     shown = capsys.readouterr().out
     assert code == case.code and case.said in shown, shown
     assert order == ["there", "here", "here", "there"]

@@ -89,7 +89,8 @@ class Slurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        self.environment = {**inherited, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def __enter__(self) -> Slurm:
         self.folder.mkdir(mode=0o755)

@@ -119,7 +119,7 @@ def test_pods_without_home_user_or_writable_root_give_what_one_process_gives(
         for name, value in in_pod.items()
     }
     in_pod |= {"PATH": f"{IN_POD}/image:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    same = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS")  # XLA's: for the same bits
+    same = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")
     in_pod |= {name: jobs.environment[name] for name in same}
     # An interpreter in root's home is not for others to read, as an image's would be.
     readable = all(path.stat().st_mode & 0o005 for path in Path(sys.executable).resolve().parents)
