@@ -283,8 +283,8 @@ def _checkpoint(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> lis
 
 
 def _scan(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
-    body, consts = _function(params["jaxpr"], rules), params["num_consts"]
-    end = consts + params["num_carry"]
+    body, (consts, carries) = _function(params["jaxpr"], rules), _scan_counts(params)
+    end = consts + carries
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         outputs = body(*inputs[:consts], *carry, *x)
@@ -293,6 +293,14 @@ def _scan(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
     carry, y = lax.scan(step, inputs[consts:end], inputs[end:], **options)
     return [*carry, *y]
+
+
+def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's arguments are constants, and how many are carried."""
+    if "ft_in" in params:  # since JAX 0.12
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
 
 
 def _while(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
