@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib
 import json
 import subprocess
@@ -57,6 +58,7 @@ def run(
                 command_line.run(compare.Config, compare.main, compare.__doc__)
         except SystemExit as stop:
             code = int(stop.code or 0)
+        gc.collect()  # a folder's lock ends with the process, here with what holds it
         return code, *capsys.readouterr()
 
     return call
