@@ -97,7 +97,7 @@ def main(config: Config) -> None:
     if config.sheet is not None:
         drawn = config.sheet.suffix.lower() in (".png", ".svg", ".pdf")
         options.require(drawn, f"--sheet {config.sheet}: give a name that ends in .png")
-    console.notes.quiet = True  # what it prints is the answers, for a program to read
+    console.notes.quiet = config.format != "table"  # CSV and JSON are for a program to read
     startup.start_jax(compilation_cache=config.compilation_cache)
     import numpy as np
     from rich.markup import escape

@@ -313,6 +313,21 @@ def test_words_are_those_of_threefry(count: int) -> None:
     assert bits_of_rows(jax.random.key(5, impl="rbg"), 32, (2, 2)) is None
 
 
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_a_precision_changes_nothing_on_a_cpu(precision: str) -> None:
+    """All are float32 there: the same layout, and so the same draws of dropout, and bits."""
+    images, kernel, matrix = normal(0, B, 8, 8, 1), normal(1, 3, 3, 1, 4), normal(2, 4, 3)
+
+    def function(x: jax.Array, kernel: jax.Array, matrix: jax.Array) -> jax.Array:
+        y = max_pool(conv(x, kernel)).max((1, 2))
+        return jax.random.bernoulli(jax.random.key(0), 0.5, y.shape) * y @ matrix
+
+    apply = lower(function, platform="cpu")
+    without = jit(lambda *a: apply(*a))(images, kernel, matrix)
+    with jax.default_matmul_precision(precision):
+        np.testing.assert_array_equal(jit(lambda *a: apply(*a))(images, kernel, matrix), without)
+
+
 def test_what_is_large_or_rare_is_left_to_the_other_forms(held: list[str]) -> None:
     cases = {
         "large images": (B, 16, 16, 1),

@@ -1,9 +1,10 @@
-"""The same function in other operations: those that XLA compiles to fast code on a CPU.
+"""The same function in other operations: those that XLA compiles to fast code on a platform.
 
-XLA's CPU compiler has fast code for a convolution whose dimensions are in one order, and brings
-other orders into it only outside of loops. The gradient of a convolution has other orders, and an
-epoch is a loop (``lax.scan``). ``lower`` evaluates a function's jaxpr with other operations for
-convolutions and pools, before the function is differentiated. The values are the same up to
+On a GPU these are matrix products (see ``matrix_products``), and on a TPU none. The rest is of a
+CPU. XLA's compiler for it has fast code for a convolution whose dimensions are in one order, and
+brings other orders into it only outside of loops. The gradient of a convolution has other orders,
+and an epoch is a loop (``lax.scan``). ``lower`` evaluates a function's jaxpr with other operations
+for convolutions and pools, before the function is differentiated. The values are the same up to
 rounding; what has no rule here runs as it is.
 
 XLA's convolution, forward and backward in the one order of dimensions that is fast, is at full

@@ -6,8 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +31,26 @@ GROUPS_APART = 8  # groups up to which each is a convolution of its own
 class Convolution(Geometry):
     """A convolution of [B, *space, C] with [*window, C / G, F]: [B, *space', F]."""
 
+    pads_odd_channels: ClassVar[bool] = True  # where XLA's convolution is slow without
+
+    def of(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution, with the gradients below."""
+        return multiply(x, kernel, self)
+
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution, [B, *space', F]."""
-        channels, features = kernel.shape[-2:]
+        channels = kernel.shape[-2]
         if max(self.x_dilation) > 1 and max(self.strides) == 1:
             return self._phases(x, kernel)
         if self.groups > 1 and channels == 1:
             return self._depthwise(x, kernel)
         if self.groups > 1:
             return self._grouped(x, kernel)
-        if max(self.x_dilation) > 1:
-            return self._direct(x, kernel)
+        return self._direct(x, kernel) if max(self.x_dilation) > 1 else self._plain(x, kernel)
+
+    def _plain(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution without groups and without zeros between the image's pixels."""
+        channels, features = kernel.shape[-2:]
         slid = self._slid(x, channels)
         if slid is None:
             count = self._beside(channels, features)
@@ -169,7 +177,8 @@ class Convolution(Geometry):
     def _direct(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """XLA's convolution, with its dimensions in the order that has fast code."""
         channels, features = kernel.shape[-2:]
-        if 1 < channels and channels % 2 and features < EVEN and self.groups == 1:
+        odd = 1 < channels and channels % 2 and features < EVEN and self.groups == 1
+        if odd and self.pads_odd_channels:
             x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
             kernel = jnp.pad(kernel, [(0, 0)] * (kernel.ndim - 2) + [(0, 1), (0, 0)])
         cut = [(min(low, 0), min(high, 0), 0) for low, high in self.padding]
@@ -280,15 +289,9 @@ def _pad(x: jax.Array, padding: Pairs, value: float = 0.0) -> jax.Array:
     return lax.pad(x, jnp.asarray(value, x.dtype), config)
 
 
-def convolution(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array | None:
-    """The rule for ``conv_general_dilated``, whose arguments it takes; None where it has none."""
-    return in_order(x, kernel, lambda x, kernel, product: multiply(x, kernel, product), **params)
-
-
-def in_order(
+def convolution(
     x: jax.Array,
     kernel: jax.Array,
-    compute: Callable[[jax.Array, jax.Array, Convolution], jax.Array],
     *,
     window_strides: tuple[int, ...],
     padding: Pairs,
@@ -299,12 +302,12 @@ def in_order(
     batch_group_count: int,
     precision: Any,
     preferred_element_type: Any,
+    kind: type[Convolution] = Convolution,
     **_: Any,
 ) -> jax.Array | None:
-    """``conv_general_dilated``, by what computes it of [B, *space, C] and [*window, C / G, F].
+    """The rule for ``conv_general_dilated``, whose arguments it takes; None where it has none.
 
-    All that it takes by name is as of ``conv_general_dilated``. None where there is no rule: for
-    more axes than three, integers, another type of the result, many groups of several channels.
+    ``kind`` says how it is computed.
     """
     axes = len(window_strides)
     other_type = preferred_element_type not in (None, x.dtype)
@@ -320,7 +323,7 @@ def in_order(
     batch, channel, *space = dimension_numbers.lhs_spec
     out, into, *window = dimension_numbers.rhs_spec
     x, kernel = x.transpose(batch, *space, channel), kernel.transpose(*window, into, out)
-    product = Convolution(
+    product = kind(
         x.shape[1:-1],
         kernel.shape[:-2],
         window_strides,
@@ -332,6 +335,6 @@ def in_order(
     )
     if min(product.output) < 1:
         return None
-    y = compute(x, kernel, product)
+    y = product.of(x, kernel)
     order = np.argsort([dimension_numbers.out_spec[i] for i in (0, *range(2, 2 + axes), 1)])
     return y.transpose(order)

@@ -16,7 +16,7 @@ from jax.extend import core
 from digits_jax.lowering import batch_last, small_images
 from digits_jax.lowering.batch_last import Last, is_pooled, is_relu, plain, relu, shape_of
 from digits_jax.lowering.convolutions import convolution
-from digits_jax.lowering.matrix_products import convolution as matrix_product
+from digits_jax.lowering.matrix_products import MatrixProduct
 from digits_jax.lowering.pools import POOLS, pool
 from digits_jax.lowering.random_numbers import bernoulli, bits_of_rows, fold_in, random_bits
 
@@ -125,15 +125,10 @@ def fast(apply: Callable[P, T]) -> Callable[P, T]:
 
 
 class _Rules(NamedTuple):
-    """What a platform computes otherwise.
-
-    Attributes:
-        of: by the name of a primitive; each takes its arguments, and gives None where it has none.
-        batch_last: whether networks of small images are held with the batch last.
-    """
+    """What a platform computes otherwise; ``of`` is by primitive, and a rule may give None."""
 
     of: Mapping[str, Callable[..., jax.Array | None]]
-    batch_last: bool = False
+    batch_last: bool = False  # whether networks of small images are held so
 
 
 @dataclasses.dataclass
@@ -283,8 +278,11 @@ def _checkpoint(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> lis
 
 
 def _scan(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
-    body, (consts, carries) = _function(params["jaxpr"], rules), _scan_counts(params)
-    end = consts + carries
+    if "ft_in" in params:  # since JAX 0.12
+        consts, carried, _ = map(len, params["ft_in"].unpack())
+    else:
+        consts, carried = params["num_consts"], params["num_carry"]
+    body, end = _function(params["jaxpr"], rules), consts + carried
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         outputs = body(*inputs[:consts], *carry, *x)
@@ -293,14 +291,6 @@ def _scan(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
     carry, y = lax.scan(step, inputs[consts:end], inputs[end:], **options)
     return [*carry, *y]
-
-
-def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many of a scan's arguments are constants, and how many are carried."""
-    if "ft_in" in params:  # since JAX 0.12
-        consts, carry, _ = params["ft_in"].unpack()
-        return len(consts), len(carry)
-    return params["num_consts"], params["num_carry"]
 
 
 def _while(inputs: list[Any], params: dict[str, Any], rules: _Rules) -> list[jax.Array]:
@@ -347,7 +337,9 @@ _RULES = {  # by platform, as JAX names it
         },
         batch_last=True,
     ),
-    "gpu": _Rules({"conv_general_dilated": matrix_product, **_POOLS}),
+    "gpu": _Rules(
+        {"conv_general_dilated": functools.partial(convolution, kind=MatrixProduct), **_POOLS}
+    ),
 }
 
 

@@ -21,30 +21,33 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from digits_jax.lowering.convolutions import PATCH_BYTES, Convolution, in_order
+from digits_jax.lowering.convolutions import PATCH_BYTES, Convolution
 
 FLOPS_A_BYTE = 15  # that a GPU computes while it moves a byte: 60 TFLOP/s and 4 TB/s
 MOST_FLOPS = 3  # times those of the convolution: of what has been measured, the most that paid
 
 
 @dataclasses.dataclass(frozen=True)
-class _MatrixProduct(Convolution):
+class MatrixProduct(Convolution):
     """A convolution whose windows' rows are multiplied with a matrix made of the kernel."""
 
-    def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        channels, features = kernel.shape[-2:]
-        plain = self.groups == 1 and max(self.x_dilation) == 1
-        slid = self._cheapest(x, channels, features) if plain else None
+    pads_odd_channels: ClassVar[bool] = False
+
+    def of(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution, which ``vmap`` and ``grad`` take apart into products of their own."""
+        return self.apply(x, kernel)
+
+    def _plain(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        slid = self._cheapest(x, *kernel.shape[-2:])
         if slid is None:
-            return super().apply(x, kernel)
-        matrix = self._matrix(kernel, slid)
-        y = jnp.dot(self._windows(x, slid), matrix, precision=self.precision)
+            return self._direct(x, kernel)
+        y = jnp.dot(self._windows(x, slid), self._matrix(kernel, slid), precision=self.precision)
         return y.reshape(len(x), *self.output, -1)
 
     def _matrix(self, kernel: jax.Array, slid: int) -> jax.Array:
@@ -65,12 +68,6 @@ class _MatrixProduct(Convolution):
             seen.append(lax.pad(kernel, jnp.zeros((), kernel.dtype), config))
         return jnp.stack(seen, -2).reshape(-1, len(seen) * kernel.shape[-1])
 
-    def _slid(self, x: jax.Array, channels: int) -> None:
-        return None
-
-    def _beside(self, channels: int, features: int) -> int:
-        return 1
-
     def _cheapest(self, x: jax.Array, channels: int, features: int) -> int | None:
         """Along how many axes windows slide, so that time is least; None: not as a product.
 
@@ -90,13 +87,3 @@ class _MatrixProduct(Convolution):
             if made <= PATCH_BYTES and flops <= MOST_FLOPS * fewest:
                 costs[slid] = made + seen + result + flops / FLOPS_A_BYTE
         return min(costs, key=costs.__getitem__) if costs else None
-
-
-def convolution(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array | None:
-    """The rule for ``conv_general_dilated``, whose arguments it takes; None where it has none."""
-
-    def compute(x: jax.Array, kernel: jax.Array, product: Convolution) -> jax.Array:
-        fields = {each.name: getattr(product, each.name) for each in dataclasses.fields(product)}
-        return _MatrixProduct(**fields).apply(x, kernel)
-
-    return in_order(x, kernel, compute, **params)

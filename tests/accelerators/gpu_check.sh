@@ -116,15 +116,15 @@ else
     steps accuracy_strong 80 accuracy strong
     steps parity 60 parity
     JAX_PLATFORMS=cpu steps peers 60 peers eager # JAX only makes the folds
-    # Without CUDA graphs, so that each kernel is seen by its name.
-    XLA_FLAGS=--xla_gpu_enable_command_buffer= steps profile 60 profile
     steps resume 80 resume
-    steps resume_anew 80 resume_anew
     JAX_PLATFORMS=cpu steps restore_on_cpu 40 restore
     steps tests 130 tests
+    # For another day, or what remains of the time: those that say the most first.
+    steps resume_anew 100 resume_anew
+    # Without CUDA graphs, so that each kernel is seen by its name.
+    XLA_FLAGS=--xla_gpu_enable_command_buffer= steps profile 60 profile
     # What a network is computed by.
     steps forms 200 forms {notebook,strong}:{5,50,500}:{gpu,xla}-forms
-    # What remains of the time: variants, those that say the most first.
     steps strong 70 throughput strong 5,500 --calls 2
     variant highest 45 notebook 5,500 --precision highest --calls 2
     variant ten_epochs_a_call 35 notebook 5 --epochs-per-call 10

@@ -398,7 +398,7 @@ def tests() -> None:
     files = [f"tests/{name}.py" for name in (["test_optimizers"] if SMOKE else TESTS)]
     # Warnings are no failures: another JAX may have some that the project has not met.
     options = "-q -p no:cacheprovider -o filterwarnings=default -o addopts= --no-header --tb=line"
-    workers = ["-n", "2" if SMOKE else "14"]
+    workers = ["-n", "2" if SMOKE else str(max((os.cpu_count() or 4) - 2, 2))]
     command = [sys.executable, "-m", "pytest", "-v", *files, *options.split(), *workers]
     began, lines = time.monotonic(), []
     running = subprocess.Popen(

@@ -76,10 +76,7 @@ SITUATIONS = {
     "devices and platform by JAX's variables": Situation(
         environment={"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}, devices=1
     ),
-    # The images then keep JAX's order of axes, in which dropout has other draws.
-    "precision": Situation(
-        environment={"JAX_DEFAULT_MATMUL_PRECISION": "highest"}, like_plain=False
-    ),
+    "precision": Situation(environment={"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
     "a notebook's backend": Situation(environment={"MPLBACKEND": "module://no_such.backend"}),
     "a backend with windows": Situation(environment={"MPLBACKEND": "tkagg", "DISPLAY": None}),
     "a matplotlibrc": Situation(
