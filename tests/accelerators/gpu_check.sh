@@ -103,6 +103,7 @@ if [[ -n $SMOKE ]]; then
     steps restore_on_cpu 40 restore
     steps tests 80 tests
     steps forms 60 forms notebook:2:gpu-forms notebook:2:xla-forms
+    steps networks 60 networks lenet:12:1:2:gpu-forms
     variant options 40 notebook 8 --vmap-size 2 --epochs-per-call 2 --precision highest --calls 1
     for change in cpu-forms; do
         variant "$change" 40 notebook 2 --change "$change" --calls 1
@@ -125,7 +126,9 @@ else
     XLA_FLAGS=--xla_gpu_enable_command_buffer= steps profile 60 profile
     # What a network is computed by.
     steps forms 200 forms {notebook,strong}:{5,50,500}:{gpu,xla}-forms
-    steps strong 70 throughput strong 5,500 --calls 2
+    # Larger images.
+    steps networks 150 networks {lenet:28:1,vgg:28:1,vgg:32:3}:{5,50}:{gpu,xla}-forms
+    steps strong 70 throughput strong 5000 --calls 2
     variant highest 45 notebook 5,500 --precision highest --calls 2
     variant ten_epochs_a_call 35 notebook 5 --epochs-per-call 10
     XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE variant epoch_as_one_graph 35 notebook 5,50

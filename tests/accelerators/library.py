@@ -91,6 +91,19 @@ def make_job(
     return Job(images, labels, made, named.recipe, named.epochs)
 
 
+def make_image_job(network: str, size: int, channels: int, runs: int) -> Job:
+    """R runs of a network of ``experiments/peers``, on 5000 random images [S, S, C] float32."""
+    from own_networks_flax import NETWORKS  # on the path of gpu_check.sh alone
+
+    random = np.random.default_rng(0)
+    images = random.random((5000, size, size, channels), np.float32)
+    labels = random.integers(0, 10, 5000).astype(np.int32)
+    splits = index_runs(dj.kfold_splits(labels, folds=5), np.arange(runs) % 5)
+    recipe = dj.Recipe(network=NETWORKS[network](), remainder="dropped")
+    made, _ = prepare(check_data((images, labels)), dj.make_runs(splits), recipe, 1)
+    return Job(images, labels, made, recipe, 1)
+
+
 class OwnNetwork(nn.Module):
     """A user's: Flax's own layers, with batch statistics and dropout."""
 
@@ -129,9 +142,12 @@ def train_rows(job: Job) -> list[np.ndarray]:
     return [rows[weights > 0] for rows, weights in pairs]
 
 
-def training_flops(job: Job) -> int:
-    """Of one image, forward and backward: three times the layer table's forward pass."""
-    return 3 * sum(layer.flops for layer in dj.layer_table(linen_module(job.recipe.network)))
+def training_flops(job: Job) -> int | None:
+    """Of one image, forward and backward: three times the layer table's; None without a table."""
+    network = linen_module(job.recipe.network)
+    if not isinstance(network, dj.DigitsCNN):
+        return None
+    return 3 * sum(layer.flops for layer in dj.layer_table(network))
 
 
 # ---------------------------------------------------------------------------------------- programs
