@@ -221,7 +221,7 @@ def test_no_communication_between_devices(
         epochs_per_call=1,
         round_robin=round_robin,
     )
-    text = program.train.as_text()  # type: ignore[attr-defined]
+    text = program.train.executable().as_text()  # type: ignore[attr-defined]
     assert "while" in text
     collective = re.compile(
         r"\b(all-reduce|all-gather|all-to-all|collective-\w+|reduce-scatter|send|recv)(-start)?\("

@@ -80,7 +80,7 @@ def test_nothing_is_moved_between_host_and_device_unasked(
 def test_no_tracer_leaks(data: Arrays, switch: Any) -> None:
     expected = _train(data)
     switch("jax_check_tracer_leaks", True)
-    programs._compile_for.cache_clear()  # what is compiled already is not traced again
+    programs.forget_programs()  # what is compiled already is not traced again
     np.testing.assert_array_equal(_train(data).outputs, expected.outputs)
 
 

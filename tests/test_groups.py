@@ -142,14 +142,14 @@ def test_cross_validation_takes_groups_on_a_small_device(
 
     monkeypatch.setattr(groups, "needed_bytes", noted)
     monkeypatch.setattr(programs, "device_limit", lambda devices: 2**40)
-    programs._compile_for.cache_clear()
+    programs.forget_programs()
     roomy = _trained()
     largest = max(bytes for _, bytes in seen)
     assert not caplog.records and len(seen) == 2  # training and evaluation
     monkeypatch.setattr(programs, "device_limit", lambda devices: int(0.8 * largest))
-    programs._compile_for.cache_clear()
+    programs.forget_programs()
     grouped = _trained()
-    programs._compile_for.cache_clear()
+    programs.forget_programs()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "don't fit: training of the 6 runs of a device goes in groups of" in caplog.text
     for result, tolerance in ((roomy, 0), (grouped, 1e-5)):

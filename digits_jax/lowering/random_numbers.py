@@ -7,6 +7,7 @@ of the same law, for arrays that are held with the batch last.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,12 +79,8 @@ def _is_threefry(key: jax.Array) -> bool:
     return str(jax.random.key_impl(key)) == "threefry2x32"
 
 
-def _threefry(key: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Threefry-2x32 of two words, its 20 rounds written out.
-
-    Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
-    """
-    first, second = jax.random.key_data(key)
+@jax.jit  # traced and lowered once for each shape: 115 operations, which a step has ten times
+def _rounds(first: jax.Array, second: jax.Array, a: jax.Array, b: jax.Array) -> Any:
     keys = first, second, first ^ second ^ jnp.uint32(0x1BD11BDA)
     a, b = a + keys[0], b + keys[1]
     for i in range(5):
@@ -92,3 +89,13 @@ def _threefry(key: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, ja
             b = a ^ ((b << left) | (b >> (32 - left)))
         a, b = a + keys[(i + 1) % 3], b + keys[(i + 2) % 3] + jnp.uint32(i + 1)
     return a, b
+
+
+def _threefry(key: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Threefry-2x32 of two words, its 20 rounds written out.
+
+    Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+    """
+    first, second = jax.random.key_data(key)
+    words: tuple[jax.Array, jax.Array] = _rounds(first, second, a, b)
+    return words

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from digits_jax.parallel.mesh import place, runs_sharding
 from digits_jax.parallel.round_robin import train_round_robin
 from digits_jax.runs.axis import pad_runs, put_runs, take_runs, to_host
-from digits_jax.runs.programs import History, Programs
+from digits_jax.runs.lifted import History
+from digits_jax.runs.programs import Programs
 from digits_jax.structures import Data, Run, TrainState
 
 

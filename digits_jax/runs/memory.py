@@ -22,7 +22,7 @@ from digits_jax.recipe import Recipe
 from digits_jax.runs.axis import take_run, take_runs
 from digits_jax.runs.checks import check_data
 from digits_jax.runs.groups import device_limit, is_out_of_memory, needed_bytes
-from digits_jax.runs.programs import lifted_programs
+from digits_jax.runs.lifted import lifted_programs
 from digits_jax.structures import Data, Run, TrainState
 
 _SHARE = 0.5  # of the free memory, that a wave may take

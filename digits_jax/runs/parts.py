@@ -3,7 +3,7 @@
 A part is identified by two digests. That of its jaxprs, before the network is lowered for a
 platform, is the same on every platform: who reads a checkpoint compares it. That of its StableHLO,
 on the platform that trains, also sees JAX's settings: who resumes compares both, and the digest of
-a whole epoch's StableHLO, where alone a part's own gradient rule shows.
+a whole epoch's jaxpr on that platform, where alone a part's own gradient rule shows.
 """
 
 from __future__ import annotations
@@ -125,9 +125,11 @@ class _Digests:
         found = callbacks_in(traced.jaxpr.jaxpr)
         if found:
             self._callbacks.setdefault(part, set()).update(found)
-        if part != EPOCH:  # that is lowered for the platform
-            self._jaxprs.setdefault(part, []).append(digest_of_jaxpr(traced.jaxpr))
-        results = traced.out_info
+        digest, results = digest_of_jaxpr(traced.jaxpr), traced.out_info
+        if part == EPOCH:  # of the platform that trains: its network is lowered
+            self._texts[part] = [digest]
+            return results
+        self._jaxprs.setdefault(part, []).append(digest)
         if self._device is not None:
             if lowered is not None and self._lowers:
                 traced = jax.jit(lowered).trace(*shapes)

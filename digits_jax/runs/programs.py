@@ -1,34 +1,32 @@
-"""The compiled programs of the runs axis, and the two ways to advance the runs with them."""
+"""The programs of the runs axis: traced, compiled while their caller goes on, and kept."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import primitives
 from jax.sharding import Mesh
 
-from digits_jax import evaluation, train
-from digits_jax.parallel.mesh import debugging, over_runs, runs_sharding
-from digits_jax.recipe import Recipe, on_platform
+from digits_jax.parallel.mesh import debugging, runs_sharding
+from digits_jax.recipe import Recipe
+from digits_jax.runs.compiling import Compiling, compiled
 from digits_jax.runs.groups import Groups, device_limit
+from digits_jax.runs.lifted import History, lifted_programs
 from digits_jax.runs.preparation import runs_take_all_steps, unread_leaves
 from digits_jax.structures import Data, Run, Sums, TrainState
 from digits_jax.watch import Watch
 
-History = dict[str, Any]
+
+def _nothing() -> None:
+    pass
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a recipe, of the whole runs axis.
+    """The programs of a recipe, of the whole runs axis; XLA may still be compiling them.
 
     Attributes:
         init: of (runs, data, params).
@@ -38,6 +36,9 @@ class Programs(NamedTuple):
         unread: names of those leaves of the hyperparameters that no program reads.
         groups: of ``train``, on devices with a memory of their own; see ``groups.py``. Called, they
             run it and wait, in smaller groups where memory runs out.
+        wait: until ``init`` and ``train`` are compiled. Raises what XLA raises, and OutOfMemory.
+        compile_evaluation: begins to compile ``evaluate``, unless that has begun. Not before the
+            first epoch: it would take the cores from what that waits for.
     """
 
     init: Callable[..., TrainState]
@@ -46,6 +47,8 @@ class Programs(NamedTuple):
     states: TrainState
     unread: tuple[str, ...]
     groups: Groups | None = None
+    wait: Callable[[], object] = _nothing
+    compile_evaluation: Callable[[], object] = _nothing
 
 
 def compile_programs(
@@ -60,8 +63,13 @@ def compile_programs(
     steps: int | None = None,
     watch: Watch | None = None,
     round_robin: bool = False,
+    identify: Callable[[], Any] | None = None,
 ) -> Programs:
     """The programs for arrays like these; compiled once for each shape and configuration.
+
+    Programs are traced once for each recipe, as JAX does it. So a function is not traced again
+    after a global constant that it reads has changed, unless what ``identify`` gives shows that it
+    computes something else.
 
     Args:
         runs: placed on the devices, [R + padding, ...].
@@ -75,41 +83,58 @@ def compile_programs(
         steps: optimizer steps of the whole training if all runs take equally many.
         watch: see ``train_epochs``.
         round_robin: whether ``train`` gets one run a device at a time, and must not consume it.
+        identify: gives what identifies the programs beside the configuration, any hashable value.
+            It is called while XLA compiles, where nothing with this configuration is kept. Default:
+            what ``identified`` says.
     """
+    identify = _IDENTITY.get if identify is None else identify
     leaves, structure = jax.tree.flatten((runs, data, params))
-    arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
-    make = _compile_for.__wrapped__ if debugging() else _compile_for
-    all_steps = not round_robin and runs_take_all_steps(runs, data, recipe, mesh)
     settings = tuple(  # the attributes also know what holds in a ``with`` block alone
         sorted(
             (name, repr(getattr(jax.config, name, value)))
             for name, value in jax.config.values.items()
         )
     )
-    return make(
-        arrays,
-        structure,
-        recipe,
-        mesh,
-        vmap_size,
-        epochs_per_call,
-        steps,
-        watch,
-        round_robin,
-        all_steps,
-        settings,
-        _IDENTITY.get(),
-    )
+    how: dict[str, Any] = {
+        "recipe": recipe,
+        "mesh": mesh,
+        "epochs_per_call": epochs_per_call,
+        "steps": steps,
+        "watch": watch,
+        "all_steps": not round_robin and runs_take_all_steps(runs, data, recipe, mesh),
+    }
+    shapes = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for leaf in leaves
+    ]
+
+    def begin() -> Programs:
+        return _begin(jax.tree.unflatten(structure, shapes), vmap_size, round_robin, how)
+
+    if debugging():
+        return begin()
+    arrays = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+    key = arrays, structure, vmap_size, round_robin, tuple(how.values()), settings
+    identity, programs = _PROGRAMS.pop(key, (None, None))
+    if programs is None or identity != identify():
+        programs = begin()
+    _PROGRAMS[key] = identify(), programs
+    while len(_PROGRAMS) > _KEPT_PROGRAMS:
+        _PROGRAMS.pop(next(iter(_PROGRAMS)))
+    return programs
+
+
+_PROGRAMS: dict[Any, tuple[Any, Programs]] = {}  # with their identity, by configuration
+_KEPT_PROGRAMS = 16  # the latest
+
+
+def forget_programs() -> None:
+    """Programs are traced again, say since something else of the library was exchanged."""
+    _PROGRAMS.clear()
 
 
 @contextlib.contextmanager
 def identified(program: Any) -> Iterator[None]:
-    """In this block recipes compute what ``program``, any hashable value, identifies.
-
-    Programs are traced once for each recipe, as JAX does it. So a function is not traced again
-    after a global constant that it reads has changed, unless its digest shows that it computes
-    something else.
-    """
+    """In this block recipes compute what ``program``, any hashable value, identifies."""
     token = _IDENTITY.set(program)
     try:
         yield
@@ -120,32 +145,14 @@ def identified(program: Any) -> Iterator[None]:
 _IDENTITY: contextvars.ContextVar[Any] = contextvars.ContextVar("identity", default=None)
 
 
-@functools.lru_cache(maxsize=16)
-def _compile_for(
-    arrays: tuple[Any, ...],
-    structure: Any,
-    recipe: Recipe,
-    mesh: Mesh,
-    vmap_size: int | None,
-    epochs_per_call: int,
-    steps: int | None,
-    watch: Watch | None,
-    round_robin: bool,
-    all_steps: bool,
-    settings: Any,  # of JAX, which a program may depend on
-    identity: Any,
+def _begin(
+    arguments: tuple[Run, Data, Any], vmap_size: int | None, round_robin: bool, how: dict[str, Any]
 ) -> Programs:
-    del settings, identity
-    leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in arrays]
-    runs, data, params = jax.tree.unflatten(structure, leaves)
-    how: dict[str, Any] = {
-        "recipe": recipe,
-        "mesh": mesh,
-        "epochs_per_call": epochs_per_call,
-        "steps": steps,
-        "watch": watch,
-        "all_steps": all_steps,
-    }
+    """The programs, traced and handed to XLA, of runs, data and params that are shapes alone.
+
+    What the first epoch needs comes first.
+    """
+    (runs, data, params), mesh = arguments, how["mesh"]
     init, train_, evaluate = lifted_programs(vmap_size=vmap_size, **how)
     sharding = runs_sharding(mesh)
 
@@ -165,47 +172,69 @@ def _compile_for(
     traced_init = jax.jit(init).trace(runs, data, params)
     states = with_runs(traced_init.out_info)
     if round_robin:
-        arguments = with_runs(states, mesh.size), with_runs(runs, mesh.size), data
-        traced_train = jax.jit(train_).trace(*arguments)
+        of_devices = with_runs(states, mesh.size), with_runs(runs, mesh.size), data
+        traced_train = jax.jit(train_).trace(*of_devices)
     else:
         traced_train = jax.jit(train_, donate_argnums=0).trace(states, runs, data)
-    compiled_train = _compiled(traced_train.lower(), mesh)
+    compiled_train = compiled(traced_train.lower(), mesh)
     # Initial weights are drawn once: on a CPU their program is not worth 2 s of optimizing.
     quickly: Any = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
-    compiled_init = _compiled(traced_init.lower(), mesh, quickly)
-    traced_evaluate = jax.jit(evaluate).trace(states, runs, data)
-    lowered_evaluate = traced_evaluate.lower()
-    unread = unread_leaves(
-        runs,
-        (traced_init, (runs, data, params)),
-        (traced_train, (states, runs, data)),
-        (traced_evaluate, (states, runs, data)),
-    )
+    compiled_init = compiled(traced_init.lower(), mesh, quickly)
+
+    @functools.cache
+    def traced_evaluate() -> Any:
+        return jax.jit(evaluate).trace(states, runs, data)
+
+    @functools.cache
+    def compiled_evaluate() -> Compiling:
+        return compiled(traced_evaluate().lower(), mesh)
+
+    unread = unread_leaves(runs, (traced_train, (states, runs, data)))
+    if unread:
+        unread = unread_leaves(
+            runs,
+            (traced_init, (runs, data, params)),
+            (traced_train, (states, runs, data)),
+            (traced_evaluate(), (states, runs, data)),
+        )
     if device_limit(list(mesh.devices.flat)) is not None:
-        arguments = states, runs, data
-        sized = functools.partial(_in_groups, arguments=arguments, vmap_size=vmap_size, how=how)
+        sized = functools.partial(
+            _in_groups, arguments=(states, runs, data), vmap_size=vmap_size, how=how
+        )
         groups = sized("train", compiled_train, donated=(0,))
-        groups.program()  # what can't fit is said before anything is trained
-        evaluate_in_groups = sized("evaluate", _compiled(lowered_evaluate, mesh))
-        drawing = cast(Any, compiled_init.result())
+        evaluate_in_groups = sized("evaluate", compiled_evaluate())
 
         def train_in_groups(*arguments: Any) -> Any:
             return groups.program()(*arguments)
 
-        return Programs(drawing, train_in_groups, evaluate_in_groups, states, unread, groups)
-    programs = cast(Any, compiled_init.result()), cast(Any, compiled_train.result())
-    # Not before: it would take the cores from the two that the first epoch waits for.
-    evaluates = _compiled(lowered_evaluate, mesh)
+        return Programs(
+            compiled_init,
+            train_in_groups,
+            evaluate_in_groups,
+            states,
+            unread,
+            groups,
+            wait=groups.program,  # what can't fit is said before anything is trained
+        )
 
-    def evaluate_(*arguments: Any) -> Any:
-        return evaluates.result()(*arguments)
+    def wait() -> None:
+        compiled_init.executable()
+        compiled_train.executable()
 
-    return Programs(*programs, evaluate_, states, unread)
+    return Programs(
+        compiled_init,
+        compiled_train,
+        lambda *arguments: compiled_evaluate()(*arguments),
+        states,
+        unread,
+        wait=wait,
+        compile_evaluation=compiled_evaluate,
+    )
 
 
 def _in_groups(
     name: str,
-    first: Future[Any],
+    first: Compiling,
     arguments: tuple[Any, Any, Any],
     vmap_size: int | None,
     how: Mapping[str, Any],
@@ -217,10 +246,10 @@ def _in_groups(
 
     def compile(size: int | None) -> Any:
         if size == vmap_size:
-            return first.result()
+            return first.executable()
         function = getattr(lifted_programs(vmap_size=size, **how), name)
         traced = jax.jit(function, donate_argnums=donated).trace(*arguments)
-        return _compiled(traced.lower(), mesh).result()
+        return compiled(traced.lower(), mesh).executable()
 
     return Groups(
         compile,
@@ -238,115 +267,8 @@ def compile_train(
     """The training program alone, of other runs; arguments as of ``compile_programs``, placed."""
     lifted = lifted_programs(vmap_size=vmap_size, **how)
     traced = jax.jit(lifted.train, donate_argnums=0).trace(states, runs, data)
-    compiled = _compiled(traced.lower(), how["mesh"])
+    program = compiled(traced.lower(), how["mesh"])
     if device_limit(list(how["mesh"].devices.flat)) is None:
-        return cast(Callable[..., tuple[TrainState, History]], compiled.result())
-    groups = _in_groups("train", compiled, (states, runs, data), vmap_size, how, donated=(0,))
+        return program
+    groups = _in_groups("train", program, (states, runs, data), vmap_size, how, donated=(0,))
     return cast(Callable[..., tuple[TrainState, History]], groups.program())
-
-
-class Lifted(NamedTuple):
-    """The functions of one run, lifted to the runs axis; neither traced nor compiled.
-
-    Attributes:
-        init: of (runs, data, params) gives the states; params may be None.
-        train: of (states, runs, data) gives the states after a call's epochs, and their history.
-        evaluate: of (states, runs, data) gives the sums over the test rows, and their outputs.
-    """
-
-    init: Callable[..., TrainState]
-    train: Callable[..., tuple[TrainState, History]]
-    evaluate: Callable[..., tuple[Sums, Any]]
-
-
-def lifted_programs(
-    recipe: Recipe,
-    *,
-    mesh: Mesh,
-    vmap_size: int | None,
-    epochs_per_call: int = 1,
-    steps: int | None = None,
-    watch: Watch | None = None,
-    platform: str | None = None,
-    all_steps: bool = False,
-) -> Lifted:
-    """What ``compile_programs`` compiles; see there for the arguments.
-
-    ``platform`` is that which the programs are for, by default that of the mesh's devices; see
-    ``runs_take_all_steps`` for the last.
-    """
-    lift = functools.partial(over_runs, mesh=mesh, vmap_size=vmap_size)
-    platform = mesh.devices.flat[0].platform if platform is None else platform
-
-    def of_run(run: Run) -> Run:
-        run = run._replace(hyperparameters=_weakly_typed(run.hyperparameters))
-        return run if steps is None else run._replace(steps=steps)
-
-    def init(runs: Run, data: Data, params: Any) -> TrainState:
-        def one(run_and_params: Any, data: Data) -> TrainState:
-            run, params = run_and_params
-            return train.init_state(of_run(run), data, recipe=recipe, params=params, watch=watch)
-
-        return cast(TrainState, lift(one)((runs, params), data))
-
-    def train_(states: TrainState, runs: Run, data: Data) -> tuple[TrainState, History]:
-        def one(state_and_run: Any, data: Data) -> Any:
-            state, run = state_and_run
-            with on_platform(platform):
-                return train.train_epochs(
-                    state,
-                    of_run(run),
-                    data,
-                    recipe=recipe,
-                    epochs=epochs_per_call,
-                    watch=watch,
-                    all_steps=all_steps,
-                )
-
-        return cast(tuple[TrainState, History], lift(one)((states, runs), data))
-
-    def evaluate(states: TrainState, runs: Run, data: Data) -> tuple[Sums, Any]:
-        def one(state_and_run: Any, data: Data) -> Any:
-            state, run = state_and_run
-            with on_platform(platform):
-                return evaluation.evaluate(state, of_run(run), data, recipe=recipe)
-
-        return cast(tuple[Sums, Any], lift(one)((states, runs), data))
-
-    return Lifted(init, train_, evaluate)
-
-
-_EXECUTABLES: dict[Any, Future[Any]] = {}  # by digest and tree of the program, the oldest first
-_KEPT = 48  # of them
-_COMPILERS = ThreadPoolExecutor(3, "compile")  # XLA compiles outside of Python's lock
-
-
-def _compiled(lowered: Any, mesh: Mesh, options: dict[str, Any] | None = None) -> Future[Any]:
-    """The executable of a lowered program; an equal program is compiled once.
-
-    So a lambda that is made anew, whose recipe is another one for Python, compiles nothing anew.
-    """
-    devices = [(device.platform, device.id) for device in mesh.devices.flat]
-    content = f"{devices} {options}\n{lowered.as_text()}"
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    # An argument that the program does not use is not in its text, but is checked at each call.
-    arguments = tuple(map(str, jax.tree.leaves(lowered.in_avals)))
-    key = digest, arguments, lowered.in_tree, lowered.out_tree
-    if key not in _EXECUTABLES:
-        while len(_EXECUTABLES) >= _KEPT:
-            _EXECUTABLES.pop(next(iter(_EXECUTABLES)))
-        _EXECUTABLES[key] = _COMPILERS.submit(lowered.compile, options)
-    return _EXECUTABLES[key]
-
-
-def _weakly_typed(h: Any) -> Any:
-    """Scalar floats of h as weakly typed as Python's, so that they widen no bfloat16 parameter."""
-
-    def one(leaf: Any) -> Any:
-        if jnp.ndim(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        return primitives.convert_element_type_p.bind(
-            leaf, new_dtype=np.dtype(leaf.dtype), weak_type=True, sharding=None
-        )
-
-    return jax.tree.map(one, h)

@@ -40,7 +40,7 @@ from digits_jax.runs.identity import (
     require_agreement,
 )
 from digits_jax.runs.preparation import equal_steps, refuse_unread
-from digits_jax.runs.programs import compile_programs, compile_train, identified
+from digits_jax.runs.programs import compile_programs, compile_train
 from digits_jax.runs.progress import progress_bar
 from digits_jax.runs.refusals import refuse_other_training, warn_of_callbacks
 from digits_jax.runs.results import CrossValidation, Interrupted, Progress, validation_scores
@@ -92,14 +92,15 @@ def train_and_test(
     if in_round_robin:
         mesh = runs_mesh(len(devices), devices)
 
-    described: dict[str, Any] = {}
-    if checkpoints is not None or mesh.is_multi_process:
-        described = {**(identity or {}), **describe(data, runs, recipe)}
+    @functools.cache
+    def described() -> dict[str, Any]:
+        """What identifies the training; it takes a while."""
+        what = {**(identity or {}), **describe(data, runs, recipe)}
         if recipe.takes_steps:
-            described["steps"] = np.asarray(runs.steps).tolist()
+            what["steps"] = np.asarray(runs.steps).tolist()
         if params is not None:
-            described["params.sha256"] = digest_of(params)
-        described |= describe_program(
+            what["params.sha256"] = digest_of(params)
+        return what | describe_program(
             data,
             runs,
             recipe,
@@ -109,15 +110,15 @@ def train_and_test(
             about=about,
             names=names,
         )
+
+    def identify() -> str:
+        return digest_of_values(described()[PROGRAM])
+
     if mesh.is_multi_process:
-        require_agreement(described)
+        require_agreement(described())
     elif checkpoints is not None and jax.process_count() > 1:
         raise ValueError("in a job of several processes, checkpoints need devices of all of them")
-    if checkpoints is not None:
-        warn_of_callbacks(described)
     with contextlib.ExitStack() as stack:
-        if described:
-            stack.enter_context(identified(digest_of_values(described[PROGRAM])))
         show = stack.enter_context(progress_bar(progress, epochs))
         saved = stack.enter_context(_open(checkpoints, described))
         # What can't be resumed is refused before anything is compiled.
@@ -138,9 +139,17 @@ def train_and_test(
             "watch": watch,
         }
         programs = compile_programs(
-            placed, placed_data, params=placed_params, round_robin=in_round_robin, **compiled_for
+            placed,
+            placed_data,
+            params=placed_params,
+            round_robin=in_round_robin,
+            identify=identify if checkpoints is not None or mesh.is_multi_process else None,
+            **compiled_for,
         )
         refuse_unread(h_of_all, programs.unread)
+        if checkpoints is not None:
+            warn_of_callbacks(described())
+        programs.wait()
         compiled = time.perf_counter()
 
         columns = train.history_names(recipe, runs.split)
@@ -162,6 +171,8 @@ def train_and_test(
         else:
             states = programs.init(placed, placed_data, placed_params)
         calls = (epochs - epoch) // epochs_per_call
+        if calls <= 1:
+            programs.compile_evaluation()
         if in_round_robin:
             advance = train_in_round_robin(
                 programs,
@@ -193,6 +204,7 @@ def train_and_test(
             history = {name: np.concatenate([history[name], new[name]], axis=1) for name in columns}
             now_at = Progress(epoch, epochs, history)
             show(now_at)
+            programs.compile_evaluation()
             stop = on_epoch is not None and bool(on_epoch(now_at))
             if mesh.is_multi_process:
                 stop = bool(gather_values(np.asarray(stop)).any())
@@ -281,7 +293,9 @@ def _check_resumed(epoch: int, epochs: int, epochs_per_call: int, folder: Any) -
 
 
 @contextlib.contextmanager
-def _open(folder: str | os.PathLike[str] | None, described: dict[str, Any]) -> Iterator[Any]:
+def _open(
+    folder: str | os.PathLike[str] | None, described: Callable[[], dict[str, Any]]
+) -> Iterator[Any]:
     """The folder's ``Checkpoints``, or None; orbax is imported only where it is needed."""
     if folder is None:
         yield None

@@ -13,6 +13,7 @@ writes the records, and each process writes and reads the runs on its own device
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -66,7 +67,7 @@ class Checkpoints:
     Args:
         folder: made if it is missing.
         identity: what is trained (configuration, data), as a flat mapping of JSON values; ``{}``
-            restores anything whose shapes fit.
+            restores anything whose shapes fit. Or a function that gives it once it is needed.
         read_only: change nothing, so that a folder can be read while another process writes it.
         refuse: ``refuse(where, saved, wanted)`` raises CheckpointError where two identities differ.
             Default: at any difference.
@@ -79,14 +80,14 @@ class Checkpoints:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        identity: Mapping[str, Any],
+        identity: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
         read_only: bool = False,
         refuse: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._refuse = refuse or _refuse_any
         self.folder: Path = Path(folder).expanduser().absolute()
-        self.identity: dict[str, Any] = dict(identity)
+        self._identity = identity
         self._damaged: dict[int, str] = {}  # epoch: why
         self._pending: tuple[int, Any] | None = None  # the last save and orbax's answer
         writes = not read_only and jax.process_index() == 0
@@ -115,6 +116,11 @@ class Checkpoints:
                 self._lock.release()
         if failed is not None and failed is not error:
             raise failed
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What is trained."""
+        return dict(self._identity() if callable(self._identity) else self._identity)
 
     def _close(self) -> None:
         with saving(self.folder):

@@ -28,8 +28,9 @@ from digits_jax.parallel.mesh import default_vmap_size, place, replicated, runs_
 from digits_jax.runs import programs
 from digits_jax.runs.axis import pad_runs
 from digits_jax.runs.checks import check_data
+from digits_jax.runs.lifted import lifted_programs
 from digits_jax.runs.preparation import prepare, runs_take_all_steps
-from digits_jax.runs.programs import compile_programs, lifted_programs
+from digits_jax.runs.programs import compile_programs
 from digits_jax.splits import index_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,6 +256,7 @@ def compile_job(job: Job, *, vmap_size: int | None = None, epochs_per_call: int 
         vmap_size=vmap_size,
         epochs_per_call=epochs_per_call,
     )
+    made.wait()
     executable = made.train
     if made.groups is not None:
         executable, vmap_size = made.groups.program(), made.groups.size
@@ -367,5 +369,5 @@ def use_forms(platform: str) -> None:
     """Brings every network into the forms of a platform, wherever it runs; "none": its own."""
     library: Any = recipes
     library.lower = lambda function, **_: dj.lower(function, platform=platform)
-    programs._compile_for.cache_clear()  # what was compiled in other forms
+    programs.forget_programs()  # what was compiled in other forms
     jax.clear_caches()
