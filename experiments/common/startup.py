@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -88,6 +89,10 @@ def left_as_found() -> Iterator[None]:
     verbosity = None if absl is None else absl.get_verbosity()
     level = logging.NOTSET if absl is None else absl.get_absl_logger().level
     shown, unraisable = warnings.showwarning, sys.unraisablehook
+    threshold = gc.get_threshold()
+    # JAX's imports and traces make a million objects that stay: to look through them again and
+    # again is an eighth of the time before the first epoch.
+    gc.set_threshold(50_000, *threshold[1:])
     config = sys.modules["jax"].config if "jax" in sys.modules else None
     cache = {name: getattr(config, name) for name in _CACHE if config is not None}
     try:
@@ -108,6 +113,7 @@ def left_as_found() -> Iterator[None]:
             absl.set_verbosity(absl.WARNING if verbosity is None else verbosity)
             absl.get_absl_logger().setLevel(level)  # which a verbosity sets, too
         warnings.showwarning, sys.unraisablehook = shown, unraisable
+        gc.set_threshold(*threshold)
         for name, value in cache.items():
             sys.modules["jax"].config.update(name, value)
 

@@ -213,7 +213,7 @@ def test_what_schedulers_send_saves_and_stops(
 
 
 KERNEL = """
-import logging, os, runpy, signal, sys, warnings
+import gc, logging, os, runpy, signal, sys, warnings
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
 jax.devices()
@@ -224,7 +224,7 @@ def state():
         [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         [(list(each.handlers), each.level, each.propagate) for each in loggers],
         warnings.showwarning, sys.unraisablehook, dict(os.environ),
-        jax.config.jax_compilation_cache_dir,
+        jax.config.jax_compilation_cache_dir, gc.get_threshold(),
     )
 before = state()
 sys.path.insert(0, {experiments!r})
