@@ -38,6 +38,7 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=5
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmctldTimeout=30
