@@ -114,7 +114,9 @@ def _environment(folder: Path, devices: int, more: Mapping[str, str]) -> dict[st
         "JAX_NUM_CPU_DEVICES": str(devices),
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
-    return {**os.environ, **ours, **more}
+    # Without the tests' own flags: processes of other sizes would have other bits by them.
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {**inherited, **ours, **more}
 
 
 def _run(

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[1] / "experiments/examples/optuna_waves.py"
 def test_two_processes_ask_and_tell_one_study(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna", reason="no Optuna: pip install optuna")
     storage = f"sqlite:///{tmp_path}/study.db"
-    size = ["--waves", "2", "--wave-size", "3", "--epochs", "2"]
+    size = ["--waves", "2", "--wave-size", "3", "--epochs", "6"]
     processes = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), "--storage", storage, *size],
@@ -34,7 +34,7 @@ def test_two_processes_ask_and_tell_one_study(tmp_path: Path) -> None:
     values = [trial.value for trial in study.trials]
     assert len(values) == 2 * 2 * 3
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
-    assert 0.5 < study.best_value == max(values) <= 1
+    assert 0.3 < study.best_value == max(values) <= 1  # most rates learn in 48 steps
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 12
     # What was told is what a single training of the best configuration gives.
     import digits_jax as dj
@@ -42,5 +42,5 @@ def test_two_processes_ask_and_tell_one_study(tmp_path: Path) -> None:
     digits = dj.load_digits("bundled")
     splits = dj.with_validation(dj.kfold_splits(digits.labels, folds=3), 0.2)
     runs = dj.make_runs(splits, dj.Hyperparameters(**study.best_params))
-    alone = dj.cross_validate(digits.data, runs, epochs=2)
+    alone = dj.cross_validate(digits.data, runs, epochs=6)
     assert np.mean(alone.validation["accuracy"]) == pytest.approx(study.best_value, abs=0.005)

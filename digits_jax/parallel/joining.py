@@ -14,7 +14,11 @@ import os
 import socket
 import time
 
-from jax._src import clusters, distributed, lib, xla_bridge  # no public way, as of JAX 0.12
+# Public, as of JAX 0.12, is ``jax.distributed.initialize`` alone: it takes no address for Gloo, and
+# neither says what it detects nor lends its client. A factory of devices can be given publicly, but
+# not be made: hence JAX's own modules, here only.
+from jax._src import clusters, distributed, lib, xla_bridge
+from jax.extend.backend import register_backend_factory
 
 from digits_jax.parallel.processes import NotJoined
 
@@ -142,7 +146,7 @@ def choose_gloo_address(own: str, coordinator: str) -> None:
     make_collectives = lib._jax.make_gloo_tcp_collectives  # type: ignore[attr-defined]
     collectives = make_collectives(distributed_client=state.client, hostname=own)
     make_client = functools.partial(xla_bridge.make_cpu_client, collectives)
-    xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
+    register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
 
 
 def _exchange(name: str, text: str) -> list[str]:

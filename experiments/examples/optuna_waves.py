@@ -9,9 +9,11 @@ Framework", 2019, arXiv:1907.10902.
 """
 
 import os
+import time
 
 import numpy as np
 import optuna
+import sqlalchemy.exc
 import tyro
 
 import digits_jax as dj
@@ -31,14 +33,7 @@ def main(storage: str, waves: int = 4, wave_size: int = 8, epochs: int = 10) -> 
         wave_size: Configurations that train at once.
         epochs: Passes over the training rows.
     """
-    sampler = optuna.samplers.TPESampler(constant_liar=True)  # other trials are under way
-    study = optuna.create_study(
-        storage=storage,
-        sampler=sampler,
-        study_name="digits",
-        direction="maximize",
-        load_if_exists=True,
-    )
+    study = shared_study(storage)
     digits = dj.load_digits("bundled")
     splits = dj.with_validation(dj.kfold_splits(digits.labels, folds=3), 0.2)
     for _ in range(waves):
@@ -51,6 +46,26 @@ def main(storage: str, waves: int = 4, wave_size: int = 8, epochs: int = 10) -> 
             study.tell(trial, score)
     print(f"the best of {len(study.trials)}: {study.best_value:.4f}, {study.best_params}")
     return study
+
+
+def shared_study(storage: str, tries: int = 5) -> optuna.Study:
+    """The study, made by whoever comes first.
+
+    Of processes that find no tables and make them at once, all but one fail; they try again.
+    """
+    try:
+        return optuna.create_study(
+            storage=storage,
+            sampler=optuna.samplers.TPESampler(constant_liar=True),  # others' trials are under way
+            study_name="digits",
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError):
+        if tries == 1:
+            raise
+    time.sleep(1)
+    return shared_study(storage, tries - 1)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,11 @@ class Jobs:
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
 
-    def command(
-        self, output: str, *options: str, epochs: int = EPOCHS, script: str = "cross_validate.py"
-    ) -> list[str]:
+    def command(self, output: str, *options: str, epochs: int = EPOCHS) -> list[str]:
         """Of one process."""
-        words = [str(self.folder / ".venv/bin/python"), str(ROOT / "experiments" / script)]
+        words = [str(self.folder / ".venv/bin/python"), str(ROOT / "experiments/cross_validate.py")]
         common = [*OPTIONS, "--epochs", str(epochs), "--output-dir", str(self.folder / output)]
-        folds = ["--folds", "2"] if script == "cross_validate.py" else []
-        return [*words, *common, *folds, *options]
+        return [*words, *common, "--folds", "2", *options]
 
     def run(self, output: str, *options: str, epochs: int = EPOCHS) -> str:
         """Runs one process to its end, and gives what it printed."""

@@ -20,6 +20,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scan
 NODES = ("digits0", "digits1")  # names that no resolver knows
 CPUS, GPUS = 16, 4  # of a node, as it says: what the shipped job asks for
 START_SECONDS = 60
+CRED_SECONDS = 30  # for which a credential holds: SLURM starts a requeued job once it is over
 
 CONFIGURATION = """\
 ClusterName=digits
@@ -28,7 +29,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire={cred_seconds}
 CryptoType=crypto/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -37,6 +38,7 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=5
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmctldTimeout=30
@@ -106,6 +108,7 @@ class Slurm:
             nodes=NODES,
             cpus=CPUS,
             gpus=GPUS,
+            cred_seconds=CRED_SECONDS,
         )
         (self.folder / "slurm.conf").write_text(text)
         for gpu in range(GPUS):  # Slurm counts the files; JAX is told to use CPUs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,6 @@ def start(
     *options: str,
     at: Sequence[str] = ADDRESSES[:1] * 2,
     epochs: int = EPOCHS,
-    script: str = "cross_validate.py",
 ) -> list[subprocess.Popen[str]]:
     """A process on each host, each told an address of process 0."""
     return [
@@ -40,7 +40,6 @@ def start(
                 *["--distributed", "--coordinator-address", f"{at[host]}:{PORT}"],
                 *["--num-processes", "2", "--process-id", str(host), *options],
                 epochs=epochs,
-                script=script,
             ),
             env=jobs.environment,
         )
@@ -142,21 +141,44 @@ def test_a_link_that_goes_down_ends_all_with_the_way_to_go_on(jobs: Jobs) -> Non
     assert "mean ± sd" in shown
 
 
-def test_latency_adds_round_trips_to_an_epoch_and_none_to_a_step(jobs: Jobs) -> None:
-    """An epoch has 12 steps, which would wait for 1.2 s if they talked."""
-    steps, delay = 12, 0.05
+# Prints the median seconds between two looks of Python at the runs, of 1 and of 10 epochs a call.
+LOOKS = """
+import statistics, sys, time
+import digits_jax as dj
+from digits_jax.parallel.startup import initialize_distributed
 
-    def seconds_of_an_epoch(delay: float) -> float:
-        output = f"delay-{delay}"
-        options = ["--seeds", "2", "--verbose", "--checkpoint-every", "1000", *PATIENT]
+initialize_distributed(sys.argv[1], 2, int(sys.argv[2]))
+digits = dj.load_digits("bundled")
+runs = dj.make_runs(dj.kfold_splits(digits.labels, folds=2))
+recipe = dj.Recipe(network=dj.DigitsCNN(conv_features=(), dense_features=(32,)))
+for epochs in (1, 10):
+    looks = []
+    dj.cross_validate(
+        digits.data,
+        runs,
+        recipe=recipe,
+        epochs=21 * epochs,
+        epochs_per_call=epochs,
+        on_epoch=lambda _: looks.append(time.perf_counter()),
+    )
+    print("seconds", statistics.median(b - a for a, b in zip(looks, looks[1:])))
+"""
+
+
+def test_latency_adds_to_a_call_of_the_program_and_not_to_its_epochs(jobs: Jobs) -> None:
+    """Ten epochs in a call wait as long for a slow link as one: training holds no communication."""
+    delay = 0.05
+
+    def seconds_of_a_call(delay: float) -> list[float]:
+        command = [sys.executable, "-c", LOOKS, f"{ADDRESSES[0]}:{PORT}"]
         with Network(delay=delay) as network:
-            ended = end(start(network, jobs, output, *options, script="train.py", epochs=30))
+            job = [network.start(i, [*command, str(i)], env=jobs.environment) for i in range(2)]
+            ended = end(job)
         assert [code for code, *_ in ended] == [0, 0], ended
-        lines = re.findall(r"^Epoch (\d+)/30 - ([\d.]+)s", ended[0][1], re.MULTILINE)
-        seconds = sorted(float(each) for number, each in lines if 1 < int(number) < 30)
-        return seconds[len(seconds) // 2]
+        return [float(each) for each in re.findall(r"^seconds (\S+)", ended[0][1], re.MULTILINE)]
 
-    added = seconds_of_an_epoch(delay) - seconds_of_an_epoch(0.0)
-    assert added > 2 * delay, "the link is slow"
-    assert added < 0.75 * steps * 2 * delay
-    print(f"{added / (2 * delay):.1f} round trips an epoch")
+    slow, quick = seconds_of_a_call(delay), seconds_of_a_call(0.0)
+    added = [a - b for a, b in zip(slow, quick, strict=True)]
+    print(f"added to a call of 1 and of 10 epochs: {added[0]:.3f} and {added[1]:.3f} s")
+    assert added[0] > 2 * delay, "the link is slow"
+    assert abs(added[1] - added[0]) < 2 * delay, "not a round trip in 9 epochs more"

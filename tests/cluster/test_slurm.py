@@ -98,6 +98,19 @@ def test_scancel_saves(slurm: Slurm, jobs: Jobs) -> None:
     assert f"of {ENDLESS} epochs; all of it is saved" in log(jobs, job)
 
 
+@pytest.mark.parametrize("name", ["HUP", "USR2"])
+def test_a_signal_to_the_tasks_of_srun_saves(slurm: Slurm, jobs: Jobs, name: str) -> None:
+    """The others that users send; TERM and USR1 come with the time limit."""
+    output = f"srun-{name}"
+    job = submit(slurm, jobs, output, *CPU_FORM, epochs=ENDLESS)
+    wait_for(slurm, jobs, job, output, 2)
+    slurm.call("scancel", f"--signal={name}", job)
+    assert finish(slurm, job) == "FAILED"
+    assert f"of {ENDLESS} epochs; all of it is saved" in log(jobs, job)
+    code = int(slurm.show(job, "ExitCode").partition(":")[0])
+    assert code in (128 + getattr(signal, f"SIG{name}"), 128 + signal.SIGTERM)
+
+
 @pytest.mark.parametrize("name", ["TERM", "USR1"])
 def test_the_time_limit_warns_and_all_is_saved(slurm: Slurm, jobs: Jobs, name: str) -> None:
     """TERM as the file has it, or another signal by an option; then the job goes on."""
