@@ -189,17 +189,7 @@ def train(
     keys = jnp.concatenate([each.key for each in one])
     runs = dj.Run(dj.stack_splits(*[splits] * len(plans)), h, keys)
     names = [f"{name}, {fold}" for name in plans for fold in config.fold_names()]
-    result = training.train(
-        task.data,
-        runs,
-        names,
-        output,
-        plan,
-        seed=config.seed,
-        resume=config.resume,
-        part=part,
-        about=options.identifying(config),
-    )
+    result = training.train(config, task.data, plan, runs, names, output, part=part)
     values: npt.NDArray[Any] = result.scores[scores_of(plan.recipe)[0].name]
     return values.reshape(len(plans), -1)
 

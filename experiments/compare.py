@@ -21,7 +21,7 @@ import numpy as np
 import digits_jax as dj
 import methods
 import verdicts
-from common import command_line, options, startup, tasks
+from common import command_line, options, tasks
 from common.drawing import plots
 from common.output import Output, describe, summary_json
 from common.scores import ACCURACY
@@ -43,19 +43,11 @@ class Config(options.Folds, methods.Options):
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
-    config.check()
     config.check_folds()
     options.positive(rope=config.rope)
-    output = Output(config, script="compare")
-    startup.start_jax(compilation_cache=config.compilation_cache)
+    output, task = methods.begin(config, "compare")
     import predicting  # which imports JAX and scikit-learn
 
-    task = tasks.load_task(config.data)
-    classes = "the methods are classifiers: --data must hold classes, integers"
-    options.require(task.class_names is not None, classes)
-    found = np.unique(task.targets)
-    of_one = f"all rows of --data are of class {found[0]}; the methods tell two or more apart"
-    options.require(len(found) > 1, of_one)
     splits = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)
     done = predicting.predict_all(config, task, splits, config.fold_names(), output)
     report(config, task, done, tasks.mean_sizes(splits), output)

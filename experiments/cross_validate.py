@@ -66,16 +66,14 @@ def main(config: Config) -> None:
         names = [f"{name}, member {m}" for m in range(1, config.members + 1) for name in names]
     what = counted(config.folds * config.repeats, "fold")
     what += f" of {config.members} networks" * (config.members > 1) + " + refit" * at_once
-    asked = training.asked(config)
-    result = training.train(task.data, runs, names, output, plan, what=what, **asked)
+    result = training.train(config, task.data, plan, runs, names, output, what=what)
     if config.refit and config.watched:
         epochs = max(1, round(float(result.best_epochs.mean())))
         console.say(f"refit on all rows, {counted(epochs, 'epoch')}", console.notes)
         alone = dj.make_runs(with_refit, plan.hyperparameters, seed=config.seed)
         alone, plan_of_refit = dj.take_runs(alone, [-1]), plan._replace(epochs=epochs)
-        asked = training.asked(config, watched=False)
-        also: Any = {"what": "the refit", "part": "refit", **asked}
-        training.train(task.data, alone, ["refit"], output, plan_of_refit, **also)
+        also: Any = {"what": "the refit", "part": "refit", "watched": False}
+        training.train(config, task.data, plan_of_refit, alone, ["refit"], output, **also)
     if startup.reports():
         report(config, task, plan, result, names, output)
 

@@ -58,8 +58,7 @@ def main(config: Config) -> None:
     splits = dj.stack_splits(*[split] * config.seeds)
     runs = dj.make_runs(splits, plan.hyperparameters, seed=config.seed)
     names = [f"run {i + 1}" for i in range(config.seeds)]
-    asked = training.asked(config)
-    result = training.train(task.data, runs, names, output, plan, verbose=config.verbose, **asked)
+    result = training.train(config, task.data, plan, runs, names, output)
     if startup.reports():
         report(config, task, plan, result, names, output)
 

@@ -99,9 +99,7 @@ def main(config: Config) -> None:
         ", ".join(f"{name} {level + 1}" for name, level in zip(levels, cell, strict=True))
         for cell in zip(*design.values(), strict=True)
     ]
-    result = training.train(
-        task.data, runs, names, output, plan, seed=config.seed, resume=config.resume
-    )
+    result = training.train(config, task.data, plan, runs, names, output)
     lost = training.name_diverged(result, names)
     options.require(not lost, f"{len(lost)} of {len(names)} runs diverged: no cell may be empty")
     varied = [name for name, count in levels.items() if count > 1]

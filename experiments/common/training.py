@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import tyro
@@ -56,69 +56,67 @@ def begin(config: Config, script: str) -> tuple[Config, Output, Task, Plan]:
     return dataclasses.replace(config, **plans.numbers_of(plan)), output, task, plan
 
 
-def asked(config: Options, *, watched: bool = True) -> dict[str, Any]:
-    """What the options say of ``train``; not ``watched``: nothing of validation rows."""
-    names = ["seed", "resume", "checkpoint_every"]
-    names += ["patience", "keep"] * watched
-    of_options = {name: getattr(config, name) for name in names}
-    return {
-        **of_options,
-        "tracked": config if watched else None,
-        "about": options.identifying(config),
-    }
+class Seeded(Protocol):
+    """What all scripts that train have among their options."""
+
+    @property
+    def seed(self) -> int:
+        """Of all draws."""
+
+    @property
+    def resume(self) -> bool:
+        """Whether to go on from the checkpoints."""
 
 
 def train(
+    config: Seeded,
     data: Any,
+    plan: Plan,
     runs: dj.Run,
     names: list[str],
     output: Output,
-    plan: Plan,
     *,
-    seed: int,
-    resume: bool,
-    checkpoint_every: int | None = None,
-    patience: int | None = None,
-    keep: Literal["last", "best"] = "last",
-    verbose: bool = False,
     what: str | None = None,
     part: str = "",
-    tracked: options.Tracked | None = None,
-    about: Mapping[str, Any] | None = None,
+    watched: bool = True,
 ) -> dj.CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
+    ``config`` are a script's options, of which those of ``options.Training`` are heeded, too; not
+    ``watched``: but for those that are of validation rows, and what else shows the epochs.
     ``what`` trains, in words: "5 folds + refit"; ``part`` is the checkpoints' own folder, where a
-    script trains more than once; ``tracked`` says what else shows it; ``about`` are the options
-    that a refusal names, see ``options.identifying``.
+    script trains more than once.
     """
     from digits_jax.runs.memory import runs_at_once
 
+    given = config if isinstance(config, options.Training) else options.Training()
+    if not watched:
+        given = dataclasses.replace(
+            given, patience=None, keep="last", tensorboard=False, track=None
+        )
+    verbose: bool = getattr(config, "verbose", False)
     recipe, epochs, count = plan.recipe, plan.epochs, len(names)
     score, done = scores_of(recipe)[0], 0
     what = (counted(count, "run") if count > 1 else "") if what is None else what
     folder = output.checkpoints / part
     saved = _saved_epochs(folder)
-    per_call = 1 if verbose else _epochs_per_call(epochs, checkpoint_every, saved)
-    if resume and saved:
+    per_call = 1 if verbose else _epochs_per_call(epochs, given.checkpoint_every, saved)
+    if config.resume and saved:
         going_on = f"going on after epoch {max(saved)} of {epochs}, from {folder}"
         console.say(escape(going_on), console.notes)
     with contextlib.ExitStack() as stack:
         trackers: list[tracking.TensorBoard | tracking.Module] = []
-        if tracked is not None and startup.reports():
-            made = tracking.trackers(tracked, output.folder, names, data, runs, recipe, epochs)
-            for each in made:
-                stack.enter_context(each)
-            trackers = made
+        if startup.reports():
+            made = tracking.trackers(given, output.folder, names, data, runs, recipe, epochs)
+            trackers = [stack.enter_context(each) for each in made]
         with progress.waiting("finding how many runs fit in memory", at_once=False):
             size = runs_at_once(runs, data, recipe=recipe)
-        if size is None:
-            rows = float(np.sum(runs.split.train_weights))
-            watch = progress.Watch(count, what=what, rows=rows, verbose=verbose, score=score)
-        else:
+        rows = float(np.sum(runs.split.train_weights)) if size is None else None
+        if size is not None:
             few = f"{counted(count, 'run')} are more than memory holds: {size} train at once"
             console.say(few, console.notes)
-            watch = progress.Watch(count, what=what, score=score)
+        by_line = verbose and size is None
+        watch = progress.Watch(count, what=what, rows=rows, verbose=by_line, score=score)
         stack.enter_context(watch)
 
         def on_epoch(progress: dj.Progress) -> bool:
@@ -144,22 +142,22 @@ def train(
                     recipe=recipe,
                     epochs=epochs,
                     wave_size=size,
-                    patience=patience,
-                    keep=keep,
+                    patience=given.patience,
+                    keep=given.keep,
                     epochs_per_call=per_call,
                     checkpoints=folder,
-                    checkpoint_every=checkpoint_every,
+                    checkpoint_every=given.checkpoint_every,
                     names=names,
-                    identity={"seed": seed},
-                    about=about,
-                    resume=resume,
+                    identity={"seed": config.seed},
+                    about=options.identifying(config),
+                    resume=config.resume,
                     on_epoch=on_epoch,
                 )
         except dj.Interrupted as stop:
             raise stopped(stop, watch, output) from stop
         for tracker in trackers:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
-        save_temperatures(data, names, output.checkpoints / part, plan, result)
+        save_temperatures(data, names, folder, plan, result)
         return result
 
 
