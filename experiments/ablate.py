@@ -23,7 +23,7 @@ from rich.markup import escape
 import digits_jax as dj
 from common import command_line, console, options, plans, startup, tasks, training
 from common.drawing import plots
-from common.output import Output, describe, summary_json
+from common.output import Output, summary_json
 from common.plans import Plan
 from common.scores import counted, scores_of
 from common.tables import Table
@@ -238,8 +238,6 @@ def report(
     table = Table("Variants beside their base", columns, cells, NADEAU)
     table.show()
     results = {
-        "experiment": "ablate",
-        **describe(config, task.provenance),
         "epochs": {name: plan.epochs for each in study.values() for name, plan in each.items()},
         "score": score.name,
         "recipes": rows,
@@ -248,7 +246,7 @@ def report(
     page.table(*table)
     alt = "The difference of each change from its base, with its 95 % interval."
     page.figure("Differences", figure, alt)
-    output.finish(results, {"ablation": figure}, page, svg=config.svg, also=["checkpoints/"])
+    output.finish(results, {"ablation": figure}, page, data=task.provenance, also=["checkpoints/"])
 
 
 if __name__ == "__main__":

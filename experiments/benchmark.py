@@ -123,7 +123,7 @@ def main(config: Config) -> None:
             **origin.measured_by(),
         }
         results, failed = run_rounds(config, peers, task, Parts(output, identity))
-    found = {"experiment": "benchmark", **about(config)}
+    found = about(config)
     found["machine"] |= {"device": results[0][MATMUL]["device"]}
     found |= {
         "versions": all_versions(results[0]),
@@ -138,7 +138,7 @@ def main(config: Config) -> None:
         console.say(line)
     figure = styled(speeds.figure, found)
     page = speeds.page(found, table, figure)
-    output.finish(found, {"benchmark": figure}, page, svg=config.svg, name="benchmark.json")
+    output.finish(found, {"benchmark": figure}, page, name="benchmark.json")
     if failed:
         sys.exit(1)
 

@@ -26,6 +26,7 @@ Writes ``report.html``, ``results.json`` and ``networks.png``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import math
@@ -163,8 +164,6 @@ def main(config: Config) -> None:
     summaries = [summarize(case, flop_per_epoch(case), rounds) for case, rounds in measured.items()]
     first = next(iter(measured.values()))[0]
     report = {
-        "experiment": "benchmark_networks",
-        "config": dataclasses.asdict(config),
         "machine": machine() | {"device": first[MATMUL]["device"]},
         "versions": all_versions(first),
         "left_out": {PEERS[name].title: why for name, why in left_out.items()}
@@ -183,7 +182,7 @@ def main(config: Config) -> None:
     for line in networks.footnotes(report):
         console.say(escape(line))
     figure = networks.figure(report)
-    output.finish(report, {"networks": figure}, networks.page(report, figure))
+    output.finish(report, {"networks": figure}, functools.partial(networks.page, figure=figure))
     if any(failed.values()):
         sys.exit(1)
 

@@ -23,7 +23,7 @@ import methods
 import verdicts
 from common import command_line, options, tasks
 from common.drawing import plots
-from common.output import Output, describe, summary_json
+from common.output import Output, summary_json
 from common.scores import ACCURACY
 from common.tables import Table
 from common.tasks import Task
@@ -98,8 +98,6 @@ def report(
     shared = [[(wrong[a] & wrong[b]).sum(axis=1).mean() for b in order] for a in order]
     missed = np.flatnonzero(np.all([each.all(axis=0) for each in wrong.values()], axis=0))
     results = {
-        "experiment": "compare",
-        **describe(config, task.provenance),
         "methods": {
             name: {
                 "title": title(name),
@@ -180,7 +178,7 @@ def report(
         results,
         figures,
         page,
-        svg=config.svg,
+        data=task.provenance,
         also=["scores.csv", *["pairs.csv"] * bool(pairs), "predictions"],
         says=f"{_rows(len(missed))} wrong for every method in every repeat.",
     )

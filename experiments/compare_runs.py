@@ -65,8 +65,6 @@ def main(config: Config) -> None:
     differences = differing(found)
     tests, untested = paired(found)
     results = {
-        "experiment": "compare_runs",
-        "config": dataclasses.asdict(config),
         "runs": [
             {
                 "folder": folder,

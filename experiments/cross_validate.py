@@ -128,8 +128,7 @@ def report(
     arrays = {name: array[tested] for name, array in arrays.items()}
     output.arrays("predictions.npz", rows=result.test_rows[tested], **arrays)
     results = {
-        "experiment": "cross_validate",
-        **training.about(config, task, result),
+        **training.about(config, result),
         "folds": [
             {
                 "fold": j % config.folds + 1,
@@ -147,7 +146,6 @@ def report(
     }
     page = functools.partial(
         pages.cross_validation,
-        results,
         task=task,
         result=result,
         table=table,
@@ -156,7 +154,7 @@ def report(
         figures=figures,
         pooled=pooled,
     )
-    training.finish(config, output, results, figures, page, of_runs)
+    training.finish(config, task, output, results, figures, page, of_runs)
 
 
 def fold_table(

@@ -22,7 +22,7 @@ import digits_jax as dj
 import methods
 from common import command_line, options
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.scores import ACCURACY
 from common.tables import Table
 from common.tasks import Task
@@ -123,12 +123,10 @@ def report(config: Config, task: Task, found: dict[str, Any], output: Output) ->
     page.table(*table)
     page.figure("Two intervals", figure, "Accuracy of each method with both intervals.")
     results = {
-        "experiment": "forms",
-        **describe(config, task.provenance),
         "methods": {name: {"title": title(name), **found[name]} for name in order},
     }
     also = ["forms.csv", "predictions"]
-    output.finish(results, {"forms": figure}, page, svg=config.svg, also=also)
+    output.finish(results, {"forms": figure}, page, data=task.provenance, also=also)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import digits_jax as dj
 import methods
 from common import command_line, options
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.tables import Table
 from common.tasks import Task
 from methods import Predictions, title
@@ -199,12 +199,10 @@ def report(
         ],
     )
     results = {
-        "experiment": "robustness",
-        **describe(config, task.provenance),
         "places": places,
         "methods": {name: {"title": title(name), **each} for name, each in found.items()},
     }
-    output.finish(results, figures, page, svg=config.svg, also=["scores.csv", "predictions"])
+    output.finish(results, figures, page, data=task.provenance, also=["scores.csv", "predictions"])
 
 
 if __name__ == "__main__":

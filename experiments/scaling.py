@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import costs
 from common import command_line, console, options, origin, progress, startup, tasks
 from common.drawing import styled
-from common.output import Output, describe
+from common.output import Output
 from common.parts import Parts
 from common.scores import counted
 from common.tables import Table
@@ -112,8 +112,6 @@ def main(config: Config) -> None:
     logits = largest["bytes"]["logits"] / largest["runs"]
     checks = [costs.check(model, each) for each in unseen + waved]
     results = {
-        "experiment": "scaling",
-        **describe(config, dataset.provenance),
         "wave_size": size,
         "free_bytes_a_device": free,
         "points": measured,
@@ -123,7 +121,9 @@ def main(config: Config) -> None:
         "predictions": [costs.predict(model, n, steps, waved[-1], logits) for n in DEVICES],
     }
     figure = styled(make_figure, measured, model, config, most)
-    output.finish(results, {"scaling": figure}, report(results, figure), svg=config.svg)
+    output.finish(
+        results, {"scaling": figure}, report(config, results, figure), data=dataset.provenance
+    )
 
 
 def trials(config: Config, most: int, size: int) -> list[Trial]:
@@ -142,7 +142,7 @@ def in_waves(point: Mapping[str, Any], before: str = " ") -> str:
     return f"{before}in waves of {point['wave_size']}" if point["wave_size"] else ""
 
 
-def report(results: Mapping[str, Any], figure: Drawing) -> Report:
+def report(config: Config, results: Mapping[str, Any], figure: Drawing) -> Report:
     """Prints the model, how well it predicts, and a million runs; gives the page."""
     points, model = results["points"], results["model"]
     first = results["predictions"][0]
@@ -173,7 +173,7 @@ def report(results: Mapping[str, Any], figure: Drawing) -> Report:
     page = Report(
         "What a run costs",
         "The notebook's network on five folds; each point in a process of its own, "
-        f"{points[0]['devices']} devices; means and ranges of {results['config']['epochs']} "
+        f"{points[0]['devices']} devices; means and ranges of {config.epochs} "
         "epochs.",
     )
     page.headline(

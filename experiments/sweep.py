@@ -28,7 +28,7 @@ from rich.markup import escape
 
 import digits_jax as dj
 from common import command_line, console, options, plans, startup, tasks, tracking
-from common.output import Output, describe, summary_json
+from common.output import Output, summary_json
 from report import searches
 
 if TYPE_CHECKING:
@@ -236,8 +236,6 @@ def report(
     }
     best = sweep.table[order[0]]
     results = {
-        "experiment": "sweep",
-        **describe(config, sweep.task.provenance),
         "configurations": rows,
         "outer_splits": by_split,
         **summaries,
@@ -267,10 +265,10 @@ def report(
     )
     drawn = searches.figures(sweep, np.where(scores.diverged, np.nan, found[score.name]))
     shown = (chosen_ones, best_first)
-    page = functools.partial(searches.page, results, sweep, shown, drawn, who)
+    page = functools.partial(searches.page, sweep=sweep, tables=shown, figures=drawn, who=who)
     also = ["configurations.csv", "scores.npz", "waves/", *["tensorboard/"] * config.tensorboard]
     track = functools.partial(track_search, config, sweep, rows, found)
-    sweep.output.finish(results, drawn, page, svg=config.svg, also=also, track=track)
+    sweep.output.finish(results, drawn, page, data=sweep.task.provenance, also=also, track=track)
 
 
 def track_search(

@@ -119,8 +119,7 @@ def report(
     of_runs = [{name: each[j] for name, each in values.items()} for j in range(len(finite))]
     numbered = zip(finite.tolist(), of_runs, strict=True)
     results = {
-        "experiment": "train",
-        **training.about(config, task, result),
+        **training.about(config, result),
         "runs": [{"run": i + 1, **each} for i, each in numbered],
         "diverged": diverged,
         **summaries,
@@ -129,7 +128,6 @@ def report(
     }
     page = functools.partial(
         pages.train,
-        results,
         task=task,
         result=result,
         scores=scores,
@@ -138,7 +136,7 @@ def report(
         by_class=by_class,
     )
     tracked = {names[i]: each for i, each in zip(finite, of_runs, strict=True)}
-    training.finish(config, output, results, figures, page, tracked)
+    training.finish(config, task, output, results, figures, page, tracked)
 
 
 def classes(

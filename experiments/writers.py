@@ -28,7 +28,7 @@ import digits_jax as dj
 import methods
 from common import command_line, options
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.scores import ACCURACY, counted
 from common.tables import Table
 from common.tasks import Task
@@ -167,8 +167,6 @@ def report(config: Config, task: Task, done: dict[str, Predictions], output: Out
         ],
     )
     results = {
-        "experiment": "writers",
-        **describe(config, task.provenance),
         "methods": {
             name: {
                 "title": title(name),
@@ -204,7 +202,7 @@ def report(config: Config, task: Task, done: dict[str, Predictions], output: Out
     answers = {title(name): done[name].predicted[: config.seeds] for name in order}
     pages.mistakes_of_methods(page, task, tested, answers)
     figures, also = {"writers": figure}, ["scores.csv", "predictions"]
-    output.finish(results, figures, page, svg=config.svg, also=also)
+    output.finish(results, figures, page, data=task.provenance, also=also)
 
 
 if __name__ == "__main__":

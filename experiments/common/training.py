@@ -20,7 +20,7 @@ import digits_jax as dj
 from common import console, options, plans, progress, startup, tasks, tracking
 from common.drawing import plots
 from common.options import require
-from common.output import Output, describe
+from common.output import Output
 from common.plans import Plan
 from common.scores import Score, counted, scores_of
 from common.tasks import Task
@@ -234,11 +234,11 @@ def name_diverged(result: dj.CrossValidation, names: list[str]) -> dict[str, int
     return diverged
 
 
-def about(config: Options, task: Task, result: dj.CrossValidation) -> dict[str, Any]:
+def about(config: Options, result: dj.CrossValidation) -> dict[str, Any]:
     """What ``results.json`` holds of every training."""
     runs, epochs = result.history["loss"].shape
     return {
-        **describe(config, task.provenance),
+        "config": dataclasses.asdict(config),  # with what the recipe has decided
         "trained": {"runs": runs, "epochs": epochs},
         "epochs_of_runs": result.epochs,
         "best_epochs": result.best_epochs,
@@ -248,10 +248,11 @@ def about(config: Options, task: Task, result: dj.CrossValidation) -> dict[str, 
 
 def finish(
     config: Options,
+    task: Task,
     output: Output,
     results: Mapping[str, Any],
     figures: Mapping[str, Drawing],
-    page: Callable[[], Report],
+    page: Callable[[Mapping[str, Any]], Report],
     scores: Mapping[str, Mapping[str, float]],
 ) -> None:
     """``output.finish``; the scores of each tested run are for what tracks it."""
@@ -266,7 +267,7 @@ def finish(
 
     also = ["history.npz", "predictions.npz", "checkpoints/"]
     also += ["tensorboard/"] * config.tensorboard
-    output.finish(results, figures, page, svg=config.svg, also=also, track=track)
+    output.finish(results, figures, page, data=task.provenance, also=also, track=track)
 
 
 def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
