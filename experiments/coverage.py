@@ -212,9 +212,7 @@ def report(config: Config, found: dict[int, dict[str, Any]], output: Output) -> 
     page.figure(
         "Coverage", figure, "How often each interval holds the accuracy on new rows; 95 % is meant."
     )
-    results = {
-        "settings": {str(count): each for count, each in found.items()},
-    }
+    results = {"settings": {str(count): each for count, each in found.items()}}
     output.finish(results, {"coverage": figure}, page, data=drawn)
 
 

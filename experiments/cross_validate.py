@@ -108,12 +108,9 @@ def report(
         s.title: np.where(finite, s.scale * result.scores[s.name][tested], np.nan)
         for s in scores[::-1]
     }
-    curves = training.curves(result, scores)
     figures = {
         "folds": plots.fold_scores(by_fold, name="Fold" if len(tested) == config.folds else "Run"),
-        "learning_curves": plots.learning_curves(
-            curves["training"], names, validation=curves["validation"]
-        ),
+        "learning_curves": training.curves(result, scores, names),
     }
     pooled, missed = None, None
     if task.has_logits(result.outputs):

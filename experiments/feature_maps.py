@@ -26,6 +26,7 @@ from common import command_line, console, options, progress, startup, tasks, tra
 from common.drawing import plots
 from common.output import Output
 from common.tables import Table
+from digits_jax.storage.errors import CheckpointError
 from report import Report
 
 if TYPE_CHECKING:
@@ -171,8 +172,6 @@ def load(
 ) -> tuple[dj.TrainState, dj.Run, dict[str, Any]]:
     """The state of one of the checkpoint's runs, the run as it began, and a description of both."""
     import jax
-
-    from digits_jax.storage.errors import CheckpointError
 
     assert config.checkpoint is not None
     folder = training.checkpoints_in(config.checkpoint)

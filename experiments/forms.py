@@ -26,6 +26,7 @@ from common.output import Output
 from common.scores import ACCURACY
 from common.tables import Table
 from common.tasks import Task
+from digits_jax.forms import form_of_rows, leave_one_form_out
 from methods import Predictions, title
 from report import Report
 
@@ -41,7 +42,6 @@ def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
     output, task = methods.begin(config, "forms", digits_for="of others no form is known")
     import predicting  # which imports JAX and scikit-learn
-    from digits_jax.forms import leave_one_form_out
 
     with options.usage_errors():
         disjoint = dj.writer_disjoint_split(task.targets)
@@ -54,8 +54,6 @@ def main(config: Config) -> None:
 
 def scores(done: Predictions, labels: npt.NDArray[Any]) -> dict[str, Any]:
     """Errors by form, in all, and both intervals of the accuracy, of both trainings."""
-    from digits_jax.forms import form_of_rows
-
     form = form_of_rows(labels)
     found = {}
     for kind, runs in zip(TRAINED, (slice(0, 1), slice(1, None)), strict=True):
@@ -122,9 +120,7 @@ def report(config: Config, task: Task, found: dict[str, Any], output: Output) ->
     page = Report("Errors by form", "The 14 forms of the second file, each in one writer's hand.")
     page.table(*table)
     page.figure("Two intervals", figure, "Accuracy of each method with both intervals.")
-    results = {
-        "methods": {name: {"title": title(name), **found[name]} for name in order},
-    }
+    results = {"methods": {name: {"title": title(name), **found[name]} for name in order}}
     also = ["forms.csv", "predictions"]
     output.finish(results, {"forms": figure}, page, data=task.provenance, also=also)
 

@@ -34,6 +34,7 @@ from common import command_line, console, options, startup, tasks
 from common.drawing import plots
 from common.output import Output
 from common.scores import ACCURACY, counted
+from digits_jax.label_errors import find_label_issues
 from methods import Predictions
 from report import Report, pages
 
@@ -189,8 +190,6 @@ def label_suspects(
     Each method is asked alone, since what counts as confident depends on how sure it usually is. A
     row's probabilities are means over the repeats. Methods without probabilities have no part.
     """
-    from digits_jax.label_errors import find_label_issues
-
     shares, margins = [], []
     suspected: dict[int, list[str]] = {}
     for name, each in zip(names, done, strict=True):

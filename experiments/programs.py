@@ -206,6 +206,16 @@ def others_share(rounds: Iterable[Round]) -> list[float] | None:
     return spread(known) if known else None
 
 
+def disturbance(share: Sequence[float] | None) -> str:
+    """A warning, where other programs took such a spread of the cores; else nothing."""
+    if share is None or share[2] < BUSY:
+        return ""
+    return (
+        f"other programs used {share[0]:.0%} of the cores, up to {share[2]:.0%}: don't trust these "
+        "times, repeat them on a quiet machine."
+    )
+
+
 def all_versions(results: Round) -> dict[str, str | None]:
     """Versions of the packages of all programs, on top of this process's."""
     return versions() | {k: v for run in results.values() for k, v in run["versions"].items()}

@@ -77,14 +77,9 @@ def report(
     options.require(len(finite) > 0, "every run diverged; try a smaller --learning-rate")
     first = names[finite[0]]  # the run that is shown in detail
     rows = result.test_rows[0]
-    measured = scores = scores_of(plan.recipe)
+    scores = scores_of(plan.recipe)
     values = {score.name: result.scores[score.name][finite].tolist() for score in scores}
-    curves = training.curves(result, measured)
-    figures = {
-        "training_curves": plots.learning_curves(
-            curves["training"], names, validation=curves["validation"]
-        )
-    }
+    figures = {"training_curves": training.curves(result, scores, names)}
     about_classes: dict[str, Any] = {}
     probabilities, by_class = None, None
     more = []

@@ -24,6 +24,7 @@ from common.output import Output
 from common.plans import Plan
 from common.scores import Score, counted, scores_of
 from common.tasks import Task
+from digits_jax import calibration
 
 if TYPE_CHECKING:
     from common.drawing import Drawing
@@ -171,7 +172,6 @@ def save_temperatures(
     """
     import jax
 
-    from digits_jax import calibration
     from digits_jax.runs.temperatures import fit_temperatures
 
     if result.runs.split.validation_rows is None or jax.process_count() > 1:
@@ -270,11 +270,8 @@ def finish(
     output.finish(results, figures, page, data=task.provenance, also=also, track=track)
 
 
-def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
-    """Curves [R, E] for a figure, in the scores' units, by "training" and "validation" and title.
-
-    NaN from where a run diverged on.
-    """
+def curves(result: dj.CrossValidation, scores: Sequence[Score], names: Sequence[str]) -> Drawing:
+    """The figure of the history, up to where a run diverged."""
     epochs = np.arange(1, result.history["loss"].shape[1] + 1)
     failed = (result.diverged[:, None] > 0) & (epochs[None] >= result.diverged[:, None])
     found: dict[str, dict[str, Any]] = {"training": {}, "validation": {}}
@@ -283,7 +280,7 @@ def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dic
             values = result.history.get(f"{prefix}{score.name}")
             if values is not None:
                 found[kind][score.title] = np.where(failed, np.nan, score.scale * values)
-    return found
+    return plots.learning_curves(found["training"], names, validation=found["validation"])
 
 
 def wrong_digits(

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.drawing import plots
 from common.tables import Table
-from programs import BUSY, REFERENCE
+from programs import REFERENCE, disturbance
 from report import Report
 
 if TYPE_CHECKING:
@@ -122,13 +122,13 @@ def footnotes(results: Results) -> list[str]:
         f"round ({rate / 1e9:.0f} GFLOP/s). compile: seconds. MB: most memory of the processes. "
         "Images are synthetic."
     )
-    shares = [case["others_share"][2] for case in results["cases"] if case["others_share"]]
-    if shares and max(shares) >= BUSY:
-        lines.append(
-            f"Other programs used up to {max(shares):.0%} of the cores: don't trust these times, "
-            "repeat them on a quiet machine."
-        )
-    return [*lines, *(f"Left out: {name} ({why})." for name, why in results["left_out"].items())]
+    known = [case["others_share"] for case in results["cases"] if case["others_share"]]
+    busy = disturbance(max(known, key=lambda share: share[2], default=None))
+    return [
+        *lines,
+        *[f"In the most disturbed case, {busy}"] * bool(busy),
+        *(f"Left out: {name} ({why})." for name, why in results["left_out"].items()),
+    ]
 
 
 def figure(results: Results) -> Drawing:
