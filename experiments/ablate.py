@@ -140,28 +140,25 @@ def swap(of: Plan, other: Plan, fields: tuple[str, ...]) -> Plan:
     """``of`` with the fields that ``other`` has."""
     from digits_jax.networks import linen_module
 
-    recipe, h = of.recipe, of.hyperparameters
     for field in fields:
         where, name = field.split(".")
-        if where == "network":
-            value = getattr(linen_module(other.recipe.network), name)
-            module: Any = linen_module(recipe.network).clone(**{name: value})
-            network: Any = dataclasses.replace(recipe.network, network=module)
-            recipe = dataclasses.replace(recipe, network=network)
-        elif where == "recipe":
+        if where == "recipe":
             changed: Any = {name: getattr(other.recipe, name)}
-            recipe = dataclasses.replace(recipe, **changed)
+            of = of._replace(recipe=dataclasses.replace(of.recipe, **changed))
+        elif where == "network":
+            value = getattr(linen_module(other.recipe.network), name)
+            of = plans.with_settings(of, {field: value})
         else:
-            h = h._replace(**{name: getattr(other.hyperparameters, name)})
-    return of._replace(recipe=recipe, hyperparameters=h)
+            of = plans.with_settings(of, {name: getattr(other.hyperparameters, name)})
+    return of
 
 
-def grouped(plans: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str]]:
+def grouped(variants: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str]]:
     """Names of the variants that share recipe, epochs and form of h, and so one program."""
     import jax
 
     groups: dict[tuple[dj.Recipe, int, Any], list[str]] = {}
-    for name, plan in plans.items():
+    for name, plan in variants.items():
         form = jax.tree.structure(plan.hyperparameters)
         groups.setdefault((plan.recipe, plan.epochs, form), []).append(name)
     return groups
@@ -170,7 +167,7 @@ def grouped(plans: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str
 def train(
     config: Config,
     task: Task,
-    plans: dict[str, Plan],
+    variants: dict[str, Plan],
     splits: dj.Split,
     output: Output,
     *,
@@ -183,15 +180,15 @@ def train(
     import jax
     import jax.numpy as jnp
 
-    plan = next(iter(plans.values()))
-    one = [dj.make_runs(splits, p.hyperparameters, seed=config.seed) for p in plans.values()]
+    plan, *_ = variants.values()
+    one = [dj.make_runs(splits, p.hyperparameters, seed=config.seed) for p in variants.values()]
     h = jax.tree.map(lambda *x: np.concatenate(x), *(each.hyperparameters for each in one))
     keys = jnp.concatenate([each.key for each in one])
-    runs = dj.Run(dj.stack_splits(*[splits] * len(plans)), h, keys)
-    names = [f"{name}, {fold}" for name in plans for fold in config.fold_names()]
+    runs = dj.Run(dj.stack_splits(*[splits] * len(variants)), h, keys)
+    names = [f"{name}, {fold}" for name in variants for fold in config.fold_names()]
     result = training.train(config, task.data, plan, runs, names, output, part=part)
     values: npt.NDArray[Any] = result.scores[scores_of(plan.recipe)[0].name]
-    return values.reshape(len(plans), -1)
+    return values.reshape(len(variants), -1)
 
 
 def report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import shlex
 import signal
@@ -257,14 +258,7 @@ def finish(
 ) -> None:
     """``output.finish``; the scores of each tested run are for what tracks it."""
     epoch = int(np.max(results["epochs_of_runs"]))
-
-    def track() -> None:
-        if config.tensorboard:
-            about: Any = {"config": vars(config), "scores": scores, "epoch": epoch}
-            tracking.finish_tensorboard(output.folder, figures=figures, **about)
-        if config.track:
-            tracking.finish_module(config.track, scores, epoch)
-
+    track = functools.partial(tracking.finish, config, output.folder, scores, epoch, figures)
     also = ["history.npz", "predictions.npz", "checkpoints/"]
     also += ["tensorboard/"] * config.tensorboard
     output.finish(results, figures, page, data=task.provenance, also=also, track=track)
