@@ -110,7 +110,9 @@ def train(
         trackers: list[tracking.TensorBoard | tracking.Module] = []
         if startup.reports():
             made = tracking.trackers(given, output.folder, names, data, runs, recipe, epochs)
-            trackers = [stack.enter_context(each) for each in made]
+            for each in made:
+                stack.enter_context(each)
+            trackers = made
         with progress.waiting("finding how many runs fit in memory", at_once=False):
             size = runs_at_once(runs, data, recipe=recipe)
         rows = float(np.sum(runs.split.train_weights)) if size is None else None

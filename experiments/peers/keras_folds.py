@@ -49,7 +49,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
 def fit_each(
     task: protocol.Task,
     clock: protocol.Clock,
-    images: npt.NDArray[np.float32],
+    images: npt.NDArray[Any],
     labels: npt.NDArray[Any],
     make: Callable[[], Any],
     loss: Any,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Results = Mapping[str, Any]
 LINES = 100  # of a table that may be endless
 SHOWN = 10  # configurations in the table on the console
+_MEAN_AND_SD: dict[str, Callable[[Any], Any]] = {"": np.mean, "_sd": np.std}  # by a name's end
 
 
 def report(
@@ -59,7 +60,7 @@ def report(
             **{
                 f"{each.name}{end}": float(of(found[each.name][k]))
                 for each in sweep.scores
-                for end, of in {"": np.mean, "_sd": np.std}.items()
+                for end, of in _MEAN_AND_SD.items()
             },
             "epochs": scores.epochs[k].mean(),
             "diverged": int(scores.diverged[k].sum()),
@@ -82,12 +83,13 @@ def report(
         name: summary_json(name, dj.summarize(each, **sizes)) for name, each in final.scores.items()
     }
     best = sweep.table[order[0]]
+    command = command_of(config, best)
     results = {
         "configurations": rows,
         "outer_splits": by_split,
         **summaries,
         "best": best,
-        "best_command": command_of(config, best),
+        "best_command": command,
         "halving": halved,
         "waves": sweep.waves,
     }
@@ -98,7 +100,7 @@ def report(
     if len(rows) > SHOWN:
         console.say(f"({len(rows) - SHOWN} more in configurations.csv)")
     chosen_ones.show()
-    console.say(f"The best of all: {escape(results['best_command'])}")
+    console.say(f"The best of all: {escape(command)}")
 
     output.table("configurations.csv", rows)
     names = dict.fromkeys(name for row in sweep.table for name in row)
