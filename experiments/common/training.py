@@ -109,10 +109,9 @@ def train(
     with contextlib.ExitStack() as stack:
         trackers: list[tracking.TensorBoard | tracking.Module] = []
         if startup.reports():
-            made = tracking.trackers(given, output.folder, names, data, runs, recipe, epochs)
-            for each in made:
-                stack.enter_context(each)
-            trackers = made
+            trackers = tracking.trackers(given, output.folder, names, data, runs, recipe, epochs)
+        for each in trackers:
+            stack.enter_context(each)
         with progress.waiting("finding how many runs fit in memory", at_once=False):
             size = runs_at_once(runs, data, recipe=recipe)
         rows = float(np.sum(runs.split.train_weights)) if size is None else None
