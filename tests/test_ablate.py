@@ -60,7 +60,7 @@ def test_it_reports_each_change(
     monkeypatch.setattr(
         digits_variants, "CHANGES", {name: digits_variants.CHANGES[name] for name in kept}
     )
-    monkeypatch.setattr(ablate.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
     ablate.main(config)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -148,7 +148,7 @@ def test_variants_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     inputs = rng.normal(size=(80, 3)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", inputs=inputs, targets=inputs.sum(axis=1))
     (tmp_path / "mine.py").write_text(OWN)
-    monkeypatch.setattr(ablate.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     given = {"data": str(tmp_path / "rows.npz"), "folds": 2, "output_dir": tmp_path / "out"}
     with pytest.raises(ablate.options.UsageError, match="must give a dict of two or more names"):
         ablate.main(ablate.Config(recipe=f"{tmp_path / 'mine.py'}:one", **given))

@@ -414,7 +414,7 @@ def _run(script: str, *arguments: object) -> None:
     command_line = importlib.import_module("common.command_line")
     module = importlib.import_module(script)
     with pytest.MonkeyPatch.context() as patch, joblib.parallel_config("sequential"):
-        patch.setattr(module.startup, "start_jax", lambda **_: None)
+        patch.setattr("common.startup.start_jax", lambda **_: None)
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         command_line.run(module.Config, module.main, module.__doc__)
 

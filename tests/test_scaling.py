@@ -142,7 +142,7 @@ def test_a_stopped_run_goes_on_with_the_points_that_it_has(
     scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Points with known costs, in place of those that take minutes; the third is interrupted."""
-    monkeypatch.setattr(scaling.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     config = scaling.Config(
         data="bundled", runs=(1, 2, 5), rows=(500,), widths=(2.0,), held_out=(20,), waves=(2,),
         wave_size=5, output_dir=tmp_path / "out", resume=True,
