@@ -134,6 +134,16 @@ def load_waves(
     return {name: np.concatenate([wave[name] for wave in waves]) for name in waves[0]}
 
 
+def of_kind(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the arrays whose names begin with the kind and a point, by the rest of the name."""
+    prefix = f"{kind}."
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
 def saved_wave_size(folder: str | os.PathLike[str]) -> int | None:
     """The size of the waves that a folder holds, or None; damaged waves don't count."""
     for path, _ in _files(Path(folder).expanduser()):

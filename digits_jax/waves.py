@@ -33,7 +33,7 @@ from digits_jax.runs.programs import identified
 from digits_jax.runs.refusals import warn_of_callbacks
 from digits_jax.runs.results import Progress
 from digits_jax.structures import Run
-from digits_jax.wave_files import by_first, in_waves, load_waves, saved_wave_size
+from digits_jax.wave_files import by_first, in_waves, load_waves, of_kind, saved_wave_size
 
 
 class WaveResults(NamedTuple):
@@ -232,25 +232,15 @@ def read_waves(folder: str | os.PathLike[str], *, outputs: bool = False) -> Wave
 
 
 def _results(arrays: Mapping[str, np.ndarray]) -> WaveResults:
-    def of(kind: str) -> dict[str, np.ndarray]:
-        prefix = f"{kind}."
-        return {
-            name.removeprefix(prefix): value
-            for name, value in arrays.items()
-            if name.startswith(prefix)
-        }
-
-    outputs: Any = of("output") or None
+    outputs: Any = of_kind("output", arrays) or None
     if outputs is not None and list(outputs) == ["h"]:  # a single array has no name of its own
         outputs = outputs["h"]
+    scores, validation, history = (
+        of_kind(kind, arrays) for kind in ("score", "validation", "history")
+    )
+    rows = arrays.get("test_rows")
     return WaveResults(
-        arrays["runs"],
-        of("score"),
-        of("validation"),
-        of("history"),
-        arrays["diverged"],
-        arrays.get("test_rows"),
-        outputs,
+        arrays["runs"], scores, validation, history, arrays["diverged"], rows, outputs
     )
 
 

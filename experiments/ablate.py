@@ -23,7 +23,7 @@ from rich.markup import escape
 import digits_jax as dj
 from common import command_line, console, options, plans, startup, tasks, training
 from common.drawing import plots
-from common.output import Output, describe, summary_json
+from common.output import Output, summary_json
 from common.plans import Plan
 from common.scores import counted, scores_of
 from common.tables import Table
@@ -32,23 +32,6 @@ from report import NADEAU, Report
 
 Scores = dict[str, npt.NDArray[Any]]  # [runs], by variant
 Study = dict[str, dict[str, Plan]]  # variants by name, under the name of their base, itself first
-
-# What differs between the recipes: the fields that change hands together, by where they are.
-CHANGES: dict[str, tuple[str, ...]] = {
-    "pixels in 0 to 1": ("network.pixel_scale",),
-    "two convolutions a stage": ("network.conv_features",),
-    "no hidden dense layers": ("network.dense_features",),
-    "batch normalisation": ("network.batch_norm",),
-    "GELU": ("network.conv_activation",),
-    "no dropout": ("hyperparameters.dropout_rate",),
-    "augmentation": ("recipe.augment",),
-    "five views of a test image": ("recipe.views",),
-    "label smoothing": ("hyperparameters.label_smoothing",),
-    "one-cycle learning rate": ("recipe.optimizer", "hyperparameters.learning_rate"),
-    "weight decay": ("hyperparameters.weight_decay",),
-    "averaged weights": ("hyperparameters.average_decay",),
-    "batches of 64": ("recipe.batch_size",),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +83,8 @@ def make_study(config: Config, task: Task) -> Study:
         return {next(iter(own)): own}
     is_digits = task.dataset is not None
     options.require(is_digits, "notebook and strong are of the digits: give your --recipe, too")
+    from digits_variants import digits_study  # which imports JAX
+
     study = digits_study(dj.recipe_by_name("strong", epochs=config.epochs).epochs)
     for variants in study.values():
         for plan in variants.values():
@@ -107,61 +92,12 @@ def make_study(config: Config, task: Task) -> Study:
     return study
 
 
-def digits_study(epochs: int) -> Study:
-    """The notebook's recipe with each change, and the strong one without each."""
-    notebook, strong = (complete(name, epochs) for name in ("notebook", "strong"))
-    study = {"notebook": {"notebook": notebook}, "strong": {"strong": strong}}
-    for change, fields in CHANGES.items():
-        study["notebook"][f"notebook + {change}"] = swap(notebook, strong, fields)
-        back = change.removeprefix("no ")  # where strong takes something away, it comes back
-        without = f"strong - {change}" if back == change else f"strong + {back}"
-        study["strong"][without] = swap(strong, notebook, fields)
-    return study
-
-
-def complete(name: str, epochs: int) -> Plan:
-    """The recipe with every hyperparameter given, so that all variants have the same tree."""
-    from digits_jax.networks import linen_module
-    from digits_jax.recipes.strong import average_decay
-
-    recipe, h, epochs = dj.recipe_by_name(name, epochs=epochs)
-    network: Any = linen_module(recipe.network)
-    if h.dropout_rate is None:
-        h = h._replace(dropout_rate=network.dropout_rate)
-    if h.average_decay is None:
-        h = h._replace(average_decay=0.0)  # the average is then the last weights
-    # The module's own rate is replaced by the hyperparameter, which is traced.
-    traced: Any = dj.NetworkWithHyperparameters(network.clone(dropout_rate=0.25))
-    recipe = dataclasses.replace(recipe, network=traced, average=average_decay)
-    return Plan(name, recipe, h, epochs)
-
-
-def swap(of: Plan, other: Plan, fields: tuple[str, ...]) -> Plan:
-    """``of`` with the fields that ``other`` has."""
-    from digits_jax.networks import linen_module
-
-    recipe, h = of.recipe, of.hyperparameters
-    for field in fields:
-        where, name = field.split(".")
-        if where == "network":
-            value = getattr(linen_module(other.recipe.network), name)
-            module: Any = linen_module(recipe.network).clone(**{name: value})
-            network: Any = dataclasses.replace(recipe.network, network=module)
-            recipe = dataclasses.replace(recipe, network=network)
-        elif where == "recipe":
-            changed: Any = {name: getattr(other.recipe, name)}
-            recipe = dataclasses.replace(recipe, **changed)
-        else:
-            h = h._replace(**{name: getattr(other.hyperparameters, name)})
-    return of._replace(recipe=recipe, hyperparameters=h)
-
-
-def grouped(plans: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str]]:
+def grouped(variants: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str]]:
     """Names of the variants that share recipe, epochs and form of h, and so one program."""
     import jax
 
     groups: dict[tuple[dj.Recipe, int, Any], list[str]] = {}
-    for name, plan in plans.items():
+    for name, plan in variants.items():
         form = jax.tree.structure(plan.hyperparameters)
         groups.setdefault((plan.recipe, plan.epochs, form), []).append(name)
     return groups
@@ -170,7 +106,7 @@ def grouped(plans: dict[str, Plan]) -> dict[tuple[dj.Recipe, int, Any], list[str
 def train(
     config: Config,
     task: Task,
-    plans: dict[str, Plan],
+    variants: dict[str, Plan],
     splits: dj.Split,
     output: Output,
     *,
@@ -183,29 +119,24 @@ def train(
     import jax
     import jax.numpy as jnp
 
-    plan = next(iter(plans.values()))
-    one = [dj.make_runs(splits, p.hyperparameters, seed=config.seed) for p in plans.values()]
+    plan, *_ = variants.values()
+    one = [dj.make_runs(splits, p.hyperparameters, seed=config.seed) for p in variants.values()]
     h = jax.tree.map(lambda *x: np.concatenate(x), *(each.hyperparameters for each in one))
     keys = jnp.concatenate([each.key for each in one])
-    runs = dj.Run(dj.stack_splits(*[splits] * len(plans)), h, keys)
-    names = [f"{name}, {fold}" for name in plans for fold in config.fold_names()]
-    result = training.train(
-        task.data,
-        runs,
-        names,
-        output,
-        plan,
-        seed=config.seed,
-        resume=config.resume,
-        part=part,
-        about=options.identifying(config),
-    )
+    runs = dj.Run(dj.stack_splits(*[splits] * len(variants)), h, keys)
+    names = [f"{name}, {fold}" for name in variants for fold in config.fold_names()]
+    result = training.train(config, task.data, plan, runs, names, output, part=part)
     values: npt.NDArray[Any] = result.scores[scores_of(plan.recipe)[0].name]
-    return values.reshape(len(plans), -1)
+    return values.reshape(len(variants), -1)
 
 
 def report(
-    config: Config, task: Task, splits: dj.Split, study: Study, scores: Scores, output: Output
+    config: Config,
+    task: Task,
+    splits: dj.Split,
+    study: Study,
+    scores: Scores,
+    output: Output,
 ) -> None:
     """The table, the figure, the files."""
     base_plan = next(iter(next(iter(study.values())).values()))
@@ -248,8 +179,6 @@ def report(
     table = Table("Variants beside their base", columns, cells, NADEAU)
     table.show()
     results = {
-        "experiment": "ablate",
-        **describe(config, task.provenance),
         "epochs": {name: plan.epochs for each in study.values() for name, plan in each.items()},
         "score": score.name,
         "recipes": rows,
@@ -258,7 +187,7 @@ def report(
     page.table(*table)
     alt = "The difference of each change from its base, with its 95 % interval."
     page.figure("Differences", figure, alt)
-    output.finish(results, {"ablation": figure}, page, svg=config.svg, also=["checkpoints/"])
+    output.finish(results, {"ablation": figure}, page, data=task.provenance, also=["checkpoints/"])
 
 
 if __name__ == "__main__":

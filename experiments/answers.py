@@ -7,12 +7,16 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from rich.table import Table
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import digits_jax as dj
+from digits_jax.familiarity import FAMILIAR, distances
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,10 +46,6 @@ def answer_of(
         models: R names.
         details: also give the mean probability of each class, and each model's own answer.
     """
-    import numpy as np
-
-    from digits_jax.familiarity import FAMILIAR, distances
-
     mean = probabilities.mean(axis=0)
     first, second = (int(k) for k in np.argsort(-mean, kind="stable")[:2])
     own = probabilities.argmax(axis=1)
@@ -91,9 +91,6 @@ def as_csv(answers: Sequence[dict[str, Any]]) -> str:
 
 def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
     """The answers for people to read, with a summary below."""
-    from rich.markup import escape
-    from rich.table import Table
-
     voting = len(models) > 1
     known = [said["right"] for said in answers if said["right"] is not None]
     notes = []
@@ -138,8 +135,6 @@ def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
 
 def as_text(table: Table) -> str:
     """The table for a file: no colours, and the width that it needs."""
-    from rich.console import Console
-
     text = io.StringIO()
     Console(file=text, width=200).print(table)
     return text.getvalue()
@@ -153,10 +148,7 @@ def sheet(inputs: Sequence[Input], answers: Mapping[str, dict[str, Any]], path: 
         answers: by the input's name; not of those that were refused.
         path: the file, by whose ending its format is chosen.
     """
-    import numpy as np
     from PIL import Image
-
-    from digits_jax import plots
 
     tiles, titles, framed = [], [], []
     for given in inputs:
@@ -178,16 +170,14 @@ def sheet(inputs: Sequence[Input], answers: Mapping[str, dict[str, Any]], path: 
             titles += [short, "not answered"]
         else:
             titles += [short, f"{said['digit']} at {100 * said['probability']:.0f} %"]
-    figure = plots.digit_sheet(
+    figure = dj.plots.digit_sheet(
         np.stack(tiles), titles, columns=8, framed=framed, black=1, title="What was seen"
     )
-    plots.save(figure, path.with_suffix(""), [path.suffix[1:].lower()])
+    dj.plots.save(figure, path.with_suffix(""), [path.suffix[1:].lower()])
 
 
 def _shown(given: Input) -> npt.NDArray[np.uint8]:
     """The part of an image that was read, the whole image that wasn't, or a row's counts."""
-    import numpy as np
-
     from digits_jax.pictures import PreprocessingError, read_picture
 
     if given.crop is not None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks
-from common.output import Output, describe
+from common.output import Output
 from common.tables import Table
 from report import Report
 
@@ -94,8 +94,6 @@ def main(config: Config) -> None:
         "kernel, none for biases, activations and pools"
     )
     results = {
-        "experiment": "architecture",
-        **describe(config, dataset.provenance),
         "layers": [{**layer._asdict(), "initial_sd": spreads.get(layer.name)} for layer in layers],
         "parameters": {"total": trainable + others, "trainable": trainable, "others": others},
         "bytes": bytes_,
@@ -106,7 +104,7 @@ def main(config: Config) -> None:
     page.headline("FLOPs of an image", f"{flops:,}", "forward; of kernels alone")
     page.headline("Memory", memory, "of the parameters")
     page.table(*table)
-    output.finish(results, {}, page)
+    output.finish(results, {}, page, data=dataset.provenance)
 
 
 if __name__ == "__main__":

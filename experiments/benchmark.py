@@ -28,42 +28,40 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.markup import escape
 
 import digits_jax as dj
-from common import command_line, console, options, origin, progress, tasks
+from common import command_line, console, options, origin, tasks
 from common.drawing import styled
-from common.origin import versions
 from common.output import Output
 from common.parts import Parts
 from programs import (
     BUSY,
+    MATMUL,
+    MATMUL_AFTER,
     MATMUL_PROGRAM,
     PEERS,
+    Round,
     about,
-    check_equal_work,
-    mean_epoch,
-    run_program,
+    all_versions,
+    compare,
+    installed,
+    others_share,
+    run_round,
     spread,
+    without,
 )
 from report import speeds
 
-if TYPE_CHECKING:
-    pass
-
-REFERENCE = "digits-jax"
 ON_REQUEST = ("keras-jax", "keras-torch")
-MATMUL, MATMUL_AFTER = "matmul", "matmul after"
 DRIFT = 0.1  # of the rate of matrix products, from which on a round is disturbed
 SPLIT_FIELDS = ("train_rows", "train_weights", "test_rows", "test_weights")
 FOLDS = 5  # the notebook's
@@ -125,11 +123,10 @@ def main(config: Config) -> None:
             **origin.measured_by(),
         }
         results, failed = run_rounds(config, peers, task, Parts(output, identity))
-    found = {"experiment": "benchmark", **about(config)}
+    found = about(config)
     found["machine"] |= {"device": results[0][MATMUL]["device"]}
     found |= {
-        "versions": versions()
-        | {k: v for run in results[0].values() for k, v in run["versions"].items()},
+        "versions": all_versions(results[0]),
         **of_task,
         "left_out": left_out | failed,
         **summarize(results, of_task["flop_per_epoch"]),
@@ -141,7 +138,7 @@ def main(config: Config) -> None:
         console.say(line)
     figure = styled(speeds.figure, found)
     page = speeds.page(found, table, figure)
-    output.finish(found, {"benchmark": figure}, page, svg=config.svg, name="benchmark.json")
+    output.finish(found, {"benchmark": figure}, page, name="benchmark.json")
     if failed:
         sys.exit(1)
 
@@ -155,14 +152,8 @@ def choose_peers(config: Config) -> tuple[list[str], dict[str, str]]:
         if config.quick:
             wanted.remove("torch-compile")
             left_out["torch-compile"] = "compiles for half a minute; not part of --quick"
-    peers = [REFERENCE]
-    for name in dict.fromkeys(wanted):
-        missing = [m for m in PEERS[name].needs if importlib.util.find_spec(m) is None]
-        if missing:
-            left_out[name] = f"not installed: {', '.join(missing)}"
-        elif name != REFERENCE:
-            peers.append(name)
-    return peers, left_out
+    peers, missing = installed(wanted, PEERS)
+    return peers, left_out | missing
 
 
 def write_task(config: Config, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -208,56 +199,29 @@ def flop_per_image() -> int:
 
 def run_rounds(
     config: Config, peers: Sequence[str], task: Path, parts: Parts
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+) -> tuple[list[Round], dict[str, str]]:
     """A result for each program in each round, and why programs failed, which are then dropped.
 
     Rounds are kept whole, for programs of one round are set beside each other.
     """
     failed: dict[str, str] = {}
-    rounds: list[dict[str, Any]] = []
+    rounds: list[Round] = []
     programs = dict.fromkeys((MATMUL, MATMUL_AFTER), MATMUL_PROGRAM)
     programs |= {name: PEERS[name] for name in peers}
 
-    def run_round(number: int) -> dict[str, Any]:
-        results: dict[str, Any] = {}
-        start = number % len(peers)
-        for name in (MATMUL, *peers[start:], *peers[:start], MATMUL_AFTER):
-            if name in failed:
-                continue
-            title = programs[name].title
-            with progress.waiting(f"round {number + 1} of {config.rounds}: {title}"):
-                try:
-                    results[name] = run_program(programs[name], task, config.timeout)
-                except RuntimeError as error:
-                    if name in (MATMUL, MATMUL_AFTER, REFERENCE):
-                        raise SystemExit(f"{title} failed: {error}") from error
-                    failed[name] = f"failed: {error}"
-                    console.errors.print(f"[yellow]{title} failed:[/] {escape(str(error))}")
-                    continue
-            line = f"round {number + 1}  {title:25}{_in_words(results[name])}"
-            console.say(line, console.notes)
-        for name, result in results.items():
-            if name in PEERS and PEERS[name].equal:
-                check_equal_work(programs[name].title, results[REFERENCE], result)
+    def make(number: int) -> dict[str, Any]:
+        results = run_round(number, programs, task, failed, timeout=config.timeout)
         return {"results": results, "failed": failed}
 
     for number in range(config.rounds):
-        found = parts.get(f"round {number + 1}", functools.partial(run_round, number))
+        found = parts.get(f"round {number + 1}", functools.partial(make, number))
         rounds.append(found["results"])
         failed |= found["failed"]
-    for results in rounds:  # a program without all of its rounds would have another median
-        for name in failed:
-            results.pop(name, None)
+    without(failed, rounds)
     return rounds, failed
 
 
-def _in_words(result: dict[str, Any]) -> str:
-    if "flop_per_second" in result:
-        return f"{result['flop_per_second'] / 1e9:.0f} GFLOP/s"
-    return f"{mean_epoch(result):.3f} s an epoch"
-
-
-def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[str, Any]:
+def summarize(rounds: Sequence[Round], flop_per_epoch: float) -> dict[str, Any]:
     """Medians and ranges over the rounds.
 
     Args:
@@ -277,34 +241,16 @@ def summarize(rounds: Sequence[dict[str, Any]], flop_per_epoch: float) -> dict[s
         if max(pair) > (1 + DRIFT) * min(pair)
         or any((run["others_share"] or 0) >= BUSY for run in results.values())
     ]
-    floors = [flop_per_epoch / rate for rate in rates]
-    own = [mean_epoch(results[REFERENCE]) for results in rounds]
-    peers = {}
-    for name, peer in PEERS.items():
-        runs = [results[name] for results in rounds if name in results]
-        if not runs:
-            continue
-        seconds = [mean_epoch(run) for run in runs]
-        peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
-        peers[name] = {
-            "title": peer.title,
-            "epoch_seconds": spread(seconds),  # of all folds
-            "ratio": spread([s / o for s, o in zip(seconds, own, strict=True)]),
-            "share_of_floor": spread([f / s for f, s in zip(floors, seconds, strict=True)]),
-            "first_epoch_seconds": spread([run["first_epoch_seconds"] for run in runs]),
-            "import_seconds": spread([run["import_seconds"] for run in runs]),
-            "peak_bytes": statistics.median(peaks) if peaks else None,
-            "train_accuracy": spread([run["train_accuracy"] for run in runs]),
-            "parameters": runs[0]["parameters"],
-        }
-    fractions = [run["others_share"] for results in rounds for run in results.values()]
-    known = [each for each in fractions if each is not None]
+    peers = compare(PEERS, rounds, flop_per_epoch, rates)
     return {
         "flop_per_second": spread(rates),
-        "floor_seconds": spread(floors),
+        "floor_seconds": spread([flop_per_epoch / rate for rate in rates]),
         "disturbed": disturbed,
-        "others_share": spread(known) if known else None,  # of all cores, of each program's time
-        "peers": peers,
+        "others_share": others_share(rounds),  # of all cores, of each program's time
+        "peers": {
+            name: each | {"share_of_floor": each.pop("share_of_rate")}
+            for name, each in peers.items()
+        },
     }
 
 

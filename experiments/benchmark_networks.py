@@ -26,11 +26,10 @@ Writes ``report.html``, ``results.json`` and ``networks.png``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-import importlib.util
 import itertools
 import math
-import statistics
 import sys
 import tempfile
 import time
@@ -38,11 +37,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from common import command_line, console, options, progress, startup
-from common.drawing import Drawing
-from common.origin import machine, versions
+import numpy as np
+from rich.markup import escape
+
+from common import command_line, console, options, startup
+from common.origin import machine
 from common.output import Output
-from programs import Peer, check_equal_work, mean_epoch, run_program, spread
+from programs import (
+    MATMUL,
+    MATMUL_PROGRAM,
+    REFERENCE,
+    Peer,
+    Round,
+    all_versions,
+    compare,
+    installed,
+    mean_epoch,
+    others_share,
+    run_round,
+    spread,
+    without,
+)
+from report import networks
 
 NetworkName = Literal["lenet", "vgg", "resnet", "separable", "unet", "wavenet"]
 PeerName = Literal["digits-jax", "digits-jax-none", "flax", "flax-scan", "torch", "keras"]
@@ -61,9 +77,6 @@ PEERS: dict[str, Peer] = {  # a variant stands behind a network's name
         environment={"KERAS_BACKEND": "tensorflow"},
     ),
 }
-REFERENCE = "digits-jax"
-MATMUL = "matmul"
-MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 BATCH = 128  # rows of a step, as in peers/protocol.py
 LONG_FLOP = 5e10  # an epoch of less arithmetic is repeated, up to MOST_REPEATS times
 MOST_REPEATS = 4
@@ -136,7 +149,7 @@ def main(config: Config) -> None:
     for name in ("networks", "sizes", "rows", "runs"):
         options.require(bool(getattr(config, name)), f"--{name} must name at least one")
     output = Output(config, script="benchmark_networks")
-    peers, left_out = choose_peers(config)
+    peers, left_out = installed(config.peers, PEERS)
     output.claim()  # now, so that it fails now and not after an hour
     console.say(options.ALL_OR_NOTHING, console.notes)
     cases = [
@@ -151,42 +164,27 @@ def main(config: Config) -> None:
     summaries = [summarize(case, flop_per_epoch(case), rounds) for case, rounds in measured.items()]
     first = next(iter(measured.values()))[0]
     report = {
-        "experiment": "benchmark_networks",
-        "config": dataclasses.asdict(config),
         "machine": machine() | {"device": first[MATMUL]["device"]},
-        "versions": versions()
-        | {k: v for run in first.values() for k, v in run["versions"].items()},
-        "left_out": left_out
-        | {f"{PEERS[name].title} ({case})": why for (case, name), why in failed.items()}
+        "versions": all_versions(first),
+        "left_out": {PEERS[name].title: why for name, why in left_out.items()}
+        | {
+            f"{PEERS[name].title} ({case})": why
+            for case, of_case in failed.items()
+            for name, why in of_case.items()
+        }
         | {str(case): "--max-seconds was over" for case in cases if case not in measured},
         "ended": ended,
         "cases": summaries,
         "overall": overall(summaries),
         "rounds": {str(case): rounds for case, rounds in measured.items()},
     }
-    from report import networks
-
-    console.results.print(networks.make_table(report))
-    lines = networks.footnotes(report)
-    for line in lines:
-        console.results.print(line, markup=False, highlight=False, soft_wrap=True)
-    figure = Drawing(lambda: networks.make_figure(report))
-    page = networks.page(report, lines=lines, figure=figure)
-    output.finish(report, {"networks": figure}, page)
-    if failed:
+    networks.table(report).show(narrow=True)
+    for line in networks.footnotes(report):
+        console.say(escape(line))
+    figure = networks.figure(report)
+    output.finish(report, {"networks": figure}, functools.partial(networks.page, figure=figure))
+    if any(failed.values()):
         sys.exit(1)
-
-
-def choose_peers(config: Config) -> tuple[list[str], dict[str, str]]:
-    """The programs to run, this project first, and why others are left out."""
-    peers, left_out = [REFERENCE], {}
-    for name in dict.fromkeys(config.peers):
-        missing = [m for m in PEERS[name].needs if importlib.util.find_spec(m) is None]
-        if missing:
-            left_out[PEERS[name].title] = f"not installed: {', '.join(missing)}"
-        elif name != REFERENCE:
-            peers.append(name)
-    return peers, left_out
 
 
 def flop_per_epoch(case: Case) -> int:
@@ -207,8 +205,6 @@ def flop_per_epoch(case: Case) -> int:
 
 def write_task(config: Config, case: Case, folder: Path) -> Path:
     """Writes what the programs train; the same for each round."""
-    import numpy as np
-
     random = np.random.default_rng(0)
     labels = random.permutation(np.arange(case.rows) % 10).astype(np.int32)
     patterns = random.integers(0, 128, (10, *case.shape), dtype=np.uint8)
@@ -236,61 +232,27 @@ def write_task(config: Config, case: Case, folder: Path) -> Path:
     return path
 
 
-Rounds = list[dict[str, Any]]  # for each round, the result of each program by its name
-
-
 def run_rounds(
     config: Config, peers: Sequence[str], cases: Sequence[Case]
-) -> tuple[dict[Case, Rounds], dict[tuple[Case, str], str], bool]:
+) -> tuple[dict[Case, list[Round]], dict[Case, dict[str, str]], bool]:
     """Whole rounds of each case; why programs failed, which are then dropped; was there no time?"""
-    from rich.markup import escape
-
     ends = math.inf if config.max_seconds is None else time.perf_counter() + config.max_seconds
-    measured: dict[Case, Rounds] = {}
-    failed: dict[tuple[Case, str], str] = {}
-
-    def run_round(number: int, case: Case, task: Path) -> dict[str, Any] | None:
-        results: dict[str, Any] = {}
-        start = number % len(peers)
-        for name in (MATMUL, *peers[start:], *peers[:start]):
-            peer = MATMUL_PROGRAM if name == MATMUL else _of(PEERS[name], case)
-            if (case, name) in failed:
-                continue
-            if time.perf_counter() > ends:
-                return None
-            with progress.waiting(f"round {number + 1}, {case}: {peer.title}"):
-                try:
-                    results[name] = run_program(peer, task, config.timeout)
-                except RuntimeError as error:
-                    if name in (MATMUL, REFERENCE):
-                        raise SystemExit(f"{peer.title} failed ({case}): {error}") from error
-                    failed[case, name] = f"failed: {error}"
-                    text = f"[yellow]{peer.title} failed ({case}):[/] {escape(str(error))}"
-                    console.errors.print(text, soft_wrap=True)
-                    continue
-            if name != MATMUL:
-                seconds = f"{mean_epoch(results[name]):8.3f} s an epoch"
-                console.notes.print(
-                    f"round {number + 1}  {case!s:32} {peer.title:20}{seconds}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-        for name in results:
-            if name != MATMUL:
-                check_equal_work(f"{name} ({case})", results[REFERENCE], results[name])
-        return results
-
+    measured: dict[Case, list[Round]] = {}
+    failed: dict[Case, dict[str, str]] = {case: {} for case in cases}
     ended = False
     with tempfile.TemporaryDirectory(prefix="digits_jax_benchmark_") as folder:
         for number, case in itertools.product(range(config.rounds), cases):
-            results = run_round(number, case, write_task(config, case, Path(folder)))
+            programs = {MATMUL: MATMUL_PROGRAM}
+            programs |= {name: _of(PEERS[name], case) for name in peers}
+            task = write_task(config, case, Path(folder))
+            limits: Any = {"timeout": config.timeout, "ends": ends}
+            results = run_round(number, programs, task, failed[case], of=str(case), **limits)
             if results is None:
                 ended = True
                 break
             measured.setdefault(case, []).append(results)
-    for case, name in failed:  # without all of its rounds it would have another median
-        for results in measured.get(case, []):
-            results.pop(name, None)
+    for case, rounds in measured.items():
+        without(failed[case], rounds)
     return measured, failed, ended
 
 
@@ -303,41 +265,24 @@ def _of(peer: Peer, case: Case) -> Peer:
     return dataclasses.replace(peer, variant=variant, environment=environment)
 
 
-def summarize(case: Case, flop: int, rounds: Rounds) -> dict[str, Any]:
+def summarize(case: Case, flop: int, rounds: Sequence[Round]) -> dict[str, Any]:
     """Medians and ranges over the rounds of a case; a spread is [median, least, greatest]."""
-    own = [mean_epoch(results[REFERENCE]) for results in rounds]
     rates = [results[MATMUL]["flop_per_second"] for results in rounds]
-    programs = {}
-    for name, peer in PEERS.items():
+    programs = compare(PEERS, rounds, flop, rates)
+    for name, program in programs.items():
         runs = [results[name] for results in rounds if name in results]
-        if not runs:
-            continue
-        seconds = [mean_epoch(run) for run in runs]
-        peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
-        programs[name] = {
-            "title": peer.title,
-            "epoch_seconds": spread(seconds),  # of all runs
-            "ratio": spread([s / o for s, o in zip(seconds, own, strict=True)]),
-            "flop_per_second": spread([flop / s for s in seconds]),
-            "share_of_rate": spread([flop / s / r for s, r in zip(seconds, rates, strict=True)]),
-            "compile_seconds": spread([_compile(run) for run in runs]),
-            "first_epoch_seconds": spread([run["first_epoch_seconds"] for run in runs]),
-            "import_seconds": spread([run["import_seconds"] for run in runs]),
-            "peak_bytes": statistics.median(peaks) if peaks else None,
-            "train_accuracy": spread([run["train_accuracy"] for run in runs]),
-        }
-    fractions = [run["others_share"] for results in rounds for run in results.values()]
-    known = [each for each in fractions if each is not None]
+        program["flop_per_second"] = spread([flop / mean_epoch(run) for run in runs])
+        program["compile_seconds"] = spread([_compile(run) for run in runs])
     return {
         **dataclasses.asdict(case),
         "name": str(case),
         "rounds": len(rounds),
         "train_rows": case.train_rows,
         "steps": case.train_rows // BATCH,
-        "parameters": rounds[0][REFERENCE]["parameters"],
+        "parameters": programs[REFERENCE]["parameters"],
         "flop_per_epoch": flop,
         "flop_per_second": spread(rates),
-        "others_share": spread(known) if known else None,
+        "others_share": others_share(rounds),
         "programs": programs,
     }
 

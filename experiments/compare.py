@@ -21,9 +21,9 @@ import numpy as np
 import digits_jax as dj
 import methods
 import verdicts
-from common import command_line, options, startup, tasks
+from common import command_line, options, tasks
 from common.drawing import plots
-from common.output import Output, describe, summary_json
+from common.output import Output, summary_json
 from common.scores import ACCURACY
 from common.tables import Table
 from common.tasks import Task
@@ -43,19 +43,11 @@ class Config(options.Folds, methods.Options):
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
-    config.check()
     config.check_folds()
     options.positive(rope=config.rope)
-    output = Output(config, script="compare")
-    startup.start_jax(compilation_cache=config.compilation_cache)
+    output, task = methods.begin(config, "compare")
     import predicting  # which imports JAX and scikit-learn
 
-    task = tasks.load_task(config.data)
-    classes = "the methods are classifiers: --data must hold classes, integers"
-    options.require(task.class_names is not None, classes)
-    found = np.unique(task.targets)
-    of_one = f"all rows of --data are of class {found[0]}; the methods tell two or more apart"
-    options.require(len(found) > 1, of_one)
     splits = tasks.fold_splits(task, config.folds, repeats=config.repeats, seed=config.seed)
     done = predicting.predict_all(config, task, splits, config.fold_names(), output)
     report(config, task, done, tasks.mean_sizes(splits), output)
@@ -106,8 +98,6 @@ def report(
     shared = [[(wrong[a] & wrong[b]).sum(axis=1).mean() for b in order] for a in order]
     missed = np.flatnonzero(np.all([each.all(axis=0) for each in wrong.values()], axis=0))
     results = {
-        "experiment": "compare",
-        **describe(config, task.provenance),
         "methods": {
             name: {
                 "title": title(name),
@@ -188,7 +178,7 @@ def report(
         results,
         figures,
         page,
-        svg=config.svg,
+        data=task.provenance,
         also=["scores.csv", *["pairs.csv"] * bool(pairs), "predictions"],
         says=f"{_rows(len(missed))} wrong for every method in every repeat.",
     )

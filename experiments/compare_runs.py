@@ -11,7 +11,6 @@ t-test; where they didn't, it says what differs. It writes ``report.html`` and `
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,11 +23,11 @@ from rich.markup import escape
 import digits_jax as dj
 from common import command_line, console, options
 from common.drawing import plots
-from common.options import require, usage_errors
+from common.options import require
 from common.output import Output, plain
 from common.scores import ACCURACY, CROSS_ENTROPY
 from common.tables import Table
-from digits_jax.storage.files import open_arrays
+from finished import Finished, read
 from report import Report
 
 MOST_WORDS = 3  # of what differs, in the name of a run
@@ -43,30 +42,18 @@ class Config(options.Folder):
     """Output folders of finished runs, two or more."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A run that has ended, as its folder shows it."""
-
-    name: str
-    folder: str  # without what all begin with
-    results: Mapping[str, Any]
-    history: Mapping[str, Any] | None  # [R, E] by name; None for a run that trains none
-
-
 def main(config: Config) -> None:
     """Reads, compares, shows and writes."""
     require(len(config.runs) > 1, "give two folders of runs, or more")
     folders = short(config.runs)
     found = [read(folder, name) for folder, name in zip(config.runs, folders, strict=True)]
     names = telling(found)
-    found = [dataclasses.replace(run, name=name) for run, name in zip(found, names, strict=True)]
+    found = [run._replace(name=name) for run, name in zip(found, names, strict=True)]
     output = Output(config, script="compare_runs")
     output.claim()
     differences = differing(found)
     tests, untested = paired(found)
     results = {
-        "experiment": "compare_runs",
-        "config": dataclasses.asdict(config),
         "runs": [
             {
                 "folder": folder,
@@ -80,17 +67,19 @@ def main(config: Config) -> None:
         "untested": untested,
     }
     notes = [*map(in_words, tests), *untested]
-    scores = score_table(found, notes, "data.sha256" in differences)
-    narrow = [scores.columns.index(name) for name in NARROW]
-    Table(scores.title, NARROW, [[row[i] for i in narrow] for row in scores.rows]).show()
+    title, cells = f"{len(found)} runs side by side", [score_cells(run) for run in found]
+    Table(title, NARROW, [[each[column] for column in NARROW] for each in cells]).show()
     for note in notes:
         console.say(escape(note))
 
-    page = Report(scores.title)
+    said = [f"{note}." for note in notes]
+    if "data.sha256" in differences:
+        said.append("These runs saw different rows: their scores are not of the same test.")
+    page = Report(title)
     for run in found:
         if accuracy := run.results.get("accuracy"):
             page.score(run.name, ACCURACY, accuracy)
-    page.table(*scores)
+    page.table(title, list(cells[0]), [[*each.values()] for each in cells], " ".join(said))
     lines = [(name, *("–" if v is None else v for v in vs)) for name, vs in differences.items()]
     nothing = [("nothing that matters", *[""] * len(names))]
     page.table("What differs", ("setting", *names), lines or nothing)
@@ -136,99 +125,24 @@ def worded(value: Any) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
-def read(folder: Path, name: str) -> Finished:
-    """A finished run.
-
-    Raises:
-        options.UsageError: the folder is no run's, or what it holds is damaged; says which file.
-    """
-    require(folder.is_dir(), f"{folder} is not a folder")
-    file = folder / "results.json"
-    none = f"{folder} holds no results.json: it is not the output folder of a finished run"
-    require(file.is_file(), none)
-    damaged = f"{file} is damaged: "
-    with usage_errors(damaged):  # of JSON and of UTF-8
-        results = json.loads(file.read_text(encoding="utf-8"))
-    known = isinstance(results, dict) and isinstance(results.get("experiment"), str)
-    require(known, f"{file} is not the results of one of these scripts")
-    for key in ("config", "data", "devices", "machine", "versions"):
-        require(isinstance(results.get(key, {}), dict), f"{damaged}its {key} is not an object")
-    scores = [key for key in ("accuracy", "loss") if key in results]
-    for key in scores:
-        require(_is_summary(results[key]), f"{damaged}its {key} is no score")
-    kind = results["experiment"]
-    if kind == "cross_validate":
-        folds = results.get("folds")
-        fits = isinstance(folds, list) and all(
-            isinstance(fold, dict) and isinstance(fold.get("accuracy"), int | float | None)
-            for fold in folds
-        )
-        require(fits, f"{damaged}its folds have no accuracy")
-    require(bool(scores), f"{folder} has no scores to compare: it is a run of {kind}")
-    return Finished(
-        name=name, folder=name, results=results, history=_history(folder / "history.npz")
-    )
+NARROW = ("run", "accuracy (%)", "95 % interval", "loss (nats)")  # columns on the console
 
 
-def _is_summary(value: Any) -> bool:
-    """Whether it is what ``summary_json`` gives."""
-    if not isinstance(value, dict) or not isinstance(value.get("ci95"), list):
-        return False
-    values, ends = [value.get("mean"), value.get("std")], value["ci95"]
-    known = all(isinstance(each, int | float) for each in values)
-    return known and len(ends) == 2 and all(isinstance(end, int | float | None) for end in ends)
-
-
-def _history(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        with file.open("rb") as opened, open_arrays(opened) as arrays:
-            names = [name for name in arrays.files if name != "runs"]
-            history = {name: np.asarray(arrays[name], np.float64) for name in names}
-        if "loss" not in history or any(e.ndim != 2 or not e.size for e in history.values()):
-            raise ValueError("each of the history must be [R, E]")
-    except Exception as error:  # damage shows as any of a dozen exceptions of zipfile and numpy
-        raise options.UsageError(f"{file} is damaged ({type(error).__name__})") from error
-    return history
-
-
-COLUMNS = (
-    "run",
-    "experiment",
-    "rows",
-    "accuracy (%)",
-    "95 % interval",
-    "loss (nats)",
-    "seconds",
-    "folder",
-)
-NARROW = ("run", "accuracy (%)", "95 % interval", "loss (nats)")  # on the console
-
-
-def score_table(runs: Sequence[Finished], notes: Sequence[str], other_rows: bool) -> Table:
-    """The scores; a dash for what a recipe doesn't measure."""
-    rows = []
-    for run in runs:
-        results, data = run.results, run.results.get("data", {})
-        accuracy, loss, seconds = (results.get(key) for key in ("accuracy", "loss", "seconds"))
-        total = seconds.get("total") if isinstance(seconds, dict) else None
-        rows.append(
-            (
-                run.name,
-                str(results["experiment"]),
-                str(data.get("rows", "–")),
-                ACCURACY.mean(accuracy) if accuracy else "–",
-                ACCURACY.interval(accuracy) if accuracy else "–",
-                CROSS_ENTROPY.mean(loss) if loss else "–",
-                f"{total:.1f}" if isinstance(total, int | float) else "–",
-                run.folder,
-            )
-        )
-    said = [f"{note}." for note in notes]
-    if other_rows:
-        said.append("These runs saw different rows: their scores are not of the same test.")
-    return Table(f"{len(runs)} runs side by side", COLUMNS, rows, " ".join(said))
+def score_cells(run: Finished) -> dict[str, str]:
+    """The scores by column; a dash for what a recipe doesn't measure."""
+    results, data = run.results, run.results.get("data", {})
+    accuracy, loss, seconds = (results.get(key) for key in ("accuracy", "loss", "seconds"))
+    total = seconds.get("total") if isinstance(seconds, dict) else None
+    return {
+        "run": run.name,
+        "experiment": str(results["experiment"]),
+        "rows": str(data.get("rows", "–")),
+        "accuracy (%)": ACCURACY.mean(accuracy) if accuracy else "–",
+        "95 % interval": ACCURACY.interval(accuracy) if accuracy else "–",
+        "loss (nats)": CROSS_ENTROPY.mean(loss) if loss else "–",
+        "seconds": f"{total:.1f}" if isinstance(total, int | float) else "–",
+        "folder": run.folder,
+    }
 
 
 def differing(runs: Sequence[Finished]) -> dict[str, list[Any]]:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import digits_jax as dj
 from common import command_line, console, options, progress, startup
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.scores import counted
 from common.tables import Table
 from report import Report
@@ -212,12 +212,8 @@ def report(config: Config, found: dict[int, dict[str, Any]], output: Output) -> 
     page.figure(
         "Coverage", figure, "How often each interval holds the accuracy on new rows; 95 % is meant."
     )
-    results = {
-        "experiment": "coverage",
-        **describe(config, drawn),
-        "settings": {str(count): each for count, each in found.items()},
-    }
-    output.finish(results, {"coverage": figure}, page, svg=config.svg)
+    results = {"settings": {str(count): each for count, each in found.items()}}
+    output.finish(results, {"coverage": figure}, page, data=drawn)
 
 
 if __name__ == "__main__":

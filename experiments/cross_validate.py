@@ -66,16 +66,14 @@ def main(config: Config) -> None:
         names = [f"{name}, member {m}" for m in range(1, config.members + 1) for name in names]
     what = counted(config.folds * config.repeats, "fold")
     what += f" of {config.members} networks" * (config.members > 1) + " + refit" * at_once
-    asked = training.asked(config)
-    result = training.train(task.data, runs, names, output, plan, what=what, **asked)
+    result = training.train(config, task.data, plan, runs, names, output, what=what)
     if config.refit and config.watched:
         epochs = max(1, round(float(result.best_epochs.mean())))
         console.say(f"refit on all rows, {counted(epochs, 'epoch')}", console.notes)
         alone = dj.make_runs(with_refit, plan.hyperparameters, seed=config.seed)
         alone, plan_of_refit = dj.take_runs(alone, [-1]), plan._replace(epochs=epochs)
-        asked = training.asked(config, watched=False)
-        also: Any = {"what": "the refit", "part": "refit", **asked}
-        training.train(task.data, alone, ["refit"], output, plan_of_refit, **also)
+        also: Any = {"what": "the refit", "part": "refit", "watched": False}
+        training.train(config, task.data, plan_of_refit, alone, ["refit"], output, **also)
     if startup.reports():
         report(config, task, plan, result, names, output)
 
@@ -110,12 +108,9 @@ def report(
         s.title: np.where(finite, s.scale * result.scores[s.name][tested], np.nan)
         for s in scores[::-1]
     }
-    curves = training.curves(result, scores)
     figures = {
         "folds": plots.fold_scores(by_fold, name="Fold" if len(tested) == config.folds else "Run"),
-        "learning_curves": plots.learning_curves(
-            curves["training"], names, validation=curves["validation"]
-        ),
+        "learning_curves": training.curves(result, scores, names),
     }
     pooled, missed = None, None
     if task.has_logits(result.outputs):
@@ -130,8 +125,7 @@ def report(
     arrays = {name: array[tested] for name, array in arrays.items()}
     output.arrays("predictions.npz", rows=result.test_rows[tested], **arrays)
     results = {
-        "experiment": "cross_validate",
-        **training.about(config, task, result),
+        **training.about(config, result),
         "folds": [
             {
                 "fold": j % config.folds + 1,
@@ -149,7 +143,6 @@ def report(
     }
     page = functools.partial(
         pages.cross_validation,
-        results,
         task=task,
         result=result,
         table=table,
@@ -158,7 +151,7 @@ def report(
         figures=figures,
         pooled=pooled,
     )
-    training.finish(config, output, results, figures, page, of_runs)
+    training.finish(config, task, output, results, figures, page, of_runs)
 
 
 def fold_table(

@@ -23,7 +23,7 @@ from rich.text import Text
 import digits_jax as dj
 from common import command_line, console, options, progress, startup, tasks
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.tables import Table
 from report import Report
 
@@ -93,8 +93,6 @@ def main(config: Config) -> None:
     }
     output.arrays("embedding.npz", points=points, labels=labels)
     results = {
-        "experiment": "explore",
-        **describe(config, dataset.provenance),
         "metadata": dataset.metadata,
         "variables": dataset.variables,
         "shapes": {
@@ -140,7 +138,7 @@ def main(config: Config) -> None:
         f"{how}. Point at one to see its row.",
         points=(points, places),
     )
-    output.finish(results, figures, page, svg=config.svg, also=["embedding.npz"])
+    output.finish(results, figures, page, data=dataset.provenance, also=["embedding.npz"])
 
 
 def embed(

@@ -24,8 +24,9 @@ from rich.markup import escape
 import digits_jax as dj
 from common import command_line, console, options, progress, startup, tasks, training
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.tables import Table
+from digits_jax.storage.errors import CheckpointError
 from report import Report
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ def main(config: Config) -> None:
         arrays |= {f"untrained_{name}": each for name, each in blind.items()}
     output.arrays("feature_maps.npz", image=image, filters=kernel, gradient=gradient, **arrays)
     results = {
-        "experiment": "feature_maps",
-        **describe(config, dataset.provenance),
         "network": model,
         "index": config.index,
         "class": label,
@@ -139,7 +138,7 @@ def main(config: Config) -> None:
         page.figure(name.replace("_", " ").capitalize(), figure, ALTS[name])
     rows = [(k, f"{each:.6f}") for k, each in enumerate(probabilities)]
     page.table("Probabilities", ("class", "probability"), rows)
-    output.finish(results, figures, page, svg=config.svg, also=["feature_maps.npz"])
+    output.finish(results, figures, page, data=dataset.provenance, also=["feature_maps.npz"])
 
 
 def train(
@@ -173,8 +172,6 @@ def load(
 ) -> tuple[dj.TrainState, dj.Run, dict[str, Any]]:
     """The state of one of the checkpoint's runs, the run as it began, and a description of both."""
     import jax
-
-    from digits_jax.storage.errors import CheckpointError
 
     assert config.checkpoint is not None
     folder = training.checkpoints_in(config.checkpoint)

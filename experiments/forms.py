@@ -12,17 +12,21 @@ figure, and the predictions of each method: ``--resume`` takes these and adds th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import digits_jax as dj
 import methods
-from common import command_line, options, startup, tasks
+from common import command_line, options
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.scores import ACCURACY
 from common.tables import Table
+from common.tasks import Task
+from digits_jax.forms import form_of_rows, leave_one_form_out
 from methods import Predictions, title
 from report import Report
 
@@ -36,35 +40,26 @@ class Config(methods.Options):
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
-    config.check()
-    output = Output(config, script="forms")
-    startup.start_jax(compilation_cache=config.compilation_cache)
+    output, task = methods.begin(config, "forms", digits_for="of others no form is known")
     import predicting  # which imports JAX and scikit-learn
-    from digits_jax.forms import leave_one_form_out
 
-    task = tasks.load_task(config.data)
-    dataset = task.dataset
-    options.require(dataset is not None, "--data must be the digits: of others no form is known")
-    assert dataset is not None
     with options.usage_errors():
-        disjoint = dj.writer_disjoint_split(dataset.labels)
-        splits = dj.stack_splits(disjoint, leave_one_form_out(dataset.labels))
+        disjoint = dj.writer_disjoint_split(task.targets)
+        splits = dj.stack_splits(disjoint, leave_one_form_out(task.targets))
     names = ["first file", *(f"all but form {i + 1}" for i in range(14))]
     done = predicting.predict_all(config, task, splits, names, output)
-    found = {name: scores(each, dataset) for name, each in done.items()}
-    report(config, dataset, found, output)
+    found = {name: scores(each, task.targets) for name, each in done.items()}
+    report(config, task, found, output)
 
 
-def scores(done: Predictions, dataset: dj.Dataset) -> dict[str, Any]:
+def scores(done: Predictions, labels: npt.NDArray[Any]) -> dict[str, Any]:
     """Errors by form, in all, and both intervals of the accuracy, of both trainings."""
-    from digits_jax.forms import form_of_rows
-
-    form = form_of_rows(dataset.labels)
+    form = form_of_rows(labels)
     found = {}
     for kind, runs in zip(TRAINED, (slice(0, 1), slice(1, None)), strict=True):
         rows, predicted = (each[runs].ravel() for each in (done.rows, done.predicted))
         real = rows >= 0
-        right = predicted[real] == dataset.labels[rows[real]]
+        right = predicted[real] == labels[rows[real]]
         forms = form[rows[real]]
         found[kind] = {
             "accuracy": right.mean(),
@@ -77,7 +72,7 @@ def scores(done: Predictions, dataset: dj.Dataset) -> dict[str, Any]:
     return found
 
 
-def report(config: Config, dataset: dj.Dataset, found: dict[str, Any], output: Output) -> None:
+def report(config: Config, task: Task, found: dict[str, Any], output: Output) -> None:
     """The table, the figure, the files."""
     order = sorted(found, key=lambda name: -found[name]["new_writers"]["accuracy"])
     lines = [
@@ -109,31 +104,25 @@ def report(config: Config, dataset: dj.Dataset, found: dict[str, Any], output: O
         },
         label="Accuracy on new writers (%), 95 % intervals",
     )
+
+    def by_form(each: dict[str, Any]) -> Iterator[tuple[int, int]]:
+        return zip(each["rows_by_form"].tolist(), each["errors_by_form"].tolist(), strict=True)
+
     output.table(
         "forms.csv",
         [
             {"method": name, "trained_on": kind, "form": i + 1, "rows": rows, "errors": errors}
             for name in order
             for kind in TRAINED
-            for i, (rows, errors) in enumerate(
-                zip(
-                    found[name][kind]["rows_by_form"].tolist(),
-                    found[name][kind]["errors_by_form"].tolist(),
-                    strict=True,
-                )
-            )
+            for i, (rows, errors) in enumerate(by_form(found[name][kind]))
         ],
     )
     page = Report("Errors by form", "The 14 forms of the second file, each in one writer's hand.")
     page.table(*table)
     page.figure("Two intervals", figure, "Accuracy of each method with both intervals.")
-    results = {
-        "experiment": "forms",
-        **describe(config, dataset.provenance),
-        "methods": {name: {"title": title(name), **found[name]} for name in order},
-    }
+    results = {"methods": {name: {"title": title(name), **found[name]} for name in order}}
     also = ["forms.csv", "predictions"]
-    output.finish(results, {"forms": figure}, page, svg=config.svg, also=also)
+    output.finish(results, {"forms": figure}, page, data=task.provenance, also=also)
 
 
 if __name__ == "__main__":

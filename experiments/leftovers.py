@@ -32,8 +32,9 @@ import digits_jax as dj
 import methods
 from common import command_line, console, options, startup, tasks
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.scores import ACCURACY, counted
+from digits_jax.label_errors import find_label_issues
 from methods import Predictions
 from report import Report, pages
 
@@ -123,8 +124,6 @@ def main(config: Config) -> None:
     if config.predictions:
         output.text("predictions.csv", predictions_csv(names, done, dataset.labels, repeats))
     results = {
-        "experiment": "leftovers",
-        **describe(config, dataset.provenance),
         "methods": list(names),
         "repeats": repeats,
         "rows_wrong_in": counts,
@@ -177,7 +176,7 @@ def main(config: Config) -> None:
     )
     also = ["rows.csv"] * bool(found) + ["suspects.csv"] * bool(suspects)
     also += ["predictions.csv"] * config.predictions
-    output.finish(results, {"leftovers": figure}, page, svg=config.svg, also=also)
+    output.finish(results, {"leftovers": figure}, page, data=dataset.provenance, also=also)
 
 
 def label_suspects(
@@ -191,8 +190,6 @@ def label_suspects(
     Each method is asked alone, since what counts as confident depends on how sure it usually is. A
     row's probabilities are means over the repeats. Methods without probabilities have no part.
     """
-    from digits_jax.label_errors import find_label_issues
-
     shares, margins = [], []
     suspected: dict[int, list[str]] = {}
     for name, each in zip(names, done, strict=True):

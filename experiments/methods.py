@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 import digits_jax as dj
-from common import options
+from common import options, startup, tasks
+from common.output import Output
 from common.tasks import Task
 from digits_jax.storage.files import open_arrays
 
@@ -68,6 +69,25 @@ class Options(options.ResumableOut, options.Data):
             return list(self.methods)
         named = [name for name in TITLES if name not in SLOW]
         return [name for name in named if task.dataset is not None or name not in dj.RECIPES]
+
+
+def begin(config: Options, script: str, *, digits_for: str = "") -> tuple[Output, Task]:
+    """Starts JAX; gives the folder, and rows of two classes or more.
+
+    ``digits_for`` says why the rows must be the digits, where they must.
+    """
+    config.check()
+    output = Output(config, script=script)
+    startup.start_jax(compilation_cache=config.compilation_cache)
+    task = tasks.load_task(config.data)
+    only = f"--data must be the digits: {digits_for}"
+    options.require(task.dataset is not None or not digits_for, only)
+    classes = "the methods are classifiers: --data must hold classes, integers"
+    options.require(task.class_names is not None, classes)
+    found = np.unique(task.targets)
+    of_one = f"all rows of --data are of class {found[0]}; the methods tell two or more apart"
+    options.require(len(found) > 1, of_one)
+    return output, task
 
 
 def title(name: str) -> str:

@@ -43,16 +43,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+from rich.markup import escape
+
+import digits_jax as dj
 from answers import Input, answer_of, as_csv, as_table, as_text, sheet
 from common import command_line, console, options, startup, training
+from common.scores import counted
+from digits_jax.calibration import load_temperatures
+from digits_jax.data import read_rows
+from digits_jax.familiarity import FAMILIAR
+from digits_jax.layouts import Rows
+from digits_jax.storage.files import whole_file
+from digits_jax.tables import read_table
 
 if TYPE_CHECKING:
     import jax
-    import numpy as np
-    import numpy.typing as npt
-
-    from digits_jax import Recipe, TrainState
-    from digits_jax.layouts import Rows
 
 BATCH = 128  # inputs that all models read at once
 REFIT = "refit"
@@ -99,32 +106,19 @@ def main(config: Config) -> None:
         options.require(drawn, f"--sheet {config.sheet}: give a name that ends in .png")
     console.notes.quiet = config.format != "table"  # CSV and JSON are for a program to read
     startup.start_jax(compilation_cache=config.compilation_cache)
-    import numpy as np
-    from rich.markup import escape
-
-    import digits_jax as dj
-    from digits_jax.calibration import load_temperatures
-    from digits_jax.data import DataError
-    from digits_jax.familiarity import FAMILIAR
-
     folder = training.checkpoints_in(config.checkpoint)
     saved = dj.load_states(folder)
-    states, names = saved.states, saved.names
     with options.usage_errors():
-        temperatures = load_temperatures(folder, epoch=int(states.epoch.max()))
-    chosen = choose(names, config.run)
+        temperatures = load_temperatures(folder, epoch=int(saved.states.epoch.max()))
+    chosen = choose(saved.names, config.run)
     inputs = read(config)
-    read_well = [given for given in inputs if given.counts is not None]
+    counts = [given.counts for given in inputs if given.counts is not None]
     refused = {given.name: given.refused for given in inputs if given.counts is None}
-    if not read_well:
-        raise DataError(next(iter(refused.values())))
-    counts = np.stack([given.counts for given in read_well if given.counts is not None])
-    by_model, chosen = probabilities(
-        states, counts, names, chosen, saved.recipe, temperatures=temperatures
-    )
-    models = [names[i] for i in chosen]
+    if not counts:
+        raise dj.DataError(next(iter(refused.values())))
+    by_model, models = probabilities(saved, np.stack(counts), chosen, temperatures)
     answers = []
-    for i, given in enumerate(read_well):
+    for i, given in enumerate(given for given in inputs if given.counts is not None):
         said = answer_of(given, by_model[:, i], models, details=config.format == "json")
         if given.row is None and not said["familiar"]:
             refused[given.name] = (
@@ -137,13 +131,11 @@ def main(config: Config) -> None:
     if config.sheet is not None:
         sheet(inputs, {said["input"]: said for said in answers}, config.sheet)
     if not answers:
-        raise DataError(next(iter(refused.values())))
+        raise dj.DataError(next(iter(refused.values())))
     show(config, answers, models, refused)
+    for why in refused.values():
+        console.say(f"[bold red]not answered:[/] {escape(why)}", console.errors)
     if refused:
-        for why in refused.values():
-            console.errors.print(
-                f"[bold red]not answered:[/] {escape(why)}", highlight=False, soft_wrap=True
-            )
         sys.exit(1)
 
 
@@ -184,14 +176,9 @@ def show(
         sys.stdout.write(content)
         sys.stdout.flush()  # here, where a reader that is gone is a known error
         return
-    from digits_jax.storage.files import whole_file
-
     with whole_file(config.output) as partial:
         partial.write_text(content, encoding="utf-8")
-    count = f"{len(answers)} answer{'s' * (len(answers) > 1)}"
-    console.results.print(
-        f"{count} written to {config.output}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.say(escape(f"{counted(len(answers), 'answer')} written to {config.output}"))
 
 
 def choose(names: Sequence[str], run: str | None) -> list[int]:
@@ -203,7 +190,7 @@ def choose(names: Sequence[str], run: str | None) -> list[int]:
 
 def read(config: Config) -> list[Input]:
     """The rows, and then the images; those that can't be read say why."""
-    from digits_jax.preprocessing import PreprocessingError, see
+    from digits_jax.preprocessing import PreprocessingError, see  # loads SciPy
 
     inputs: list[Input] = []
     if config.rows is not None:
@@ -230,65 +217,47 @@ def read(config: Config) -> list[Input]:
 
 def load_rows(source: str) -> Rows:
     """The rows of a table; their classes may be unknown."""
-    from digits_jax import load_digits
-    from digits_jax.data import read_rows
-    from digits_jax.layouts import Rows
-    from digits_jax.tables import read_table
-
     if source == "-":
         return read_table(sys.stdin.buffer, "standard input", class_needed=False)
     if source in ("auto", "bundled", "uci"):
-        dataset = load_digits(source)
+        dataset = dj.load_digits(source)
         return Rows(dataset.images.reshape(-1, 64), dataset.labels)
     return read_rows(source, class_needed=False)
 
 
 def probabilities(
-    states: TrainState,
+    saved: dj.Saved,
     images: npt.NDArray[np.uint8],
-    names: Sequence[str],
     chosen: Sequence[int],
-    recipe: Recipe,
-    *,
     temperatures: Mapping[str, float],
-) -> tuple[npt.NDArray[np.float64], list[int]]:
-    """The probabilities [R, N, K] of the chosen models, without those that diverged.
+) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """The probabilities [R, N, K] of the chosen models, without those that diverged, and names [R].
 
     The logits of a model are divided by its temperature, of ``temperatures`` by its name.
-
-    Returns:
-        The probabilities, and the numbers of the models that gave them.
     """
     import jax
-    import numpy as np
 
-    from digits_jax.metrics import probabilities as softmax
-
-    asked = jax.tree.map(lambda leaf: leaf[np.asarray(chosen)], states)
-    predict = all_models(recipe)
+    asked = jax.tree.map(lambda leaf: leaf[np.asarray(chosen)], saved.states)
+    predict = all_models(saved.recipe)
     count, size = len(images), min(BATCH, len(images))
     images = np.concatenate([images, np.repeat(images[-1:], -count % size, axis=0)])
     asked = jax.device_put(asked._replace(opt_state=()))
     parts = [predict(asked, images[i : i + size]) for i in range(0, count, size)]
     logits = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :count]
     healthy = np.isfinite(logits).all(axis=(1, 2))
-    for i, well in zip(chosen, healthy, strict=True):
-        if not well:
-            console.errors.print(
-                f"[yellow]{names[i]} diverged in training[/]; it is left out", highlight=False
-            )
+    names = np.array(saved.names)[np.asarray(chosen)]
+    for name in names[~healthy]:
+        console.say(f"[yellow]{name} diverged in training[/]; it is left out", console.errors)
     options.require(bool(healthy.any()), "every model diverged in training; train again")
-    voters = [i for i, well in zip(chosen, healthy, strict=True) if well]
-    divisors = np.array([temperatures.get(names[i], 1.0) for i in voters])
-    return softmax(logits[healthy] / divisors[:, None, None]), voters
+    models = names[healthy].tolist()
+    divisors = np.array([temperatures.get(name, 1.0) for name in models])
+    return dj.metrics.probabilities(logits[healthy] / divisors[:, None, None]), models
 
 
 @functools.cache
-def all_models(recipe: Recipe) -> Callable[..., jax.Array]:
+def all_models(recipe: dj.Recipe) -> Callable[..., jax.Array]:
     """The compiled function (states [R, ...], images [B, 8, 8]) -> logits [R, B, K]."""
     import jax
-
-    import digits_jax as dj
 
     one = functools.partial(dj.predict, recipe=recipe)
     return jax.jit(jax.vmap(one, in_axes=(0, None)))

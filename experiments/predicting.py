@@ -98,16 +98,8 @@ def _predict(
     _, members = methods.voters(name)
     numbers = [f", member {m + 1}" for m in range(members)] if members > 1 else [""]
     of_runs = [each + number for number in numbers for each in names]
-    result = training.train(
-        task.data,
-        runs,
-        of_runs,
-        output,
-        plan,
-        part=methods.file_name(name),
-        seed=config.seed,
-        resume=config.resume,
-    )
+    part = methods.file_name(name)
+    result = training.train(config, task.data, plan, runs, of_runs, output, part=part)
     logits = result.outputs
     vote = f"{plan.name} gives no logits of the classes, and can't vote"
     options.require(task.has_logits(logits), vote)

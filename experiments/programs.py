@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import startup
-from common.origin import origin
+from rich.markup import escape
 
+from common import console, progress, startup
+from common.origin import origin, versions
+
+Round = dict[str, Any]  # the result of each program by its name
 BUSY = 0.05  # share of the cores used by other programs above which the times deserve a warning
+REFERENCE = "digits-jax"  # the name of this project's program
+MATMUL, MATMUL_AFTER = "matmul", "matmul after"  # they measure the machine
 _UNSET = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR", "KERAS_BACKEND")
 
 
@@ -70,6 +77,148 @@ PEERS: dict[str, Peer] = {
     "sklearn": Peer(title="scikit-learn, dense", program="sklearn_folds.py", equal=False),
 }
 MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
+
+
+def installed(wanted: Iterable[str], peers: Mapping[str, Peer]) -> tuple[list[str], dict[str, str]]:
+    """The programs to run, this project's first, and why others of them are left out."""
+    found, left_out = [REFERENCE], {}
+    for name in dict.fromkeys(wanted):
+        missing = [m for m in peers[name].needs if importlib.util.find_spec(m) is None]
+        if missing:
+            left_out[name] = f"not installed: {', '.join(missing)}"
+        elif name != REFERENCE:
+            found.append(name)
+    return found, left_out
+
+
+def run_round(
+    number: int,
+    programs: Mapping[str, Peer],
+    task: Path,
+    failed: dict[str, str],
+    *,
+    timeout: float,
+    of: str = "",
+    ends: float = math.inf,
+) -> Round | None:
+    """Runs each program once, and shows what it took.
+
+    Args:
+        number: of the round, from 0. Another program begins in each.
+        programs: to run. What measures the machine runs before all others, and after them.
+        task: what they train.
+        failed: why programs failed, by name. These are left out, and those that fail now come to
+            them.
+        timeout: seconds of a program.
+        of: what is trained, in words.
+        ends: when there is no time left for another program, in ``time.perf_counter``.
+
+    Returns:
+        The results; None where the time was over before the last program.
+
+    Raises:
+        SystemExit: a program does other work than this project's, or what all others are compared
+            with has failed.
+    """
+    peers = [name for name in programs if name not in (MATMUL, MATMUL_AFTER)]
+    start = number % len(peers)
+    turns = [MATMUL, *peers[start:], *peers[:start], MATMUL_AFTER]
+    where, behind = f"round {number + 1}", f" ({of})" * bool(of)
+    results: Round = {}
+    for name in turns:
+        if name in failed or name not in programs:
+            continue
+        if time.perf_counter() > ends:
+            return None
+        peer = programs[name]
+        with progress.waiting(f"{where}{behind}: {peer.title}"):
+            try:
+                results[name] = run_program(peer, task, timeout)
+            except RuntimeError as error:
+                if name in (MATMUL, MATMUL_AFTER, REFERENCE):
+                    raise SystemExit(f"{peer.title} failed{behind}: {error}") from error
+                failed[name] = f"failed: {error}"
+                text = f"[yellow]{peer.title} failed{behind}:[/] {escape(str(error))}"
+                console.say(text, console.errors)
+                continue
+        place = f"{of:32} " if of else ""
+        console.say(f"{where}  {place}{peer.title:25}{_in_words(results[name])}", console.notes)
+    for name, result in results.items():
+        if name in peers and programs[name].equal:
+            check_equal_work(f"{programs[name].title}{behind}", results[REFERENCE], result)
+    return results
+
+
+def _in_words(result: Mapping[str, Any]) -> str:
+    if "flop_per_second" in result:
+        return f"{result['flop_per_second'] / 1e9:.0f} GFLOP/s"
+    return f"{mean_epoch(result):.3f} s an epoch"
+
+
+def without(failed: Iterable[str], rounds: Iterable[Round]) -> None:
+    """Drops programs that failed once: without all of its rounds, one has another median."""
+    for results in rounds:
+        for name in failed:
+            results.pop(name, None)
+
+
+def compare(
+    peers: Mapping[str, Peer], rounds: Sequence[Round], flop: float, rates: Sequence[float]
+) -> dict[str, dict[str, Any]]:
+    """Medians and ranges over the rounds, of each program that ran, by its name.
+
+    Args:
+        peers: all programs.
+        rounds: their results.
+        flop: the arithmetic of an epoch of all runs.
+        rates: of the machine's matrix products in each round, FLOP/s.
+
+    Returns:
+        Of each program what the tables show. A spread is [median, least, greatest];
+        ``share_of_rate`` is that of ``rates`` which the program's arithmetic reaches.
+    """
+    own = [mean_epoch(results[REFERENCE]) for results in rounds]
+    found = {}
+    for name, peer in peers.items():
+        runs = [results[name] for results in rounds if name in results]
+        if not runs:
+            continue
+        seconds = [mean_epoch(run) for run in runs]
+        peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
+        found[name] = {
+            "title": peer.title,
+            "epoch_seconds": spread(seconds),  # of all runs
+            "ratio": spread([s / o for s, o in zip(seconds, own, strict=True)]),
+            "share_of_rate": spread([flop / s / r for s, r in zip(seconds, rates, strict=True)]),
+            "first_epoch_seconds": spread([run["first_epoch_seconds"] for run in runs]),
+            "import_seconds": spread([run["import_seconds"] for run in runs]),
+            "peak_bytes": statistics.median(peaks) if peaks else None,
+            "train_accuracy": spread([run["train_accuracy"] for run in runs]),
+            "parameters": runs[0]["parameters"],
+        }
+    return found
+
+
+def others_share(rounds: Iterable[Round]) -> list[float] | None:
+    """The spread of what other programs used of all cores; None where that is not known."""
+    shares = [run["others_share"] for results in rounds for run in results.values()]
+    known = [each for each in shares if each is not None]
+    return spread(known) if known else None
+
+
+def disturbance(share: Sequence[float] | None) -> str:
+    """A warning, where other programs took such a spread of the cores; else nothing."""
+    if share is None or share[2] < BUSY:
+        return ""
+    return (
+        f"other programs used {share[0]:.0%} of the cores, up to {share[2]:.0%}: don't trust these "
+        "times, repeat them on a quiet machine."
+    )
+
+
+def all_versions(results: Round) -> dict[str, str | None]:
+    """Versions of the packages of all programs, on top of this process's."""
+    return versions() | {k: v for run in results.values() for k, v in run["versions"].items()}
 
 
 def run_program(peer: Peer, task: Path, timeout: float) -> dict[str, Any]:

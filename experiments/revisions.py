@@ -41,7 +41,7 @@ from checkouts import find_commit, worktree
 from common import console, options, progress, startup, tasks
 from common.origin import git
 from common.output import Output
-from programs import BUSY, Peer, about, run_program
+from programs import Peer, Round, about, disturbance, others_share, run_program
 
 ROOT = Path(__file__).parents[1]
 SIDES = ("here", "there")  # the working tree, the other revision
@@ -94,7 +94,8 @@ def main(config: Config, output: Output) -> None:
         output.claim()
         console.say(options.ALL_OR_NOTHING, console.notes)
         rounds, differences = run_rounds(config, {"here": ROOT, "there": tree}, folder)
-    times = {} if config.bits_only else compare_times(rounds)
+    taken = {} if config.bits_only else seconds(rounds)
+    times = {name: compare_seconds(each["here"], each["there"]) for name, each in taken.items()}
     failed = bool(differences) or any(ratio.low > SLOWER for ratio in times.values())
     report = {
         "experiment": "against",
@@ -112,7 +113,8 @@ def main(config: Config, output: Output) -> None:
         "passed": not failed,
         "rounds": rounds,
     }
-    console.results.print(make_table(f"{revision} ({commit[:8]})", rounds, differences, times))
+    table = make_table(f"{revision} ({commit[:8]})", len(rounds), differences, taken, times)
+    console.results.print(table)
     for line in footnotes(rounds, differences):
         console.say(line)
     output.json("against.json", report)
@@ -204,14 +206,6 @@ def _trained(path: Path, leaves: Mapping[str, Sequence[str]]) -> dict[str, Leave
         }
 
 
-def compare_times(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
-    """How long each quantity of ``seconds`` takes here, relative to there."""
-    return {
-        name: compare_seconds(of_side["here"], of_side["there"])
-        for name, of_side in seconds(rounds).items()
-    }
-
-
 def seconds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Of each quantity and side, the seconds in each round."""
     taken = {"import": {side: [each[side]["import_seconds"] for each in rounds] for side in SIDES}}
@@ -254,12 +248,13 @@ def verdict(ratio: Ratio) -> str:
 
 def make_table(
     revision: str,
-    rounds: Sequence[Mapping[str, Any]],
+    rounds: int,
     differences: Sequence[Difference],
+    taken: Mapping[str, Mapping[str, list[float]]],
     times: Mapping[str, Ratio],
 ) -> Table:
     """Bits of each recipe, then times: medians of the rounds, and their ratio."""
-    table = Table(title=f"Against {escape(revision)}, {len(rounds)} round(s)")
+    table = Table(title=f"Against {escape(revision)}, {rounds} round(s)")
     table.add_column("", no_wrap=True)
     for column in ("here", "there", "ratio (95 % interval)") if times else ():
         table.add_column(column, justify="right", no_wrap=True)
@@ -268,7 +263,6 @@ def make_table(
     for recipe in dict.fromkeys(name for name, *_ in PLAN):
         found = [each for each in differences if each.part.startswith(f"{recipe},")]
         table.add_row(f"{recipe}, bits", *blank, _bits(found))
-    taken = seconds(rounds) if times else {}
     for name, ratio in times.items():
         medians = [f"{statistics.median(taken[name][side]):.3f} s" for side in SIDES]
         interval = "" if math.isnan(ratio.low) else f" ({ratio.low:.3f}–{ratio.high:.3f})"
@@ -284,7 +278,7 @@ def _bits(differences: Sequence[Difference]) -> str:
     return "[yellow]not all compared[/]" if differences else "[green]same bits[/]"
 
 
-def footnotes(rounds: Sequence[Mapping[str, Any]], differences: Sequence[Difference]) -> list[str]:
+def footnotes(rounds: Sequence[Round], differences: Sequence[Difference]) -> list[str]:
     """What differs, and what a reader of the table must know."""
     differing = [each for each in differences if each.values]
     others = [each for each in differences if not each.values]
@@ -308,11 +302,6 @@ def footnotes(rounds: Sequence[Mapping[str, Any]], differences: Sequence[Differe
         lines.append(f"[yellow]Versions differ ({unequal}): bits may differ for that alone.[/]")
     else:
         lines.append(f"Bits are compared on this machine and jaxlib {here['jaxlib']} alone.")
-    shares = [each[side]["others_share"] for each in rounds for side in SIDES]
-    most = max((share for share in shares if share is not None), default=0.0)
-    if rounds[0]["here"]["times"] and most >= BUSY:
-        lines.append(
-            f"[yellow]other programs used up to {most:.0%} of the cores: don't trust these times, "
-            "repeat them on a quiet machine.[/]"
-        )
+    if rounds[0]["here"]["times"] and (busy := disturbance(others_share(rounds))):
+        lines.append(f"[yellow]{busy}[/]")
     return lines

@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 import digits_jax as dj
 import methods
-from common import command_line, options, startup, tasks
+from common import command_line, options
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.tables import Table
+from common.tasks import Task
 from methods import Predictions, title
 from report import Report
 
@@ -50,52 +51,46 @@ class Config(methods.Options):
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
-    config.check()
     options.positive(seeds=config.seeds, rows=min(config.rows, default=1))
-    output = Output(config, script="robustness")
-    startup.start_jax(compilation_cache=config.compilation_cache)
+    output, task = methods.begin(config, "robustness", digits_for="others are harmed otherwise")
     import predicting  # which imports JAX and scikit-learn
 
-    task = tasks.load_task(config.data)
-    dataset = task.dataset
-    options.require(dataset is not None, "--data must be the digits: others are harmed otherwise")
-    assert dataset is not None
     with options.usage_errors():
-        inputs, labels, splits, sizes = design(config, dataset)
+        inputs, labels, splits, sizes = design(config, *task.data)
     digest = hashlib.sha256(inputs.tobytes()).hexdigest()
     provenance = dataclasses.replace(task.provenance, sha256=digest)
     harmed = dataclasses.replace(task, data=(inputs, labels), provenance=provenance)
     names = [f"{size} rows, seed {seed}" for seed in range(config.seeds) for size in sizes]
     done = predicting.predict_all(config, harmed, splits, names, output)
-    report(config, dataset, labels, sizes, done, output)
+    report(config, task, labels, sizes, done, output)
 
 
 def design(
-    config: Config, dataset: dj.Dataset
+    config: Config, clean: npt.NDArray[np.uint8], classes: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], dj.Split, list[int]]:
     """Rows and harmed rows [N + harmed], their labels, and splits, seed by seed, small ones first.
 
     The harmed rows of a seed are copies of its test rows, one block for each level of each harm;
     they test the last split of the seed alone.
     """
-    rows, count = len(dataset.labels), 0
-    images, labels, made = [dataset.images], [dataset.labels], []
+    rows, count = len(classes), 0
+    images, labels, made = [clean], [classes], []
     for seed in range(config.seed, config.seed + config.seeds):
-        split = dj.holdout_split(dataset.labels, test_size=0.2, seed=seed, stratified=True)
-        test, order = split.test_rows[0], _in_proportion(dataset.labels, split.train_rows[0], seed)
+        split = dj.holdout_split(classes, test_size=0.2, seed=seed, stratified=True)
+        test, order = split.test_rows[0], _in_proportion(classes, split.train_rows[0], seed)
         for size in sorted(set(config.rows)):
             options.require(size < len(order), f"--rows {size}: there are {len(order)} to train on")
             made.append((order[:size], test))
         chance = np.random.default_rng(seed)
         blocks = [
-            harm(dataset.images[test], name, level, chance)
+            harm(clean[test], name, level, chance)
             for name, levels in HARMS.items()
             for level in levels[1:]
         ]
         new = rows + count + np.arange(len(blocks) * len(test))
         count += len(new)
         images += blocks
-        labels += [dataset.labels[test]] * len(blocks)
+        labels += [classes[test]] * len(blocks)
         made.append((order, np.concatenate([test, new])))
     sizes = [*sorted(set(config.rows)), len(made[-1][0])]
     splits = dj.index_splits(made, kind=dj.SplitKind.RANDOM)
@@ -161,7 +156,7 @@ def scores(
 
 def report(
     config: Config,
-    dataset: dj.Dataset,
+    task: Task,
     labels: npt.NDArray[Any],
     sizes: list[int],
     done: dict[str, Predictions],
@@ -204,12 +199,10 @@ def report(
         ],
     )
     results = {
-        "experiment": "robustness",
-        **describe(config, dataset.provenance),
         "places": places,
         "methods": {name: {"title": title(name), **each} for name, each in found.items()},
     }
-    output.finish(results, figures, page, svg=config.svg, also=["scores.csv", "predictions"])
+    output.finish(results, figures, page, data=task.provenance, also=["scores.csv", "predictions"])
 
 
 if __name__ == "__main__":

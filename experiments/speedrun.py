@@ -26,7 +26,7 @@ import numpy.typing as npt
 import digits_jax as dj
 from common import command_line, console, options, startup, tasks, training
 from common.drawing import plots
-from common.output import Output, describe, summary_json
+from common.output import Output, summary_json
 from common.scores import counted
 from report import Report
 
@@ -134,8 +134,6 @@ def main(config: Config) -> None:
         f"({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f})"
     )
     results = {
-        "experiment": "speedrun",
-        **describe(config, dataset.provenance),
         "accuracies": accuracies,
         "diverged": diverged,
         "accuracy": summary,
@@ -169,7 +167,7 @@ def main(config: Config) -> None:
         "Accuracy and seconds of each repeat, with mean and standard deviation.",
         "The seconds of the first repeat, which compiles, are left out.",
     )
-    output.finish(results, {"speedrun": figure}, page, svg=config.svg)
+    output.finish(results, {"speedrun": figure}, page, data=dataset.provenance)
 
 
 def one_cycle(h: dj.Hyperparameters, *, steps: int) -> optax.GradientTransformation:

@@ -17,25 +17,17 @@ It writes ``report.html``, ``results.json`` (whole), ``configurations.csv``,
 from __future__ import annotations
 
 import dataclasses
-import functools
-import shlex
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import tyro
-from rich.markup import escape
 
 import digits_jax as dj
-from common import command_line, console, options, plans, startup, tasks, tracking
-from common.output import Output, describe, summary_json
+from common import command_line, console, options, plans, startup, tasks
+from common.output import Output
 from report import searches
 
 if TYPE_CHECKING:
-    from digits_jax.search.grids import Scores
     from stages import Sweep
-
-SHOWN = 10  # configurations in the table on the console
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,134 +157,7 @@ def search(config: Config, sweep: Sweep, outer: dj.Split, inner: dj.Split | None
     else:
         final = sweep.chosen_on("outer", outer, chosen)
     if startup.reports():
-        report(config, sweep, outer, scores, chosen, final, halved)
-
-
-def command_of(config: Config, row: dict[str, Any]) -> str:
-    """What trains a configuration, on the command line."""
-    words = ["python", "experiments/cross_validate.py", "--recipe", str(row["recipe"])]
-    if config.data != "auto":
-        words += ["--data", config.data]
-    if config.epochs is not None:
-        words += ["--epochs", str(config.epochs)]
-    if "batch_size" in row:
-        words += ["--batch-size", str(row["batch_size"])]
-    others = {name: v for name, v in row.items() if name not in ("recipe", "batch_size")}
-    settings = [f"{name}={value}" for name, value in others.items()]
-    return shlex.join([*words, *(["--set", *settings] if settings else [])])
-
-
-def report(
-    config: Config,
-    sweep: Sweep,
-    outer: dj.Split,
-    scores: Scores,
-    chosen: npt.NDArray[Any],
-    final: Scores,
-    halved: dict[str, Any] | None,
-) -> None:
-    """The tables, the arrays and the figures.
-
-    Args:
-        config: the options.
-        sweep: the configurations [K].
-        outer: the outer splits, O.
-        scores: of all configurations, [K, F].
-        chosen: the configuration [O] of each outer split.
-        final: its scores [O].
-        halved: what halving spared.
-    """
-    found = scores.validation or scores.scores  # that chose
-    score, splits = sweep.score, len(chosen)
-    order = sweep.rank(scores)
-    rows = [
-        {
-            "rank": i + 1,
-            **sweep.table[k],
-            **{
-                f"{each.name}{end}": value
-                for each in sweep.scores
-                for end, value in mean_and_sd(found[each.name][k]).items()
-            },
-            "epochs": scores.epochs[k].mean(),
-            "diverged": int(scores.diverged[k].sum()),
-        }
-        for i, k in enumerate(order)
-    ]
-    of_split = found[score.name].reshape(len(order), splits, -1).mean(axis=2)
-    by_split = [
-        {
-            "outer_split": o + 1,
-            **sweep.table[k],
-            "chosen_by": float(of_split[k, o]),
-            **{each.name: float(final.scores[each.name][o]) for each in sweep.scores},
-            "diverged": bool(final.diverged[o]),
-        }
-        for o, k in enumerate(chosen.tolist())
-    ]
-    sizes = tasks.mean_sizes(outer)
-    summaries = {
-        name: summary_json(name, dj.summarize(each, **sizes)) for name, each in final.scores.items()
-    }
-    best = sweep.table[order[0]]
-    results = {
-        "experiment": "sweep",
-        **describe(config, sweep.task.provenance),
-        "configurations": rows,
-        "outer_splits": by_split,
-        **summaries,
-        "best": best,
-        "best_command": command_of(config, best),
-        "halving": halved,
-        "waves": sweep.waves,
-    }
-    who = "inner folds" if config.nested else "validation rows"
-    best_first = searches.configurations(results, sweep, who)
-    chosen_ones = searches.chosen(results, sweep, who)
-    best_first.show(SHOWN)
-    if len(rows) > SHOWN:
-        console.say(f"({len(rows) - SHOWN} more in configurations.csv)")
-    chosen_ones.show()
-    console.say(f"The best of all: {escape(results['best_command'])}")
-
-    sweep.output.table("configurations.csv", rows)
-    names = dict.fromkeys(name for row in sweep.table for name in row)
-    sweep.output.arrays(
-        "scores.npz",
-        **found,
-        **{f"test_{name}": each for name, each in scores.scores.items() if scores.validation},
-        epochs=scores.epochs,
-        diverged=scores.diverged,
-        **{name: np.array([row.get(name, np.nan) for row in sweep.table]) for name in names},
-    )
-    drawn = searches.figures(sweep, np.where(scores.diverged, np.nan, found[score.name]))
-    shown = (chosen_ones, best_first)
-    page = functools.partial(searches.page, results, sweep, shown, drawn, who)
-    also = ["configurations.csv", "scores.npz", "waves/", *["tensorboard/"] * config.tensorboard]
-    track = functools.partial(track_search, config, sweep, rows, found)
-    sweep.output.finish(results, drawn, page, svg=config.svg, also=also, track=track)
-
-
-def track_search(
-    config: Config, sweep: Sweep, rows: list[dict[str, Any]], found: dict[str, npt.NDArray[Any]]
-) -> None:
-    """Each configuration as a run with hyperparameters: the scores that choose, never test ones."""
-    shown = [
-        (
-            {name: row[name] for name in sweep.table[0] | row if name in sweep.varied},
-            {f"chosen_by/{name}": row[name] for name in found},
-            round(row["epochs"]),
-        )
-        for row in rows
-    ]
-    tracking.write_search(
-        sweep.output.folder, shown, tensorboard=config.tensorboard, module=config.track
-    )
-
-
-def mean_and_sd(values: npt.NDArray[Any]) -> dict[str, float]:
-    """Both, by the end of their names in a table."""
-    return {"": float(values.mean()), "_sd": float(values.std())}
+        searches.report(sweep, outer, scores, chosen, final, halved)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,7 @@ def main(config: Config) -> None:
     splits = dj.stack_splits(*[split] * config.seeds)
     runs = dj.make_runs(splits, plan.hyperparameters, seed=config.seed)
     names = [f"run {i + 1}" for i in range(config.seeds)]
-    asked = training.asked(config)
-    result = training.train(task.data, runs, names, output, plan, verbose=config.verbose, **asked)
+    result = training.train(config, task.data, plan, runs, names, output)
     if startup.reports():
         report(config, task, plan, result, names, output)
 
@@ -78,14 +77,9 @@ def report(
     options.require(len(finite) > 0, "every run diverged; try a smaller --learning-rate")
     first = names[finite[0]]  # the run that is shown in detail
     rows = result.test_rows[0]
-    measured = scores = scores_of(plan.recipe)
+    scores = scores_of(plan.recipe)
     values = {score.name: result.scores[score.name][finite].tolist() for score in scores}
-    curves = training.curves(result, measured)
-    figures = {
-        "training_curves": plots.learning_curves(
-            curves["training"], names, validation=curves["validation"]
-        )
-    }
+    figures = {"training_curves": training.curves(result, scores, names)}
     about_classes: dict[str, Any] = {}
     probabilities, by_class = None, None
     more = []
@@ -120,8 +114,7 @@ def report(
     of_runs = [{name: each[j] for name, each in values.items()} for j in range(len(finite))]
     numbered = zip(finite.tolist(), of_runs, strict=True)
     results = {
-        "experiment": "train",
-        **training.about(config, task, result),
+        **training.about(config, result),
         "runs": [{"run": i + 1, **each} for i, each in numbered],
         "diverged": diverged,
         **summaries,
@@ -130,7 +123,6 @@ def report(
     }
     page = functools.partial(
         pages.train,
-        results,
         task=task,
         result=result,
         scores=scores,
@@ -139,7 +131,7 @@ def report(
         by_class=by_class,
     )
     tracked = {names[i]: each for i, each in zip(finite, of_runs, strict=True)}
-    training.finish(config, output, results, figures, page, tracked)
+    training.finish(config, task, output, results, figures, page, tracked)
 
 
 def classes(

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import digits_jax as dj
 from common import command_line, console, options, plans, startup, tasks, training
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.tables import Table
 from common.tasks import Task
 from report import Report
@@ -99,9 +99,7 @@ def main(config: Config) -> None:
         ", ".join(f"{name} {level + 1}" for name, level in zip(levels, cell, strict=True))
         for cell in zip(*design.values(), strict=True)
     ]
-    result = training.train(
-        task.data, runs, names, output, plan, seed=config.seed, resume=config.resume
-    )
+    result = training.train(config, task.data, plan, runs, names, output)
     lost = training.name_diverged(result, names)
     options.require(not lost, f"{len(lost)} of {len(names)} runs diverged: no cell may be empty")
     varied = [name for name, count in levels.items() if count > 1]
@@ -202,15 +200,13 @@ def report(
     page.table(*bought)
     page.figure("Repeats", figures["repeats"], "Half-width and smallest difference by repeats.")
     results = {
-        "experiment": "variance",
-        **describe(config, task.provenance),
         "components": [each._asdict() for each in components],
         "mean": mean,
         "sd": sd,
         "chance_in_test_rows": chance,
         "planned": planned,
     }
-    output.finish(results, figures, page, svg=config.svg, also=["scores.csv"])
+    output.finish(results, figures, page, data=task.provenance, also=["scores.csv"])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 import digits_jax as dj
 from common.tables import Table
+from digits_jax.calibration import brier_score
 from methods import Predictions, title
 from report import NADEAU
 
@@ -130,8 +131,6 @@ def probability_scores(
 
     None of a method that gives no probabilities.
     """
-    from digits_jax.calibration import brier_score
-
     if not done.logits.shape[-1]:
         return None
     found = []

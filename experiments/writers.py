@@ -26,11 +26,12 @@ import numpy.typing as npt
 
 import digits_jax as dj
 import methods
-from common import command_line, options, startup, tasks
+from common import command_line, options
 from common.drawing import plots
-from common.output import Output, describe
+from common.output import Output
 from common.scores import ACCURACY, counted
 from common.tables import Table
+from common.tasks import Task
 from methods import Predictions, title
 from report import Report, pages
 
@@ -48,23 +49,17 @@ class Config(methods.Options):
 
 def main(config: Config) -> None:
     """Trains, tests, shows and writes."""
-    config.check()
     options.positive(seeds=config.seeds)
     options.few_enough(config.seeds, "--seeds")
-    output = Output(config, script="writers")
-    startup.start_jax(compilation_cache=config.compilation_cache)
+    unknown = "of other data it isn't known who wrote what"
+    output, task = methods.begin(config, "writers", digits_for=unknown)
     import predicting  # which imports JAX and scikit-learn
 
-    task = tasks.load_task(config.data)
-    dataset = task.dataset
-    only = "--data must be the digits: of other data it isn't known who wrote what"
-    options.require(dataset is not None, only)
-    assert dataset is not None
     with options.usage_errors():
-        splits = make_splits(dataset.labels, seeds=config.seeds, seed=config.seed)
+        splits = make_splits(task.targets, seeds=config.seeds, seed=config.seed)
     names = [f"{kind}, seed {i}" for kind in ("new writers", "random") for i in range(config.seeds)]
     done = predicting.predict_all(config, task, splits, names, output)
-    report(config, dataset, done, output)
+    report(config, task, done, output)
 
 
 def make_splits(labels: npt.NDArray[Any], *, seeds: int, seed: int) -> dj.Split:
@@ -121,12 +116,10 @@ def second_file(done: Predictions, labels: npt.NDArray[Any]) -> npt.NDArray[np.f
     return np.asarray(right.sum(axis=1) / np.maximum(real.sum(axis=1), 1))
 
 
-def report(
-    config: Config, dataset: dj.Dataset, done: dict[str, Predictions], output: Output
-) -> None:
+def report(config: Config, task: Task, done: dict[str, Predictions], output: Output) -> None:
     """The table, the figure, the files."""
     scores = {
-        name: score(each, dataset.labels, config.seeds, vote=methods.is_network(name))
+        name: score(each, task.targets, config.seeds, vote=methods.is_network(name))
         for name, each in done.items()
     }
     order = sorted(done, key=lambda name: -scores[name]["new_writers"]["mean"])
@@ -174,8 +167,6 @@ def report(
         ],
     )
     results = {
-        "experiment": "writers",
-        **describe(config, dataset.provenance),
         "methods": {
             name: {
                 "title": title(name),
@@ -209,9 +200,9 @@ def report(
         "Accuracies of each training of each method on new writers and on random splits.",
     )
     answers = {title(name): done[name].predicted[: config.seeds] for name in order}
-    pages.mistakes_of_methods(page, dataset, tested, answers)
+    pages.mistakes_of_methods(page, task, tested, answers)
     figures, also = {"writers": figure}, ["scores.csv", "predictions"]
-    output.finish(results, figures, page, svg=config.svg, also=also)
+    output.finish(results, figures, page, data=task.provenance, also=also)
 
 
 if __name__ == "__main__":

@@ -14,25 +14,33 @@ from digits_jax import OneCycleAdam
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import ablate
+import digits_variants
 
 
 def test_all_changes_together_lead_from_each_recipe_to_the_other() -> None:
-    notebook, strong = (ablate.complete(name, 2) for name in ("notebook", "strong"))
+    notebook, strong = (digits_variants.complete(name, 2) for name in ("notebook", "strong"))
     forth, back = notebook, strong
-    for fields in ablate.CHANGES.values():
-        one = ablate.swap(notebook, strong, fields)
-        assert one != notebook and ablate.swap(one, notebook, fields) == notebook
-        forth, back = ablate.swap(forth, strong, fields), ablate.swap(back, notebook, fields)
+    for fields in digits_variants.CHANGES.values():
+        one = digits_variants.swap(notebook, strong, fields)
+        assert one != notebook and digits_variants.swap(one, notebook, fields) == notebook
+        forth, back = (
+            digits_variants.swap(forth, strong, fields),
+            digits_variants.swap(back, notebook, fields),
+        )
     assert forth._replace(name="strong") == strong
     assert back._replace(name="notebook") == notebook
 
 
 def test_variants_of_one_static_part_share_a_program() -> None:
-    study = ablate.digits_study(epochs=2)
+    study = digits_variants.digits_study(epochs=2)
     plans = {name: plan for variants in study.values() for name, plan in variants.items()}
     groups = list(ablate.grouped(plans).values())
-    assert sum(map(len, groups)) == len(plans) == 2 + 2 * len(ablate.CHANGES)
-    of_h = [n for n, f in ablate.CHANGES.items() if all("hyperparameters" in each for each in f)]
+    assert sum(map(len, groups)) == len(plans) == 2 + 2 * len(digits_variants.CHANGES)
+    of_h = [
+        n
+        for n, f in digits_variants.CHANGES.items()
+        if all("hyperparameters" in each for each in f)
+    ]
     assert ["notebook", *(f"notebook + {name}" for name in of_h)] in groups
     assert [
         "strong",
@@ -49,8 +57,10 @@ def test_it_reports_each_change(
 ) -> None:
     # These ride the runs axis: two programs in all.
     kept = ("label smoothing", "no dropout", "weight decay")
-    monkeypatch.setattr(ablate, "CHANGES", {name: ablate.CHANGES[name] for name in kept})
-    monkeypatch.setattr(ablate.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr(
+        digits_variants, "CHANGES", {name: digits_variants.CHANGES[name] for name in kept}
+    )
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     config = ablate.Config(data="bundled", folds=2, epochs=1, output_dir=tmp_path / "out")
     ablate.main(config)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -138,7 +148,7 @@ def test_variants_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     inputs = rng.normal(size=(80, 3)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", inputs=inputs, targets=inputs.sum(axis=1))
     (tmp_path / "mine.py").write_text(OWN)
-    monkeypatch.setattr(ablate.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     given = {"data": str(tmp_path / "rows.npz"), "folds": 2, "output_dir": tmp_path / "out"}
     with pytest.raises(ablate.options.UsageError, match="must give a dict of two or more names"):
         ablate.main(ablate.Config(recipe=f"{tmp_path / 'mine.py'}:one", **given))
@@ -154,7 +164,7 @@ def test_variants_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_cycle_ends_with_the_training_whatever_the_batch() -> None:
     """The library gives the steps to those optimizers that ask; here: all one-cycle ones do."""
-    study = ablate.digits_study(epochs=3)
+    study = digits_variants.digits_study(epochs=3)
     variants = {name: plan for each in study.values() for name, plan in each.items()}
     asks = {name: variant.recipe.takes_steps for name, variant in variants.items()}
     cycles = {name: isinstance(v.recipe.optimizer, OneCycleAdam) for name, v in variants.items()}

@@ -115,11 +115,12 @@ def test_ratios_are_taken_within_a_round(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("quantity", ["parameters", "steps"])
 def test_unequal_work_is_not_reported(script: ModuleType, quantity: str) -> None:
+    programs = importlib.import_module("programs")
     own, other = _result(1.0), _result(1.0)
-    script.check_equal_work("flax", own, other)
+    programs.check_equal_work("flax", own, other)
     other[quantity] += 1
     with pytest.raises(SystemExit, match=f"flax does other work.*{quantity}"):
-        script.check_equal_work("flax", own, other)
+        programs.check_equal_work("flax", own, other)
 
 
 def test_the_task_has_full_batches_and_disjoint_folds(script: ModuleType, tmp_path: Path) -> None:
@@ -149,24 +150,24 @@ def test_what_is_missing_or_fails_is_named(
         return _result(1.0)
 
     ran: list[str] = []
-    monkeypatch.setattr(script, "run_program", run_program)
+    monkeypatch.setattr("programs.run_program", run_program)
     case = script.Case(network="lenet", size=8, rows=700, runs=1)
     measured, failed, ended = script.run_rounds(
         script.Config(rounds=3), ["digits-jax", "flax", "flax-scan"], [case]
     )
-    assert failed == {(case, "flax-scan"): "failed: no [memory]"} and not ended
+    assert failed == {case: {"flax-scan": "failed: no [memory]"}} and not ended
     assert [set(results) for results in measured[case]] == [{"matmul", "digits-jax", "flax"}] * 3
     assert ran[:5] == [
         *("digits_jax", "Flax, jitted step", "Flax, scan"),
         *("Flax, jitted step", "Flax, scan"),
     ]  # the next round begins with another
     short = script.Config(rounds=3, max_seconds=1e-9)
-    assert script.run_rounds(short, ["digits-jax"], [case]) == ({}, {}, True)
+    assert script.run_rounds(short, ["digits-jax"], [case]) == ({}, {case: {}}, True)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    peers, left_out = script.choose_peers(script.Config())
+    peers, left_out = script.installed(script.Config().peers, script.PEERS)
     assert peers == ["digits-jax", "flax", "flax-scan"]
-    assert left_out["PyTorch"] == "not installed: torch"
+    assert left_out["torch"] == "not installed: torch"
 
 
 @pytest.mark.slow  # programs that are timed

@@ -48,7 +48,7 @@ def run(
     """The script in this process, which has started JAX already: exit code, stdout, stderr."""
     command_line = importlib.import_module("common.command_line")
     compare = importlib.import_module("compare")
-    monkeypatch.setattr(compare.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])

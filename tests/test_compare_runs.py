@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import compare_runs
+import finished
 from common import options
 from digits_jax import corrected_resampled_ttest
 
@@ -141,7 +142,7 @@ def test_runs_are_named_by_what_differs(tmp_path: Path) -> None:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         runs = [_write(folder / str(i), ACCURACIES["a"], 4, **c) for i, c in enumerate(configs)]
-        return compare_runs.telling([compare_runs.read(run, run.name) for run in runs])
+        return compare_runs.telling([finished.read(run, run.name) for run in runs])
 
     assert named({"recipe": "strong", "members": 1}, {"recipe": "mine.py:r", "members": 3}) == [
         "strong, members 1",

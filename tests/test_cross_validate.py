@@ -36,7 +36,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
     """What the script says, in one line, to arguments that it refuses: called in this process."""
     command_line, script = map(importlib.import_module, ("common.command_line", "cross_validate"))
-    monkeypatch.setattr(script.startup, "start_jax", lambda **_: None)  # it has started
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)  # it has started
 
     def call(folder: Path, *arguments: str) -> str:
         monkeypatch.chdir(folder)

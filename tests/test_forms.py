@@ -61,7 +61,7 @@ def test_other_rows_are_refused() -> None:
 def test_the_script(full_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPT.parent)
     forms = importlib.import_module("forms")
-    monkeypatch.setattr(forms.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     words = ["--data", str(full_data), "--methods", "knn1", "--output-dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
     with joblib.parallel_config("sequential"):

@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.syspath_prepend(SCRIPT.parent)
     command_line = importlib.import_module("common.command_line")
     leftovers = importlib.import_module("leftovers")
-    monkeypatch.setattr(leftovers.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])

@@ -95,7 +95,7 @@ def test_the_simulations_truth_and_its_fits(coverage: ModuleType) -> None:
 def test_nested_intervals_hold_their_level_where_plain_ones_do_not(
     coverage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     words = ["--rows", "60", "--trials", "100", "--repeats", "20", "--output-dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
     coverage.command_line.run(coverage.Config, coverage.main, coverage.__doc__)

@@ -95,7 +95,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     def call(script: str, *arguments: object, code: int | None = None) -> str:
         module = importlib.import_module(script)
-        monkeypatch.setattr(module.startup, "start_jax", lambda **_: None)
+        monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         command_line = importlib.import_module("common.command_line")
         with joblib.parallel_config("sequential"):

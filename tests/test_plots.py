@@ -111,6 +111,13 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         {name: np.tile([0.0, 9.0], (8, 1)) for name in ("one", "other")},
         label="Coverage (%)",
     ),
+    "estimates on a log axis": lambda: plots.estimates(
+        METHODS,
+        {name: np.where(np.arange(8) == i, np.nan, 2.0**i) for i, name in enumerate("abcde")},
+        {name: np.tile([0.9 * 2.0**i, 1.1 * 2.0**i], (8, 1)) for i, name in enumerate("abcde")},
+        label="Times as long",
+        log=True,
+    ),
     "series": lambda: plots.series(
         {
             "Training rows": ([100, 1000, 4496], {"CNN": 90 + _of(3), "SVM": 80 + _of(3)}),
@@ -280,7 +287,7 @@ def test_method_scores_have_a_dot_a_run_a_mean_and_an_interval() -> None:
     assert panel.yaxis_inverted(), "the first method is on top"
     texts = {text.get_text() for text in panel.texts}
     for i, (name, values) in enumerate(scores.items()):
-        dots, bars = panel.collections[2 * i : 2 * i + 2]
+        bars, dots = panel.collections[i], panel.collections[len(scores) + i]
         np.testing.assert_allclose(np.asarray(dots.get_offsets())[:, 0], 100 * values.ravel())
         bar_ends = [segment[:, 0] for segment in bars.get_segments()]  # type: ignore[attr-defined]
         np.testing.assert_allclose(bar_ends, 100 * ends[name])

@@ -80,7 +80,7 @@ def run(
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     command_line = importlib.import_module("common.command_line")
     predict = importlib.import_module("predict")
-    monkeypatch.setattr(predict.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
 
     def call(*arguments: object, checkpoint: Path = trained[0]) -> tuple[int, str, str]:
         words = [str(SCRIPT), "--checkpoint", str(checkpoint), *map(str, arguments)]

@@ -255,10 +255,13 @@ def test_every_script_with_a_folder_of_results_writes_a_report() -> None:
     scripts = Path(__file__).parents[1].glob("experiments/*.py")
     texts = {path.name: path.read_text() for path in scripts}
     with_folder = {
-        name for name, text in texts.items() if re.search(r" Output\(|training\.begin\(", text)
+        name
+        for name, text in texts.items()
+        if "class Config(" in text and re.search(r" Output\(|\.begin\(config", text)
     }
     assert len(with_folder) > 12 and "predict.py" not in with_folder
-    assert {name for name in with_folder if ".finish(" not in texts[name]} == set()
+    finishes = re.compile(r"\.finish\(|searches\.report\(")
+    assert {name for name in with_folder if not finishes.search(texts[name])} == set()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -411,7 +414,7 @@ def _run(script: str, *arguments: object) -> None:
     command_line = importlib.import_module("common.command_line")
     module = importlib.import_module(script)
     with pytest.MonkeyPatch.context() as patch, joblib.parallel_config("sequential"):
-        patch.setattr(module.startup, "start_jax", lambda **_: None)
+        patch.setattr("common.startup.start_jax", lambda **_: None)
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         command_line.run(module.Config, module.main, module.__doc__)
 

@@ -98,7 +98,7 @@ def _finished(folder: Path | None = None, **more: Any) -> Path:
     config = train.Config(output_dir=folder, **more)
     made = output.Output(config, script="train")
     made.claim()
-    made.finish({"experiment": "train"}, {}, Report("x"))
+    made.finish({}, {}, Report("x"))
     return made.folder
 
 
@@ -162,5 +162,5 @@ def test_a_figure_that_fails_leaves_the_results(
     page = Report("x")
     figure = plots.fold_scores({})
     with pytest.raises(SystemExit):
-        made.finish({"experiment": "train"}, {"folds": figure}, page)
+        made.finish({}, {"folds": figure}, page)
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.html")

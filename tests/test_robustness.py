@@ -29,7 +29,7 @@ def robustness() -> Iterator[ModuleType]:
 def test_training_sets_are_nested_and_in_proportion(robustness: ModuleType) -> None:
     digits = dj.load_digits("bundled")
     config = robustness.Config(seeds=2, rows=(100, 40))
-    inputs, labels, splits, sizes = robustness.design(config, digits)
+    inputs, labels, splits, sizes = robustness.design(config, *digits.data)
     assert sizes == [40, 100, 1437] and len(splits.train_rows) == 6
     assert len(inputs) == len(labels) == 1797 + 2 * 16 * 360
     for seed in range(2):
@@ -70,7 +70,7 @@ def test_harms_are_of_their_size(robustness: ModuleType) -> None:
 def test_a_small_run(
     robustness: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(robustness.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     words = "--data bundled --methods knn1 --seeds 1 --rows 100 --output-dir".split()
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, str(tmp_path)])
     with joblib.parallel_config("sequential"):
@@ -78,7 +78,7 @@ def test_a_small_run(
     found = json.loads((tmp_path / "results.json").read_text())["methods"]["knn1"]
     digits = dj.load_digits("bundled")
     config = robustness.Config(seeds=1, rows=(100,))
-    inputs, labels, splits, _ = robustness.design(config, digits)
+    inputs, labels, splits, _ = robustness.design(config, *digits.data)
     pixels, test = inputs.reshape(len(inputs), -1), splits.test_rows[1]
     for run, key, block in ((0, "Training rows", 0), (1, "Training rows", 0), (1, "Noise", 12)):
         train = splits.train_rows[run][splits.train_weights[run] > 0]

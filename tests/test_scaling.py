@@ -16,6 +16,7 @@ import pytest
 import costs
 import measuring
 from digits_jax.data import load_digits
+from report import growth
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -94,7 +95,7 @@ def test_the_figure_shows_every_point_once(scaling: ModuleType) -> None:
     points += [_point(10, width=2.0)]
     points += [_point(60, wave_size=20, seconds={"epoch": [0.15, 0.14, 0.16]})]
     config = scaling.Config(runs=(1, 5, 10), held_out=(20,))
-    figure = scaling.make_figure(points, costs.fit(points[:3]), config, most=1000)
+    figure = growth.figure(points, costs.fit(points[:3]), config, most=1000)
     time, *_, by_width = figure.axes[:3]
     assert len(time.containers) == 5 and len(by_width.containers) == 2
     assert [text.get_text() for text in time.get_legend().get_texts()] == [
@@ -125,8 +126,8 @@ def test_the_report_tells_what_was_measured_and_predicted(
         "predictions": [costs.predict(model, devices, 7, waved, 900.0) for devices in (1, 8)],
         "warning": "",
     }
-    figure = scaling.make_figure(results["points"], model, scaling.Config(), 1000)
-    page = scaling.report(results, figure).html(results)
+    figure = growth.figure(results["points"], model, scaling.Config(), 1000)
+    page = growth.page(results, figure, 4).html(results)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in page.split("<tr>")]
     of_ten = [line for line in cells if line[:4] == ["10", "1000", "1", "–"]]
     assert of_ten == [["10", "1000", "1", "–", "8.0", "110"]]  # 80 ms by ten runs
@@ -141,7 +142,7 @@ def test_a_stopped_run_goes_on_with_the_points_that_it_has(
     scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Points with known costs, in place of those that take minutes; the third is interrupted."""
-    monkeypatch.setattr(scaling.startup, "start_jax", lambda **_: None)
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)
     config = scaling.Config(
         data="bundled", runs=(1, 2, 5), rows=(500,), widths=(2.0,), held_out=(20,), waves=(2,),
         wave_size=5, output_dir=tmp_path / "out", resume=True,

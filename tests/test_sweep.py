@@ -224,7 +224,7 @@ def test_a_users_mistake_gets_one_line(
 ) -> None:
     sweep = importlib.import_module("sweep")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep.startup, "start_jax", lambda **_: None)  # it has started
+    monkeypatch.setattr("common.startup.start_jax", lambda **_: None)  # it has started
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--data", "bundled", "--epochs", "1", *arguments])
     with pytest.raises(SystemExit) as stopped:
         sweep.command_line.run(sweep.Config, sweep.main, sweep.__doc__)

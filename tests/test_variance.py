@@ -20,7 +20,7 @@ def _run(patch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The script in this process, which has started JAX already."""
     patch.syspath_prepend(SCRIPT.parent)
     variance = importlib.import_module("variance")
-    patch.setattr(variance.startup, "start_jax", lambda **_: None)
+    patch.setattr("common.startup.start_jax", lambda **_: None)
     patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     try:
         variance.command_line.run(variance.Config, variance.main, variance.__doc__)

@@ -28,7 +28,7 @@ def writers() -> Iterator[ModuleType]:
 
 def _run(writers: ModuleType, patch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The script in this process, which has started JAX already."""
-    patch.setattr(writers.startup, "start_jax", lambda **_: None)
+    patch.setattr("common.startup.start_jax", lambda **_: None)
     patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     try:
         with joblib.parallel_config("sequential"):

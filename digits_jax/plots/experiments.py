@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from digits_jax.plots.arrays import array_of
 from digits_jax.plots.style import (
@@ -19,10 +18,9 @@ from digits_jax.plots.style import (
     INK,
     ORANGE,
     PAGE,
-    PAPER,
-    RULE,
     new_figure,
     styled,
+    with_intervals,
 )
 
 
@@ -34,15 +32,17 @@ def estimates(
     *,
     label: str,
     line: float | None = None,
+    log: bool = False,
 ) -> Figure:
     """Estimates with intervals, a line for each of M names.
 
     Args:
         names: [M]. The first is on top.
-        values: [M] by series, in the unit of `label`. Several series get a legend.
+        values: [M] by series, in the unit of `label`; NaN draws none. Several series get a legend.
         intervals: [M, 2] by the same series, in the same unit; NaN draws none.
         label: of the values.
         line: a value that is marked, such as what they should be.
+        log: whether the axis is logarithmic.
 
     Returns:
         The figure.
@@ -52,19 +52,20 @@ def estimates(
     """
     if list(values) != list(intervals) or not values:
         raise ValueError(f"values and intervals differ: {list(values)} and {list(intervals)}")
-    lines, step = np.arange(len(names)), 0.7 / len(values)
     figure, (panel,) = new_figure(PAGE, 0.7 + len(names) * (0.12 + 0.14 * len(values)))
-    for i, (name, each) in enumerate(values.items()):
-        middle = array_of(f"values[{name!r}]", each, len(names))
-        ends = array_of(f"intervals[{name!r}]", intervals[name], len(names), 2)
-        color, y = (BLUE, ORANGE, GREY)[i % 3], lines + (i - (len(values) - 1) / 2) * step
-        panel.hlines(y, *ends.T, color=color, linewidth=1.4)
-        panel.plot(middle, y, "o", color=color, markeredgecolor=PAPER, label=name, markersize=5)
+    middles = {name: array_of(f"values[{name!r}]", v, len(names)) for name, v in values.items()}
+    ends = {
+        name: array_of(f"intervals[{name!r}]", v, len(names), 2) for name, v in intervals.items()
+    }
+    with_intervals(panel, names, middles, ends, apart=0.7)
+    if log:
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
     if line is not None:
         panel.axvline(line, color=INK, linewidth=0.8, linestyle=":", zorder=0)
-    panel.set(xlabel=label, ylim=(len(names) - 0.5, -0.5), axisbelow=True)
-    panel.set_yticks(lines, names)
-    panel.grid(axis="x", color=RULE, linewidth=0.6)
+    panel.set_xlabel(label)
     if len(values) > 1:
         panel.legend(**ABOVE, ncols=1)
     return figure

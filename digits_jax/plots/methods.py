@@ -15,13 +15,11 @@ from digits_jax.plots.style import (
     BLUE,
     DARK,
     GREY,
-    ORANGE,
     PAGE,
-    PAPER,
-    RULE,
     colorbar,
     new_figure,
     styled,
+    with_intervals,
 )
 
 
@@ -47,26 +45,22 @@ def method_scores(
     """
     if list(scores) != list(intervals) or not scores:
         raise ValueError(f"scores and intervals differ: {list(scores)} and {list(intervals)}")
-    lines, step = np.arange(len(names)), 0.8 / len(scores)
     height = 0.16 + 0.16 * len(scores)  # inches of a method
     below = 0.06 / height  # the interval's line would hide the dots
     figure, (panel,) = new_figure(PAGE, 0.7 + len(names) * height)
-    for i, (name, values) in enumerate(scores.items()):
-        runs = 100 * array_of(f"scores[{name!r}]", values, len(names), "R")
-        ends = 100 * array_of(f"intervals[{name!r}]", intervals[name], len(names), 2)
-        color, y = (BLUE, ORANGE, GREY)[i % 3], lines + (i - (len(scores) - 1) / 2) * step
+    runs, ends = (
+        {name: 100 * array_of(f"{what}[{name!r}]", v, len(names), width) for name, v in of.items()}
+        for what, of, width in (("scores", scores, "R"), ("intervals", intervals, 2))
+    )
+    means = {name: values.mean(axis=1) for name, values in runs.items()}
+    for name, (y, color) in with_intervals(panel, names, means, ends, apart=0.8).items():
         dots = {"color": color, "alpha": 0.5, "linewidths": 0, "s": 10, "zorder": 1}
-        panel.scatter(runs, np.repeat(y + below, runs.shape[1]), **dots)
-        means = runs.mean(axis=1)
-        panel.hlines(y, *ends.T, color=color, linewidth=1.4)
-        panel.plot(means, y, "o", color=color, markeredgecolor=PAPER, label=name, markersize=5)
-        for mean, low, high, at in zip(means, *ends.T, y, strict=True):
+        panel.scatter(runs[name], np.repeat(y + below, runs[name].shape[1]), **dots)
+        for mean, low, high, at in zip(means[name], *ends[name].T, y, strict=True):
             ends_text = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
             place = {"transform": panel.get_yaxis_transform(), "va": "center", "size": 7}
             panel.text(1.01, at, f"{mean:.2f}{ends_text}", color=color, **place)
-    panel.set(xlabel="Accuracy (%)", ylim=(len(names) - 0.5, -0.5), axisbelow=True)
-    panel.set_yticks(lines, names)
-    panel.grid(axis="x", color=RULE, linewidth=0.6)
+    panel.set_xlabel("Accuracy (%)")
     panel.legend(**ABOVE, ncols=1)
     return figure
 

@@ -50,6 +50,27 @@ def colorbar(panel: Axes, label: str, **options: Any) -> None:
     bar.ax.tick_params(**TICKS)
 
 
+def with_intervals(
+    panel: Axes, names: Sequence[str], middles: Any, ends: Any, *, apart: float
+) -> dict[str, tuple[Any, str]]:
+    """Draws estimates [M] with intervals [M, 2] by series, the first of M names on top.
+
+    `apart` is the part of a line that all series take. Gives the height [M] and colour of each.
+    """
+    drawn, step = {}, apart / len(middles)
+    for i, (series, middle) in enumerate(middles.items()):
+        color, marker = (BLUE, ORANGE, GREY)[i % 3], "osD"[i // 3 % 3]
+        y = np.arange(len(names)) + (i - (len(middles) - 1) / 2) * step
+        panel.hlines(y, *ends[series].T, color=color, linewidth=1.4)
+        look: Any = {"color": color, "markeredgecolor": PAPER, "markersize": 5}
+        panel.plot(middle, y, marker, label=series, **look)
+        drawn[series] = y, color
+    panel.set(ylim=(len(names) - 0.5, -0.5), axisbelow=True)
+    panel.set_yticks(range(len(names)), names)
+    panel.grid(axis="x", color=RULE, linewidth=0.6)
+    return drawn
+
+
 def tiles(
     panel: Axes, images: Any, columns: int, titles: Sequence[str] = (), above: float = 0, **ink: Any
 ) -> None:

@@ -173,29 +173,17 @@ def train_and_test(
         calls = (epochs - epoch) // epochs_per_call
         if calls <= 1:
             programs.compile_evaluation()
+        blank = {name: np.full((1, epochs_per_call), np.nan, np.float32) for name in columns}
+        given = (programs, states, trained_runs, placed_data, mesh, calls)
         if in_round_robin:
-            advance = train_in_round_robin(
-                programs,
-                states,
-                trained_runs,
-                placed_data,
-                mesh,
-                calls,
-                is_done=None if watch is None else functools.partial(_is_done, watch=watch),
-                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in columns},
-            )
+            is_done = None if watch is None else functools.partial(_is_done, watch=watch)
+            advance = train_in_round_robin(*given, is_done=is_done, blank=blank)
         elif watch is not None and watch.patience and not (mesh.is_multi_process or debugging()):
-            of_fewer = functools.partial(compile_train, data=placed_data, **compiled_for)
             advance = train_shrinking(
-                programs,
-                states,
-                trained_runs,
-                placed_data,
-                mesh,
-                calls,
+                *given,
                 is_done=jax.jit(functools.partial(has_stopped, watch=watch)),
-                compile_train=of_fewer,
-                blank={name: np.full((1, epochs_per_call), np.nan, np.float32) for name in columns},
+                compile_train=functools.partial(compile_train, data=placed_data, **compiled_for),
+                blank=blank,
             )
         else:
             advance = train_side_by_side(programs, states, placed, placed_data, mesh, count, calls)

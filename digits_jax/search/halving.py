@@ -38,7 +38,7 @@ from digits_jax.search.grids import (
 )
 from digits_jax.splits import Split
 from digits_jax.structures import Run, TrainState
-from digits_jax.wave_files import in_waves, load_waves, saved_wave_size
+from digits_jax.wave_files import in_waves, load_waves, of_kind, saved_wave_size
 
 
 class Halving(NamedTuple):
@@ -280,14 +280,7 @@ def halve_in_waves(
             unit="groups of runs",
         )
     arrays = load_waves(folder)
-    scores, validation = (
-        {
-            name.removeprefix(prefix): values
-            for name, values in arrays.items()
-            if name.startswith(prefix)
-        }
-        for prefix in ("score.", "validation.")
-    )
+    scores, validation = (of_kind(kind, arrays) for kind in ("score", "validation"))
     return Halving(arrays["winner"], arrays["epochs"], scores, validation, arrays["diverged"])
 
 

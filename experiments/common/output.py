@@ -62,7 +62,7 @@ class Output:
         else:
             given = f"--output-dir {folder} is not a folder"
             require(not folder.exists() or folder.is_dir(), given)
-        self._opens = config.open
+        self._config, self._script = config, script
         self._options = None if resume is None else options_text(config, script)
         self._unnamed = folder is None
         self.folder = folder or Path("runs") / script / time.strftime("%Y%m%d-%H%M%S")
@@ -172,9 +172,9 @@ class Output:
         self,
         results: Mapping[str, Any],
         figures: Mapping[str, Drawing],
-        page: Report | Callable[[], Report],
+        page: Report | Callable[[Mapping[str, Any]], Report],
         *,
-        svg: bool = False,
+        data: dj.Provenance | None = None,
         also: Sequence[str] = (),
         says: str = "",
         track: Callable[[], None] | None = None,
@@ -188,10 +188,11 @@ class Output:
         makes the exit status 1.
 
         Args:
-            results: for ``results.json``; its "seconds" get a "total".
+            results: for ``results.json``, which begins with the origin, the script, its options,
+                and ``described`` data; its "seconds" get a "total".
             figures: by the names of their files.
-            page: the report, or a function that fills it.
-            svg: whether figures are also written as SVG.
+            page: the report, or a function of the whole results that fills it.
+            data: the rows; None where a script has none, and starts no JAX.
             also: what else is in the folder.
             says: a sentence before.
             track: writes for TensorBoard, once the figures are there.
@@ -202,10 +203,13 @@ class Output:
             Stopped: a signal came once the results were there.
         """
         seconds = {**results.get("seconds", {}), "total": time.perf_counter() - STARTED}
-        results = {**origin(), **results, "seconds": seconds, "warnings": self.warnings}
+        begun = {"experiment": self._script, "config": dataclasses.asdict(self._config)}
+        begun |= origin() | ({} if data is None else described(data))
+        results = {**begun, **results, "seconds": seconds, "warnings": self.warnings}
         self.json(name, results)
         self._complete = True
         console.results.release()
+        formats = ("png", "svg") if getattr(self._config, "svg", False) else ("png",)
         drawn = []
         written = [name]
         try:
@@ -215,13 +219,13 @@ class Output:
                         if drawing.figure is None:
                             raise drawing.error or AssertionError
                         path = self.folder / stem
-                        dj.plots.save(drawing.figure, path, ("png", "svg") if svg else ("png",))
+                        dj.plots.save(drawing.figure, path, formats)
                         drawn.append(f"{stem}.png")
                 if track is not None:
                     with self._warning("what tracks the run"):
                         track()
                 with self._warning("report.html"):
-                    filled = page() if callable(page) else page
+                    filled = page(results) if callable(page) else page
                     self.text("report.html", filled.html(results))
                     written = ["report.html", name]
                 if self.warnings:
@@ -237,7 +241,7 @@ class Output:
         console.say(f"{before}{took}. Written to {escape(str(self.folder))}/: {escape(files)}")
         result = self.folder / written[0]
         console.show_path(result)
-        if self._opens and not webbrowser.open(result.absolute().as_uri()):
+        if self._config.open and not webbrowser.open(result.absolute().as_uri()):
             console.say("--open found no browser", console.errors)
         if self.warnings:
             raise SystemExit(1)
@@ -275,19 +279,13 @@ def _point_to_latest(folder: Path) -> None:
             new.unlink(missing_ok=True)
 
 
-def describe(config: Any, provenance: dj.Provenance) -> dict[str, Any]:
-    """What a script's results hold beside their origin: data, options, devices, versions."""
+def described(data: dj.Provenance) -> dict[str, Any]:
+    """Data, devices and versions, as results hold them."""
     import jax
 
     devices = jax.devices()
     return {
-        "data": {
-            "source": provenance.source,
-            "rows": provenance.rows,
-            "sha256": provenance.sha256,
-            "note": provenance.note,
-        },
-        "config": dataclasses.asdict(config),
+        "data": dataclasses.asdict(data),
         "devices": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,

@@ -203,6 +203,21 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | int | float |
     }
 
 
+def finish(
+    tracked: Tracked,
+    folder: Path,
+    scores: Mapping[str, Mapping[str, float]],
+    epoch: int,
+    figures: Iterable[str],
+) -> None:
+    """Adds what the end of a training has to show, as the options say."""
+    if tracked.tensorboard:
+        about: Any = {"config": vars(tracked), "scores": scores, "epoch": epoch}
+        finish_tensorboard(folder, figures=figures, **about)
+    if tracked.track:
+        finish_module(tracked.track, scores, epoch)
+
+
 def finish_tensorboard(
     folder: Path,
     *,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import tyro
@@ -20,10 +21,11 @@ import digits_jax as dj
 from common import console, options, plans, progress, startup, tasks, tracking
 from common.drawing import plots
 from common.options import require
-from common.output import Output, describe
+from common.output import Output
 from common.plans import Plan
 from common.scores import Score, counted, scores_of
 from common.tasks import Task
+from digits_jax import calibration
 
 if TYPE_CHECKING:
     from common.drawing import Drawing
@@ -56,69 +58,68 @@ def begin(config: Config, script: str) -> tuple[Config, Output, Task, Plan]:
     return dataclasses.replace(config, **plans.numbers_of(plan)), output, task, plan
 
 
-def asked(config: Options, *, watched: bool = True) -> dict[str, Any]:
-    """What the options say of ``train``; not ``watched``: nothing of validation rows."""
-    names = ["seed", "resume", "checkpoint_every"]
-    names += ["patience", "keep"] * watched
-    of_options = {name: getattr(config, name) for name in names}
-    return {
-        **of_options,
-        "tracked": config if watched else None,
-        "about": options.identifying(config),
-    }
+class Seeded(Protocol):
+    """What all scripts that train have among their options."""
+
+    @property
+    def seed(self) -> int:
+        """Of all draws."""
+
+    @property
+    def resume(self) -> bool:
+        """Whether to go on from the checkpoints."""
 
 
 def train(
+    config: Seeded,
     data: Any,
+    plan: Plan,
     runs: dj.Run,
     names: list[str],
     output: Output,
-    plan: Plan,
     *,
-    seed: int,
-    resume: bool,
-    checkpoint_every: int | None = None,
-    patience: int | None = None,
-    keep: Literal["last", "best"] = "last",
-    verbose: bool = False,
     what: str | None = None,
     part: str = "",
-    tracked: options.Tracked | None = None,
-    about: Mapping[str, Any] | None = None,
+    watched: bool = True,
 ) -> dj.CrossValidation:
     """``cross_validate`` with a progress bar, checkpoints, and a clean stop at a signal.
 
+    ``config`` are a script's options, of which those of ``options.Training`` are heeded, too; not
+    ``watched``: but for those that are of validation rows, and what else shows the epochs.
     ``what`` trains, in words: "5 folds + refit"; ``part`` is the checkpoints' own folder, where a
-    script trains more than once; ``tracked`` says what else shows it; ``about`` are the options
-    that a refusal names, see ``options.identifying``.
+    script trains more than once.
     """
     from digits_jax.runs.memory import runs_at_once
 
+    given = config if isinstance(config, options.Training) else options.Training()
+    if not watched:
+        given = dataclasses.replace(
+            given, patience=None, keep="last", tensorboard=False, track=None
+        )
+    verbose: bool = getattr(config, "verbose", False)
     recipe, epochs, count = plan.recipe, plan.epochs, len(names)
     score, done = scores_of(recipe)[0], 0
     what = (counted(count, "run") if count > 1 else "") if what is None else what
     folder = output.checkpoints / part
     saved = _saved_epochs(folder)
-    per_call = 1 if verbose else _epochs_per_call(epochs, checkpoint_every, saved)
-    if resume and saved:
+    per_call = 1 if verbose else _epochs_per_call(epochs, given.checkpoint_every, saved)
+    if config.resume and saved:
         going_on = f"going on after epoch {max(saved)} of {epochs}, from {folder}"
         console.say(escape(going_on), console.notes)
     with contextlib.ExitStack() as stack:
         trackers: list[tracking.TensorBoard | tracking.Module] = []
-        if tracked is not None and startup.reports():
-            made = tracking.trackers(tracked, output.folder, names, data, runs, recipe, epochs)
-            for each in made:
-                stack.enter_context(each)
-            trackers = made
+        if startup.reports():
+            trackers = tracking.trackers(given, output.folder, names, data, runs, recipe, epochs)
+        for each in trackers:
+            stack.enter_context(each)
         with progress.waiting("finding how many runs fit in memory", at_once=False):
             size = runs_at_once(runs, data, recipe=recipe)
-        if size is None:
-            rows = float(np.sum(runs.split.train_weights))
-            watch = progress.Watch(count, what=what, rows=rows, verbose=verbose, score=score)
-        else:
+        rows = float(np.sum(runs.split.train_weights)) if size is None else None
+        if size is not None:
             few = f"{counted(count, 'run')} are more than memory holds: {size} train at once"
             console.say(few, console.notes)
-            watch = progress.Watch(count, what=what, score=score)
+        by_line = verbose and size is None
+        watch = progress.Watch(count, what=what, rows=rows, verbose=by_line, score=score)
         stack.enter_context(watch)
 
         def on_epoch(progress: dj.Progress) -> bool:
@@ -144,22 +145,22 @@ def train(
                     recipe=recipe,
                     epochs=epochs,
                     wave_size=size,
-                    patience=patience,
-                    keep=keep,
+                    patience=given.patience,
+                    keep=given.keep,
                     epochs_per_call=per_call,
                     checkpoints=folder,
-                    checkpoint_every=checkpoint_every,
+                    checkpoint_every=given.checkpoint_every,
                     names=names,
-                    identity={"seed": seed},
-                    about=about,
-                    resume=resume,
+                    identity={"seed": config.seed},
+                    about=options.identifying(config),
+                    resume=config.resume,
                     on_epoch=on_epoch,
                 )
         except dj.Interrupted as stop:
             raise stopped(stop, watch, output) from stop
         for tracker in trackers:
             tracker.write(result.history)  # a resumed run may have had no epoch left to train
-        save_temperatures(data, names, output.checkpoints / part, plan, result)
+        save_temperatures(data, names, folder, plan, result)
         return result
 
 
@@ -173,7 +174,6 @@ def save_temperatures(
     """
     import jax
 
-    from digits_jax import calibration
     from digits_jax.runs.temperatures import fit_temperatures
 
     if result.runs.split.validation_rows is None or jax.process_count() > 1:
@@ -236,11 +236,11 @@ def name_diverged(result: dj.CrossValidation, names: list[str]) -> dict[str, int
     return diverged
 
 
-def about(config: Options, task: Task, result: dj.CrossValidation) -> dict[str, Any]:
+def about(config: Options, result: dj.CrossValidation) -> dict[str, Any]:
     """What ``results.json`` holds of every training."""
     runs, epochs = result.history["loss"].shape
     return {
-        **describe(config, task.provenance),
+        "config": dataclasses.asdict(config),  # with what the recipe has decided
         "trained": {"runs": runs, "epochs": epochs},
         "epochs_of_runs": result.epochs,
         "best_epochs": result.best_epochs,
@@ -250,32 +250,23 @@ def about(config: Options, task: Task, result: dj.CrossValidation) -> dict[str, 
 
 def finish(
     config: Options,
+    task: Task,
     output: Output,
     results: Mapping[str, Any],
     figures: Mapping[str, Drawing],
-    page: Callable[[], Report],
+    page: Callable[[Mapping[str, Any]], Report],
     scores: Mapping[str, Mapping[str, float]],
 ) -> None:
     """``output.finish``; the scores of each tested run are for what tracks it."""
     epoch = int(np.max(results["epochs_of_runs"]))
-
-    def track() -> None:
-        if config.tensorboard:
-            about: Any = {"config": vars(config), "scores": scores, "epoch": epoch}
-            tracking.finish_tensorboard(output.folder, figures=figures, **about)
-        if config.track:
-            tracking.finish_module(config.track, scores, epoch)
-
+    track = functools.partial(tracking.finish, config, output.folder, scores, epoch, figures)
     also = ["history.npz", "predictions.npz", "checkpoints/"]
     also += ["tensorboard/"] * config.tensorboard
-    output.finish(results, figures, page, svg=config.svg, also=also, track=track)
+    output.finish(results, figures, page, data=task.provenance, also=also, track=track)
 
 
-def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
-    """Curves [R, E] for a figure, in the scores' units, by "training" and "validation" and title.
-
-    NaN from where a run diverged on.
-    """
+def curves(result: dj.CrossValidation, scores: Sequence[Score], names: Sequence[str]) -> Drawing:
+    """The figure of the history, up to where a run diverged."""
     epochs = np.arange(1, result.history["loss"].shape[1] + 1)
     failed = (result.diverged[:, None] > 0) & (epochs[None] >= result.diverged[:, None])
     found: dict[str, dict[str, Any]] = {"training": {}, "validation": {}}
@@ -284,7 +275,7 @@ def curves(result: dj.CrossValidation, scores: Sequence[Score]) -> dict[str, dic
             values = result.history.get(f"{prefix}{score.name}")
             if values is not None:
                 found[kind][score.title] = np.where(failed, np.nan, score.scale * values)
-    return found
+    return plots.learning_curves(found["training"], names, validation=found["validation"])
 
 
 def wrong_digits(

@@ -6,10 +6,12 @@ Kept as it is: a new model for each fold, ``fit`` with its defaults. Its Adam ha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import protocol
 from keras.callbacks import LambdaCallback
 from keras.layers import Conv2D, Dense, Dropout, Flatten, MaxPooling2D
@@ -41,18 +43,25 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
         torch.set_num_threads(protocol.cores())
     images = task.images.astype(np.float32)[..., None]
     labels = keras.utils.to_categorical(task.labels, num_classes=10)
+    fit_each(task, clock, images, labels, create_cnn_model, "categorical_crossentropy")
+
+
+def fit_each(
+    task: protocol.Task,
+    clock: protocol.Clock,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    make: Callable[[], Any],
+    loss: Any,
+) -> None:
+    """A new model for each fold, and one call of ``fit``."""
     keras.utils.set_random_seed(0)
     report = LambdaCallback(on_epoch_end=lambda _, logs: clock.epoch(logs["accuracy"]))
     for rows in task.folds():
         clock.fold()
-        model = create_cnn_model()
-        optimizer = Adam(
-            learning_rate=protocol.LEARNING_RATE,
-            beta_1=protocol.BETAS[0],
-            beta_2=protocol.BETAS[1],
-            epsilon=protocol.EPSILON,
-        )
-        model.compile(optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+        model = make()
+        optimizer = Adam(protocol.LEARNING_RATE, *protocol.BETAS, protocol.EPSILON)
+        model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
         model.fit(
             images[rows],
             labels[rows],
@@ -61,7 +70,7 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
             verbose=0,
             callbacks=[report],
         )
-    clock.parameters(model.count_params())
+    clock.parameters(sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
     clock.note(steps=int(keras.ops.convert_to_numpy(optimizer.iterations)))
 
 

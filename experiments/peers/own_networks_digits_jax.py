@@ -5,13 +5,13 @@ Variants: a network's name, and perhaps ``none`` for ``Recipe(lowering="none")``
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import optax
 import protocol
+from digits_jax_folds import PACKAGES, train_all
 from own_networks_flax import NETWORKS
 
-from digits_jax import Progress, Recipe, Split, cross_validate, make_runs, use_all_cpu_cores
+from digits_jax import Recipe, use_all_cpu_cores
 
 
 def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
@@ -25,23 +25,9 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
         remainder="dropped",  # each run has full batches only, so nothing is
         lowering="none" if lowering else "auto",
     )
-    splits = Split(task.train_rows, task.train_weights, task.test_rows, task.test_weights)
-    clock.fold()
-    result = cross_validate(
-        (task.images.astype(np.float32) / 255, task.labels),
-        make_runs(splits, {"learning_rate": protocol.LEARNING_RATE}),
-        recipe=recipe,
-        epochs=task.epochs,
-        on_epoch=lambda progress: _tell(clock, progress),
-    )
-    clock.parameters(sum(np.size(leaf[0]) for leaf in jax.tree.leaves(result.states.params)))
-    steps = optax.tree_utils.tree_get(result.states.opt_state, "count")
-    clock.note(compile_seconds=result.seconds["compile"], steps=int(steps[0]))
-
-
-def _tell(clock: protocol.Clock, progress: Progress) -> None:
-    clock.epoch(float(np.mean(progress.history["accuracy"][:, -1])))
+    images = task.images.astype(np.float32) / 255
+    train_all(task, clock, images, {"learning_rate": protocol.LEARNING_RATE}, recipe=recipe)
 
 
 if __name__ == "__main__":
-    protocol.run_peer(train, packages=("digits_jax", "jax", "jaxlib", "flax", "optax"))
+    protocol.run_peer(train, packages=PACKAGES)

@@ -5,6 +5,7 @@ As its users train them: a new model for each run, ``fit`` with its defaults.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 import protocol
 from keras import layers
-from keras.callbacks import LambdaCallback
+from keras_folds import fit_each
 
 
 def lenet(x: Any) -> Any:
@@ -104,28 +105,9 @@ def make_model(name: str, shape: tuple[int, ...]) -> Any:
 def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
     """Trains the runs one by one, each in one call of ``fit``."""
     images = task.images.astype(np.float32) / 255
-    keras.utils.set_random_seed(0)
-    report = LambdaCallback(on_epoch_end=lambda _, logs: clock.epoch(logs["accuracy"]))
-    for rows in task.folds():
-        clock.fold()
-        model = make_model(variant, images.shape[1:])
-        model.compile(
-            optimizer=keras.optimizers.Adam(
-                protocol.LEARNING_RATE, *protocol.BETAS, protocol.EPSILON
-            ),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
-        model.fit(
-            images[rows],
-            task.labels[rows],
-            epochs=task.epochs,
-            batch_size=protocol.BATCH_SIZE,
-            verbose=0,
-            callbacks=[report],
-        )
-    clock.parameters(sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
-    clock.note(steps=int(model.optimizer.iterations.numpy()))
+    make = functools.partial(make_model, variant, images.shape[1:])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    fit_each(task, clock, images, task.labels, make, loss)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
 """The networks of ``own_networks_flax.py`` in PyTorch, eager; the variant is a network's name.
 
-Runs are dealt to processes, one a core. A run alone has all cores. Written to be fast: all data as
-one tensor, an epoch's rows gathered at once, channels last, fused Adam, and no wait for a number
-before the epoch's end.
+Runs are dealt to processes, one a core. A run alone has all cores.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import protocol
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch_training import in_processes, train_runs
 
 
 class LeNet(nn.Sequential):
@@ -143,69 +140,21 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {  # of pixels a side, an
 
 def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
     """Trains a run alone here, and several in processes."""
+    train_some = functools.partial(train_networks, variant=variant)
     runs = len(task.folds())
-    workers = min(protocol.cores(), runs)
-    if workers == 1:
-        torch.set_num_threads(protocol.cores())
-        return train_runs(task, clock, variant, range(runs))
-    work = functools.partial(train_share, task, clock, variant, workers)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        clocks, peaks = zip(*pool.map(work, range(workers)), strict=True)
-    clock.merge(clocks, peaks)
+    if min(protocol.cores(), runs) > 1:
+        return in_processes(task, clock, train_some)
+    torch.set_num_threads(protocol.cores())
+    train_some(task, clock, range(runs))
 
 
-def train_share(
-    task: protocol.Task, clock: protocol.Clock, variant: str, workers: int, worker: int
-) -> tuple[protocol.Clock, int | None]:
-    """What one of the processes does."""
-    torch.set_num_threads(max(1, protocol.cores() // workers))
-    train_runs(task, clock, variant, range(worker, len(task.folds()), workers))
-    return clock, protocol.peak_memory()
-
-
-def train_runs(task: protocol.Task, clock: protocol.Clock, variant: str, numbers: range) -> None:
+def train_networks(
+    task: protocol.Task, clock: protocol.Clock, numbers: range, *, variant: str
+) -> None:
     """Trains the runs of these numbers, one by one."""
-    torch.manual_seed(numbers[0])
     images = torch.from_numpy(task.images).permute(0, 3, 1, 2).float() / 255
-    labels = torch.from_numpy(task.labels).long()
-    folds = task.folds()
-    for number in numbers:
-        clock.fold()
-        network = NETWORKS[variant](images.shape[-1], images.shape[1])
-        network = network.to(memory_format=torch.channels_last).train()
-        optimizer = torch.optim.Adam(
-            network.parameters(),
-            lr=protocol.LEARNING_RATE,
-            betas=protocol.BETAS,
-            eps=protocol.EPSILON,
-            fused=True,
-        )
-        rows = torch.from_numpy(folds[number]).long()
-        for _ in range(task.epochs):
-            order = rows[torch.randperm(len(rows))]
-            x = images[order].contiguous(memory_format=torch.channels_last)
-            correct = train_epoch(network, optimizer, x, labels[order])
-            clock.epoch(correct.item() / len(rows))
-        clock.parameters(sum(parameter.numel() for parameter in network.parameters()))
-        clock.note(steps=int(next(iter(optimizer.state.values()))["step"].item()))
-
-
-def train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-) -> torch.Tensor:
-    """One pass over images [T, C, S, S]; gives the number of right answers."""
-    correct = torch.zeros((), dtype=torch.int64)
-    size = protocol.BATCH_SIZE
-    for x, y in zip(images.split(size), labels.split(size), strict=True):
-        optimizer.zero_grad()
-        logits = network(x)
-        F.cross_entropy(logits, y).backward()
-        optimizer.step()
-        correct += (logits.argmax(1) == y).sum()
-    return correct
+    make = functools.partial(NETWORKS[variant], images.shape[-1], images.shape[1])
+    train_runs(task, clock, numbers, images, make)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,20 @@ import protocol
 import torch
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
-from torch_network import DEVICE, make_adam, make_network, place
+from torch_network import images_of, make_network
+from torch_training import DEVICE, make_adam
 
 
 def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
     """Trains all folds in each step; Adam works element by element, so stacking changes nothing."""
     torch.set_num_threads(protocol.cores())
     torch.manual_seed(0)
-    images, labels = place(task)
+    images = images_of(task).to(DEVICE)
+    labels = torch.from_numpy(task.labels).long().to(DEVICE)
     folds = [torch.from_numpy(rows).long().to(DEVICE) for rows in task.folds()]
     counts = torch.tensor([len(rows) for rows in folds], device=DEVICE)
     clock.fold()
-    networks = [make_network().train() for _ in folds]
+    networks = [make_network().to(DEVICE).train() for _ in folds]
     skeleton = copy.deepcopy(networks[0]).to("meta")
     params, _ = stack_module_state(networks)
     optimizer = make_adam(list(params.values()))

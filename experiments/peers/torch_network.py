@@ -6,8 +6,6 @@ import protocol
 import torch
 from torch import nn
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
 
 def make_network() -> nn.Sequential:
     """[B, 1, 8, 8] to logits [B, 10]."""
@@ -31,21 +29,9 @@ def make_network() -> nn.Sequential:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers).to(DEVICE)
+    return nn.Sequential(*layers)
 
 
-def make_adam(parameters: list[torch.Tensor]) -> torch.optim.Adam:
-    """The notebook's optimizer, in its fused form."""
-    return torch.optim.Adam(
-        parameters,
-        lr=protocol.LEARNING_RATE,
-        betas=protocol.BETAS,
-        eps=protocol.EPSILON,
-        fused=True,
-    )
-
-
-def place(task: protocol.Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images, float32 [N, 1, 8, 8], and labels, int64 [N], on the device."""
-    images = torch.from_numpy(task.images).float().unsqueeze(1).to(DEVICE)
-    return images, torch.from_numpy(task.labels).long().to(DEVICE)
+def images_of(task: protocol.Task) -> torch.Tensor:
+    """All images, float32 [N, 1, 8, 8]."""
+    return torch.from_numpy(task.images).float().unsqueeze(1)

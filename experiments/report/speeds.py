@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from common.tables import Table
-from programs import BUSY, PEERS
+from programs import PEERS, disturbance
 from report import Report
 
 if TYPE_CHECKING:
@@ -72,19 +72,11 @@ def footnotes(results: Results) -> list[str]:
             f"[yellow]Disturbed: round {numbers} of {results['config']['rounds']} (the rate of "
             "matrix products drifted by a tenth, or other programs ran).[/]"
         )
-    if busy := _busy(results):
-        lines.append(f"[yellow]{busy}: don't trust these times, repeat them on a quiet machine.[/]")
+    if busy := disturbance(results["others_share"]):
+        lines.append(f"[yellow]{busy}[/]")
     for name, why in results["left_out"].items():
         lines.append(f"Left out: {PEERS[name].title} ({escape(why)}).")
     return lines
-
-
-def _busy(results: Results) -> str:
-    """A warning, where other programs took part of the machine; else nothing."""
-    others = results["others_share"]
-    if others is None or others[2] < BUSY:
-        return ""
-    return f"other programs used {others[0]:.0%} of the cores, up to {others[2]:.0%}"
 
 
 def page(results: Results, table: Table, figure: Drawing) -> Report:
@@ -144,7 +136,7 @@ def figure(results: Results) -> Figure:
     axes.set_xlabel(f"seconds for one epoch of all {results['folds']} folds (less is better)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    machine, busy = results["machine"], _busy(results)
+    machine, (busy, *_) = results["machine"], disturbance(results["others_share"]).split(":")
     title = f"{results['fold_rows']} rows an epoch; × is the ratio to digits_jax on all devices\n"
     title += f"{machine['processor']}, {machine['cores']} cores" + (f"; {busy}" if busy else "")
     axes.set_title(title, fontsize=9, loc="left")
