@@ -37,3 +37,27 @@ def test_it_reports_each_repeat(tmp_path: Path) -> None:
     assert "Five-fold cross-validation to 99.08 %" in page and mean in page and mean in done.stdout
     assert ("the goal is reached" in page) == results["reached"]
     assert "0 of 2 repeats diverged" in page
+    share = np.mean([accuracy >= 0.9908 for accuracy in results["accuracies"]])
+    assert results["share_at_goal"] == share and f"{share:.0%}" in page
+
+
+@pytest.mark.slow
+def test_other_programs_aim_at_the_goal_on_the_same_folds(tmp_path: Path) -> None:
+    for module in ("torch", "keras", "tensorflow"):
+        pytest.importorskip(module)
+    options = ["--data", "bundled", "--repeats", "2", "--peers", "2", "--output-dir", "out"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options, "--quiet"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    own = results["accuracies"]
+    for name in ("torch", "keras"):  # the same recipe: within what chance moves a mean
+        np.testing.assert_allclose(results["peers"][name]["accuracies"], own, atol=0.01)
+    notebook = results["peers"]["keras-notebook"]
+    assert len(notebook["accuracies"]) == len(notebook["seconds"]) == 100
+    assert notebook["accuracies"][-1] > 0.97
+    assert f"Keras, TensorFlow: {100 * np.mean(results['peers']['keras']['accuracies']):.2f} %" in (
+        done.stdout
+    )
