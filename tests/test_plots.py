@@ -595,6 +595,13 @@ def test_effects_of_configurations_that_share_no_value_have_their_own_spreads() 
     np.testing.assert_allclose(ends, [[82.5, 87.5], [75, 85], [50, 50]])
 
 
+def test_a_pair_of_more_values_than_a_page_holds_is_points() -> None:
+    values = np.linspace(0.0, 1.0, 500)
+    figure = plots.pair(values, np.ones(500), 90 + values, ["dropout_rate", "width"])
+    panel, _ = figure.axes
+    assert not panel.texts and len(panel.collections[0].get_offsets()) == 500  # type: ignore[arg-type]
+
+
 def test_a_pair_shows_the_mean_of_each_cell_and_frames_the_best() -> None:
     x, y = [1e-3, 1e-2, 1e-3, 1e-2, 1e-2], [0.0, 0.0, 0.5, 0.5, 0.5]
     figure = plots.pair(x, y, [90, 80, 70, 96, 98], ["learning_rate", "dropout_rate"])

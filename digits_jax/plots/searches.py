@@ -25,6 +25,8 @@ from digits_jax.plots.style import (
     styled,
 )
 
+MOST_CELLS = 400  # of a heat map: each has its number in it
+
 
 @styled
 def effects(
@@ -109,8 +111,8 @@ def pair(
     """A heat map of two hyperparameters.
 
     A cell is the mean over all configurations of a pair of values, whatever the others; the best
-    is framed. Where most pairs of values are missing, as in random search, the configurations are
-    points instead.
+    is framed. Where most pairs of values are missing, as in random search, or where there are more
+    than a page holds, the configurations are points instead.
 
     Args:
         x: values [C] of one hyperparameter.
@@ -130,7 +132,7 @@ def pair(
     columns, rows = array_of("x", x, len(shares)), array_of("y", y, len(shares))
     xs, ys = np.unique(columns), np.unique(rows)
     cells = np.full((len(ys), len(xs)), np.nan)
-    for i, j in np.ndindex(cells.shape):
+    for i, j in np.ndindex(cells.shape) if cells.size <= MOST_CELLS else ():
         here = shares[(columns == xs[j]) & (rows == ys[i])]
         cells[i, j] = mean_of_known(here) if here.size else np.nan
     labels = [names_of(names, range(2))[i].replace("_", " ").capitalize() for i in (0, 1)]
