@@ -183,7 +183,10 @@ def _finished(
     finished = []
     for path, start in _files(folder):
         if not resume:
-            raise CheckpointError(f"{folder} holds waves already; resume, or choose another folder")
+            raise CheckpointError(
+                f"{folder} holds waves already; give resume=True to go on with them, or another "
+                "folder"
+            )
         try:
             _, saved = read_arrays(path)
         except DamagedFile as damage:

@@ -175,8 +175,10 @@ def test_classes_are_trained_swept_and_compared(run: Run) -> None:
     # What it names can be run as it is printed.
     command = results["best_command"].split()
     assert command[:2] == ["python", "experiments/cross_validate.py"]
-    run("cross_validate", *command[2:], "--folds", 2, "--output-dir", "c", "--no-refit")
-    assert _results("c")["config"]["set"][-1] == "learning_rate=0.01"
+    run("cross_validate", *command[2:], "--output-dir", "c", "--no-refit")
+    config = _results("c")["config"]
+    assert config["set"][-1] == "learning_rate=0.01"
+    assert config["folds"] == 2  # those of the search
 
     methods = ("--methods", "mine.py:classes", "knn3", "logistic", "--repeats", 1)
     run("compare", "--data", "wine.npz", *methods, "--folds", 2, "--output-dir", "m")

@@ -54,6 +54,7 @@ def test_a_summary_knows_its_splits_and_leaves_the_refit_out(result: CrossValida
     assert (got.mean, got.sd, got.n, got.diverged) == (expected.mean, expected.std, 4, ())
     np.testing.assert_allclose(got.ci95, expected.ci95)
     assert "95 % interval" in str(got) and "4 runs" in str(got)
+    assert "(1 run)" in str(result.summary("accuracy", runs=[0]))
     two = result.summary("accuracy", runs=[0, 2])
     assert two.mean == pytest.approx(values[[0, 2]].mean())
     with pytest.raises(KeyError, match="there are loss, accuracy"):

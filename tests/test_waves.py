@@ -262,7 +262,7 @@ def test_a_damaged_wave_is_named_and_done_again(
 
 def test_other_waves_are_refused_by_name(data: Arrays, runs: Run, tmp_path: Path) -> None:
     _train(data, runs, tmp_path, identity={"seed": 3})
-    with pytest.raises(CheckpointError, match="holds waves already; resume, or choose another"):
+    with pytest.raises(CheckpointError, match="holds waves already; give resume=True"):
         _train(data, runs, tmp_path)
     rates = runs.hyperparameters._replace(learning_rate=np.ones(COUNT, np.float32))
     faster = runs._replace(hyperparameters=rates)

@@ -57,10 +57,11 @@ class ScoreSummary(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.mean:.4g} ± {self.sd:.2g}"
+        runs = f"{self.n} run" + "s" * (self.n != 1)
         if np.isfinite(self.ci95).all():
-            text += f" (95 % interval {self.ci95[0]:.4g} to {self.ci95[1]:.4g}, {self.n} runs)"
+            text += f" (95 % interval {self.ci95[0]:.4g} to {self.ci95[1]:.4g}, {runs})"
         else:
-            text += f" ({self.n} runs)"
+            text += f" ({runs})"
         if self.diverged:
             text += f"; {len(self.diverged)} diverged"
         return text + (f"; {self.note}" if self.note else "")

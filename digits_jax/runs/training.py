@@ -301,7 +301,7 @@ def _resumes(saved: Any, resume: bool, epochs: int, epochs_per_call: int) -> boo
     if not resume:
         raise CheckpointError(
             f"{shortened_path(saved.folder)} holds checkpoints of epoch {saved.latest} already; "
-            "resume, or choose another folder"
+            "give resume=True to go on with them, or another folder"
         )
 
     def check(epoch: int) -> None:

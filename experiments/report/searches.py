@@ -149,7 +149,7 @@ def configurations(results: Results, sweep: Sweep, who: str) -> Table:
             row["rank"],
             *(cell(row.get(name)) for name in sweep.varied),
             *(each.spread(row[each.name], row[f"{each.name}_sd"]) for each in sweep.scores),
-            f"{row['epochs']:g}",
+            f"{round(row['epochs'], 1):g}",
             row["diverged"] or "",
         )
         for row in results["configurations"][:LINES]
@@ -257,10 +257,13 @@ def _track(sweep: Sweep, rows: list[dict[str, Any]], found: dict[str, npt.NDArra
 
 
 def command_of(config: Config, row: dict[str, Any]) -> str:
-    """What trains a configuration, on the command line."""
+    """What trains a configuration, on the command line; on the folds of the search."""
     words = ["python", "experiments/cross_validate.py", "--recipe", str(row["recipe"])]
     if config.data != "auto":
         words += ["--data", config.data]
+    for name, plain in {"folds": 5, "repeats": 1, "seed": 0}.items():  # cross_validate.py's own
+        if getattr(config, name) != plain:
+            words += [f"--{name}", str(getattr(config, name))]
     if config.epochs is not None:
         words += ["--epochs", str(config.epochs)]
     if "batch_size" in row:

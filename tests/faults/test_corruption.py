@@ -223,7 +223,9 @@ def test_a_script_says_it_in_one_line(
 def test_other_checkpoints_are_not_written_over(trained: tuple[Path, CrossValidation]) -> None:
     digits = dj.load_digits("bundled")
     runs = dj.make_runs(dj.kfold_splits(digits.labels, 2))
-    with pytest.raises(CheckpointError, match="holds checkpoints of epoch 3 already; resume, or"):
+    with pytest.raises(
+        CheckpointError, match="holds checkpoints of epoch 3 already; give resume=True"
+    ):
         dj.cross_validate(digits.data, runs, epochs=1, checkpoints=trained[0])
 
 
