@@ -100,10 +100,12 @@ def check_class_targets(outputs: Any, targets: Any) -> None:
     """
     shape, given = tuple(np.shape(outputs)), tuple(np.shape(targets))
     dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
+    floats = jnp.issubdtype(dtype, jnp.floating)
+    numbers = "; for numbers give loss=dj.squared_error" if floats else ""
     if len(shape) != 2 or given not in ((shape[0],), shape):
         raise ValueError(
             "class targets need logits [B, K] and integers [B] or probabilities [B, K], "
-            f"not outputs {list(shape)} and targets {list(given)}"
+            f"not outputs {list(shape)} and targets {list(given)}{numbers}"
         )
     if shape[1] < 2:
         raise ValueError(
@@ -111,13 +113,13 @@ def check_class_targets(outputs: Any, targets: Any) -> None:
             "give it two outputs, or take a loss for one (sigmoid cross-entropy, squared error)"
         )
     if len(given) == 2:
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not floats:
             raise TypeError(f"targets [B, K] must be probabilities (floats), not {dtype}")
         return
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
             f"targets [B] must be integers 0 to {shape[1] - 1}, not {dtype}; give probabilities as "
-            "[B, K]"
+            f"[B, K]{numbers}"
         )
     if isinstance(targets, jax.core.Tracer) or not given[0]:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -61,7 +61,7 @@ BELOW_ONE = dict.fromkeys(
 
 
 def adam(
-    h: Hyperparameters,
+    h: Any,
     *,
     schedule: Callable[[Any], jax.Array] | None = None,
     eps_root: float = 0.0,
@@ -77,33 +77,53 @@ def adam(
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
 
     Args:
-        h: gives learning_rate, beta_1, beta_2, epsilon, weight_decay.
+        h: gives learning_rate, and where it has them beta_1, beta_2, epsilon and weight_decay, as
+            attributes or keys. Default: those of ``Hyperparameters``.
         schedule: gives, from the number of steps before a step, the fraction of the learning rate.
         eps_root: added to the second moment under the root. Differentiating *through* training
             (meta-gradients) needs it above 0, say 1e-8: the root's slope is infinite at 0, which is
             the second moment of a weight behind pixels that are always zero.
+
+    Raises:
+        TypeError: h has no learning_rate.
     """
+    ours = _of_adam(h)
 
     def scheduled(count: Any) -> Any:
-        return h.learning_rate * cast(Any, schedule)(count)
+        return ours.learning_rate * cast(Any, schedule)(count)
 
-    rate: Any = h.learning_rate if schedule is None else scheduled
+    rate: Any = ours.learning_rate if schedule is None else scheduled
 
     def with_epsilon(epsilon: ArrayLike) -> optax.GradientTransformation:
-        return optax.scale_by_adam(b1=h.beta_1, b2=h.beta_2, eps=epsilon, eps_root=eps_root)
+        return optax.scale_by_adam(b1=ours.beta_1, b2=ours.beta_2, eps=epsilon, eps_root=eps_root)
 
     def update(grads: Params, state: optax.OptState, params: Params = None) -> Any:
         steps = state.count + 1
-        epsilon = h.epsilon / jnp.sqrt(1 - jnp.asarray(h.beta_2) ** steps)
+        epsilon = ours.epsilon / jnp.sqrt(1 - jnp.asarray(ours.beta_2) ** steps)
         return with_epsilon(epsilon).update(grads, state, params)
 
     # One vector instead of a leaf for each layer: as fast, and 1.5 s less to compile. Not for the
     # weights themselves: an accelerator could not update them in their place.
     return optax.chain(
-        optax.flatten(optax.GradientTransformation(with_epsilon(h.epsilon).init, update)),
-        optax.add_decayed_weights(h.weight_decay),
+        optax.flatten(optax.GradientTransformation(with_epsilon(ours.epsilon).init, update)),
+        optax.add_decayed_weights(ours.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def _of_adam(h: Any) -> Hyperparameters:
+    """Those that Adam reads, of any h; see ``adam``."""
+    if isinstance(h, Hyperparameters):
+        return h
+    read = h.get if isinstance(h, Mapping) else functools.partial(getattr, h)
+    names = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
+    given: dict[str, Any] = {name: read(name, None) for name in names}
+    if given["learning_rate"] is None:  # one by another name would be ignored without a word
+        raise TypeError(
+            "the recipe's optimizer is Adam, and the hyperparameters have no learning_rate; give "
+            'one, as {"learning_rate": 1e-3}, or an optimizer= that reads yours'
+        )
+    return Hyperparameters(**{name: each for name, each in given.items() if each is not None})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +152,7 @@ class OneCycleAdam:
         if not (0 <= self.start <= 1 and 0 <= self.end <= 1):
             raise ValueError(f"start and end must be in [0, 1], not {self.start} and {self.end}")
 
-    def __call__(self, h: Hyperparameters, steps: ArrayLike) -> optax.GradientTransformation:
+    def __call__(self, h: Any, steps: ArrayLike) -> optax.GradientTransformation:
         """The optax transformation of a run.
 
         Args:

@@ -20,7 +20,12 @@ from flax.core import FrozenDict
 from digits_jax.losses import accuracy, cross_entropy
 from digits_jax.lowering.jaxprs import lower
 from digits_jax.model import DigitsCNN
-from digits_jax.networks import Callee, NetworkWithHyperparameters, check_network
+from digits_jax.networks import (
+    Callee,
+    NetworkWithHyperparameters,
+    check_network,
+    named_arguments,
+)
 from digits_jax.optimizers import adam
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -99,6 +104,8 @@ class Recipe:
             value = getattr(self, name)
             if not callable(value) and not (name in optional and value is None):
                 raise TypeError(f"{name} must be a function, not {value!r}")
+            if value is not None:
+                _check_arguments(name, value)
         self._set("metrics", FrozenDict(self._checked_metrics()))
         self._check_monitor()
         try:
@@ -133,6 +140,7 @@ class Recipe:
         for name, metric in self.metrics.items():
             if not isinstance(name, str) or not callable(metric):
                 raise TypeError(f"metrics[{name!r}] must be a function, named by a string")
+            _check_arguments("metrics", metric, shown=f"metrics[{name!r}]")
             if name == "loss" or name.startswith("validation_"):
                 raise ValueError(f'metrics: the name "{name}" is taken; choose another')
         return dict(self.metrics)
@@ -225,6 +233,37 @@ class Recipe:
         if self.loss is cross_entropy:
             return mean_log_probability(outputs)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), outputs)
+
+
+# What each function of a recipe is called with, and its mask if it names one.
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "loss": ("outputs", "targets", "h"),
+    "metrics": ("outputs", "targets"),
+    "optimizer": ("h",),
+    "augment": ("key", "inputs", "targets", "h"),
+    "views": ("inputs",),
+    "combine": ("outputs",),
+    "average": ("h",),
+    "eval_params": ("opt_state", "params", "h"),
+}
+
+
+def _check_arguments(field: str, function: Callable[..., Any], shown: str = "") -> None:
+    """Raises TypeError unless the signature of a recipe's function takes what it is called with."""
+    given = _ARGUMENTS[field]
+    if field == "optimizer" and takes_steps(function):
+        given = ("h", "steps")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin
+        return
+    try:
+        signature.bind(*given, **named_arguments(function, mask=None))
+    except TypeError:
+        wanted = "(h) or (h, steps)" if field == "optimizer" else f"({', '.join(given)})"
+        raise TypeError(
+            f"{shown or field} must take {wanted}, not ({', '.join(signature.parameters)})"
+        ) from None
 
 
 def _by_name(function: Any) -> Any:

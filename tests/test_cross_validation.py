@@ -420,8 +420,19 @@ def test_saved_states_load_to_predict_with(tmp_path: Path, data: Arrays, runs: R
     with pytest.raises(CheckpointError, match="no folder of checkpoints at .*nowhere"):
         load_states(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint in .*empty"):
+    give = r"no checkpoint in .*empty; give the folder that cross_validate\(checkpoints=\) wrote"
+    with pytest.raises(CheckpointError, match=give):
         load_states(tmp_path / "empty")
+
+
+def test_states_load_from_an_output_folder(tmp_path: Path) -> None:
+    inputs, labels = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
+    recipe, runs = Recipe(network=nn.Dense(2)), make_runs(kfold_splits(labels, 2))
+    folder = tmp_path / "checkpoints"
+    result = cross_validate((inputs, labels), runs, recipe=recipe, epochs=1, checkpoints=folder)
+    for where in (tmp_path, folder):
+        states = load_states(where, recipe=recipe).states
+        jax.tree.map(np.testing.assert_array_equal, states, result.states)
 
 
 @pytest.mark.parametrize(

@@ -708,17 +708,18 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a loss that gives a scalar": (
         lambda: train((X, F), recipe=_loss(lambda o, t, h: jnp.mean((o[:, 0] - t) ** 2))),
         ValueError,
-        r"loss gives \[\] for 6 rows, and must give \[6\]: give each row's value, not their mean",
+        r"loss gives \[\] for a trial batch of 6 rows, and must give \[6\]: give each row's value, "
+        "not their mean",
     ),
     "a loss that gives a column": (
         lambda: train((X, F), recipe=_loss(lambda o, t, h: (o - t[:, None]) ** 2)),
         ValueError,
-        r"loss gives \[6, 1\] for 6 rows, .*: take its last axis away",
+        r"loss gives \[6, 1\] for a trial batch of 6 rows, .*: take its last axis away",
     ),
     "a loss that gives a square": (
         lambda: train((X, F), recipe=_loss(lambda o, t, h: (o - t[None]) ** 2)),
         ValueError,
-        r"loss gives \[6, 6\] for 6 rows",
+        r"loss gives \[6, 6\] for a trial batch of 6 rows",
     ),
     "a loss that gives a mean of a square": (
         lambda: train((X, F), recipe=_loss(lambda o, t, h: ((o - t[None]) ** 2).mean(axis=1))),
@@ -733,7 +734,32 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a metric that gives a scalar": (
         lambda: train((X, F), recipe=_loss(squared, metrics={"m": lambda o, t: jnp.mean(o)})),
         ValueError,
-        r"metrics\['m'\] gives \[\] for 6 rows",
+        r"metrics\['m'\] gives \[\] for a trial batch of 6 rows",
+    ),
+    "a loss without h": (
+        lambda: _loss(lambda o, t: (o[:, 0] - t) ** 2),
+        TypeError,
+        r"^loss must take \(outputs, targets, h\), not \(o, t\)$",
+    ),
+    "a metric with h": (
+        lambda: _loss(squared, metrics={"mae": lambda o, t, h: jnp.abs(o[:, 0] - t)}),
+        TypeError,
+        r"^metrics\['mae'\] must take \(outputs, targets\), not \(o, t, h\)$",
+    ),
+    "an optimizer without h": (
+        lambda: dj.Recipe(optimizer=lambda: optax.sgd(0.1)),
+        TypeError,
+        r"^optimizer must take \(h\) or \(h, steps\), not \(\)$",
+    ),
+    "an augmentation without h": (
+        lambda: _augmented(lambda key, x, y: (x, y)),
+        TypeError,
+        r"^augment must take \(key, inputs, targets, h\), not \(key, x, y\)$",
+    ),
+    "the default loss on numbers": (
+        lambda: train((X, F), recipe=_outputs(CLASSES)),
+        TypeError,
+        "targets .B. must be integers .*; for numbers give loss=dj.squared_error$",
     ),
     "a loss that needs h": (
         lambda: train((X, F), recipe=_loss(lambda o, t, h: h.rate * (o[:, 0] - t) ** 2)),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import digits_jax as dj
 from digits_jax.optimizers import Hyperparameters, OneCycleAdam, adam
 from digits_jax.recipe import Recipe
 
@@ -53,6 +59,31 @@ def test_each_step_has_the_schedules_learning_rate() -> None:
             np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [adam, lambda h: CYCLE(h, 4)])
+def test_hyperparameters_may_be_any_attributes_or_keys(make: Callable[..., Any]) -> None:
+    class Few(NamedTuple):
+        learning_rate: float
+        decay: float = 0.5  # none of Adam's
+
+    def trained(h: Any) -> jax.Array:
+        params = jnp.array([1.0, -2.0])
+        optimizer = make(h)
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(params**2, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    ours = trained(Hyperparameters(learning_rate=0.1))
+    np.testing.assert_array_equal(trained({"learning_rate": 0.1}), ours)
+    np.testing.assert_array_equal(trained(Few(0.1)), ours)
+    decayed = trained(Hyperparameters(learning_rate=0.1, weight_decay=0.2))
+    np.testing.assert_array_equal(trained({"learning_rate": 0.1, "weight_decay": 0.2}), decayed)
+    assert (decayed != ours).all()
+    with pytest.raises(TypeError, match="have no learning_rate; give one, as .* or an optimizer="):
+        trained({"lr": 0.1})
+
+
 def test_missing_or_impossible_numbers_are_refused() -> None:
     with pytest.raises(TypeError, match="takes \\(h, steps\\), but no number of steps is known"):
         Recipe(optimizer=CYCLE).make_optimizer(Hyperparameters())
@@ -60,3 +91,18 @@ def test_missing_or_impossible_numbers_are_refused() -> None:
         OneCycleAdam(warmup=1)
     with pytest.raises(ValueError, match=r"start and end must be in \[0, 1\], not 2 and 0"):
         OneCycleAdam(start=2)
+
+
+def test_a_dict_trains_with_the_default_optimizer() -> None:
+    images = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    labels = np.arange(20) % 2
+    recipe = dj.Recipe(network=nn.Dense(2))
+    splits = dj.kfold_splits(labels, 2)
+
+    def trained(h: Any) -> Any:
+        runs = dj.make_runs(splits, h)
+        return dj.cross_validate((images, labels), runs, recipe=recipe, epochs=2).states.params
+
+    ours, of_dict = trained(Hyperparameters(learning_rate=1e-2)), trained({"learning_rate": 1e-2})
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4)  # its betas are constants
+    jax.tree.map(close, of_dict, ours)

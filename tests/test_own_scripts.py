@@ -210,7 +210,10 @@ def test_groups_stay_together(run: Run) -> None:
         (("--recipe", "mine.py:nothing"), "must give (Recipe, hyperparameters, epochs)"),
         (("--recipe", "mine.py:failing"), "failing failed: no such thing"),
         (("--recipe", "mine.py:without_data"), "must take one argument, the data"),
-        (("--recipe", "mine.py:mean_loss"), "--recipe mine.py:mean_loss: loss gives [] for 6 rows"),
+        (
+            ("--recipe", "mine.py:mean_loss"),
+            "--recipe mine.py:mean_loss: loss gives [] for a trial batch of 6 rows",
+        ),
         (("--recipe", "broken.py:f"), "broken.py can't be run: SyntaxError"),
         (("--recipe", "mine.py:classes", "--set", "depth=2"), "--set: there is no hyperparameter"),
         (("--recipe", "notebook"), "--recipe notebook: images must be [B, H, W]"),

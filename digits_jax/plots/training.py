@@ -68,7 +68,7 @@ def learning_curves(
     """Curves of training, a panel for each kind, a line for each run.
 
     More than 12 runs are a band, from the lowest to the highest, and their mean. A positive curve
-    that spans a decade has a logarithmic axis.
+    that spans a decade has a logarithmic axis, unless it is in %.
 
     Args:
         curves: [R, E] by label. A label is "Loss (nats)" or "Accuracy (%)"; without `validation`,
@@ -103,7 +103,8 @@ def learning_curves(
         panel.locator_params(axis="x", integer=True)
         known = np.concatenate([each[label].ravel() for each, *_ in kinds if label in each])
         known = known[np.isfinite(known)]
-        if known.size and known.min() > 0 and known.max() > 10 * known.min():
+        spans = known.size and known.min() > 0 and known.max() > 10 * known.min()
+        if spans and not label.endswith("(%)"):  # of percent, what matters is near 100
             panel.set_yscale("log")
             _readable_log(panel, known.min(), known.max())
     for panel in axes[len(panels) :]:

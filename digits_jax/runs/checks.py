@@ -213,8 +213,8 @@ def check_parts(recipe: Recipe, data: Data, runs: Run, state: Any) -> None:
     for leaf in jax.tree.leaves(outputs):
         if leaf.shape[:1] != (len(rows),):
             raise ValueError(
-                f"the network gives outputs {list(leaf.shape)} for {len(rows)} rows; their first "
-                "axis must be the rows"
+                f"the network gives outputs {list(leaf.shape)} for a trial batch of {len(rows)} "
+                "rows; their first axis must be the rows"
             )
     check_one = functools.partial(_check_row_function, recipe, outputs, data, rows)
     check_one("loss", recipe.loss, (h,))
@@ -275,7 +275,8 @@ def _check_row_function(
         if got == [len(rows), 1]:
             remedy = "take its last axis away ([:, 0]); it would broadcast into a wrong number"
         raise ValueError(
-            f"{name} gives {got} for {len(rows)} rows, and must give [{len(rows)}]: {remedy}"
+            f"{name} gives {got} for a trial batch of {len(rows)} rows, and must give "
+            f"[{len(rows)}]: {remedy}"
         )
     random = np.random.default_rng(0)
 
@@ -317,7 +318,7 @@ def _check_augment(recipe: Recipe, key: jax.Array, inputs: Any, targets: Any, h:
         raise TypeError("augment(key, inputs, targets, h) must give (inputs, targets)")
     rows = len(jax.tree.leaves(inputs)[0])
     if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(made)):
-        raise ValueError(f"augment must give {rows} rows for {rows} rows")
+        raise ValueError(f"augment must give {rows} rows for a trial batch of {rows} rows")
     mixing_is_meant = recipe.remainder == "dropped" or named_arguments(augment, mask=None)
     if mixing_is_meant or isinstance(augment, Jitter):
         return

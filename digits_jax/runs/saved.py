@@ -61,7 +61,8 @@ def load_states(
     Runs that were added later, when more were asked for, come last.
 
     Args:
-        folder: its ``checkpoints``.
+        folder: its ``checkpoints``, or the output folder of a script, which holds a folder
+            ``checkpoints``.
         recipe: that was trained, on whatever platform: its network, views and ``eval_params`` must
             compute the same. Default: see ``trained_recipe``.
         h: hyperparameters of any values, for their structure, where the recipe needs another one
@@ -72,9 +73,12 @@ def load_states(
         CheckpointError: there is none, it can't be read, or it is of another network.
         ValueError: the recipe can't be applied to such inputs or hyperparameters.
     """
-    if not os.path.isdir(os.path.expanduser(folder)):
+    where = Path(folder).expanduser()
+    if not where.is_dir():
         raise CheckpointError(f"no folder of checkpoints at {os.fspath(folder)}")
-    saved = [_load(each, recipe, h, inputs) for each in folders_of(Path(folder).expanduser())]
+    inside = where / "checkpoints"
+    where = inside if inside.is_dir() else where
+    saved = [_load(each, recipe, h, inputs) for each in folders_of(where)]
     names = [name for each in saved for name in each.names or [""] * len(each.states.step)]
     return saved[0]._replace(
         states=_stacked([each.states for each in saved]),

@@ -90,6 +90,7 @@ class Checkpoints:
         self._identity = identity
         self._damaged: dict[int, str] = {}  # epoch: why
         self._pending: tuple[int, Any] | None = None  # the last save and orbax's answer
+        self._read_only = read_only
         writes = not read_only and jax.process_index() == 0
         self._lock = FolderLock(self.folder) if writes else None
         self._writer: Any = None  # orbax's, from the first save on
@@ -229,7 +230,10 @@ class Checkpoints:
                 f"all checkpoints are damaged: {'; '.join(self._damaged.values())}; delete "
                 f"{self.folder} to start from the beginning"
             )
-        raise CheckpointError(f"no checkpoint in {self.folder}; start without resuming")
+        remedy = "start without resuming"
+        if self._read_only:
+            remedy = "give the folder that cross_validate(checkpoints=) wrote"
+        raise CheckpointError(f"no checkpoint in {self.folder}; {remedy}")
 
     def _intact(self, epoch: int, read: Callable[[int], T]) -> list[T]:
         """``[read(epoch)]``, or ``[]`` and a warning for a checkpoint damaged in any process."""
