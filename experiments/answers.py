@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
     who = f"vote of {', '.join(models)}" if voting else models[0]
     caption = escape("; ".join(notes)) or None
     table = Table(title=escape(f"Digits: {who}"), caption=caption, padding=0)  # 80 columns do
-    widest = max(len(said["input"]) for said in answers)
+    names = _short_names([said["input"] for said in answers if said["row"] is None])
+    inputs = [names.get(said["input"], said["input"]) for said in answers]
+    widest = max(map(len, inputs))
     table.add_column("input", overflow="fold", min_width=min(widest, 12))
     for column in ("digit", "%", "runner-up", "%"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -114,9 +117,9 @@ def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
     if known:
         table.add_column("class", no_wrap=True)
     table.add_column("distance", justify="right", no_wrap=True)
-    for said in answers:
+    for name, said in zip(inputs, answers, strict=True):
         cells = [
-            escape(said["input"]),
+            escape(name),
             str(said["digit"]),
             f"{100 * said['probability']:.2f}",
             str(said["runner_up"]),
@@ -131,6 +134,12 @@ def as_table(answers: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
         cells.append(f"{said['distance']:.1f}{far}")
         table.add_row(*cells)
     return table
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Files without their folders, by their paths; with them where two have one name."""
+    counts = Counter(Path(path).name for path in dict.fromkeys(paths))
+    return {path: name for path in paths if counts[name := Path(path).name] == 1}
 
 
 def as_text(table: Table) -> str:

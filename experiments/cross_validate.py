@@ -67,15 +67,18 @@ def main(config: Config) -> None:
     what = counted(config.folds * config.repeats, "fold")
     what += f" of {config.members} networks" * (config.members > 1) + " + refit" * at_once
     result = training.train(config, task.data, plan, runs, names, output, what=what)
+    seconds = dict(result.seconds)
     if config.refit and config.watched:
         epochs = max(1, round(float(result.best_epochs.mean())))
-        console.say(f"refit on all rows, {counted(epochs, 'epoch')}", console.notes)
+        why = f"{counted(epochs, 'epoch')} (mean best epoch of the folds)"
+        console.say(f"refit on all rows, {why}", console.notes)
         alone = dj.make_runs(with_refit, plan.hyperparameters, seed=config.seed)
         alone, plan_of_refit = dj.take_runs(alone, [-1]), plan._replace(epochs=epochs)
         also: Any = {"what": "the refit", "part": "refit", "watched": False}
-        training.train(config, task.data, plan_of_refit, alone, ["refit"], output, **also)
+        refit = training.train(config, task.data, plan_of_refit, alone, ["refit"], output, **also)
+        seconds["refit"] = sum(refit.seconds.values())
     if startup.reports():
-        report(config, task, plan, result, names, output)
+        report(config, task, plan, result, names, output, seconds)
 
 
 def report(
@@ -85,6 +88,7 @@ def report(
     result: dj.CrossValidation,
     names: list[str],
     output: Output,
+    seconds: dict[str, float],
 ) -> None:
     """The table of folds, the summary, the files."""
     scores = scores_of(plan.recipe)
@@ -102,6 +106,8 @@ def report(
     if result.votes is not None:
         votes = {s.name: summary_json(s.name, result.summary(s.name, votes=True)) for s in scores}
     table = fold_table(config, of_runs, diverged, scores[::-1], summaries, votes)
+    if config.watched:
+        table = with_best_epochs(table, result.best_epochs[tested], result.epochs[tested])
     table.show()
 
     by_fold = {
@@ -126,6 +132,7 @@ def report(
     output.arrays("predictions.npz", rows=result.test_rows[tested], **arrays)
     results = {
         **training.about(config, result),
+        "seconds": seconds,
         "folds": [
             {
                 "fold": j % config.folds + 1,
@@ -176,6 +183,23 @@ def fold_table(
             totals.append((f"{title}95 % interval", *ends))
     title = f"{config.folds}-fold cross-validation, {counted(config.epochs or 0, 'epoch')}"
     return Table(title, ("run", *(s.label for s in scores)), rows, totals=totals)
+
+
+def with_best_epochs(
+    table: Table, best: npt.NDArray[np.integer], trained: npt.NDArray[np.integer]
+) -> Table:
+    """The table of folds, and which epoch of those trained was the best by the validation rows.
+
+    Args:
+        table: of R tested runs.
+        best: epochs, integers [R].
+        trained: epochs, integers [R].
+    """
+    cells = [f"{epoch} of {last}" for epoch, last in zip(best, trained, strict=True)]
+    rows = [(*row, cell) for row, cell in zip(table.rows, cells, strict=True)]
+    mean, *others = table.totals
+    totals = [(*mean, f"{best.mean():.1f} ± {best.std():.1f}"), *((*row, "") for row in others)]
+    return table._replace(columns=(*table.columns, "best epoch"), rows=rows, totals=totals)
 
 
 def errors(

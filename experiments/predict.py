@@ -34,6 +34,7 @@ It takes 4 s on two CPU cores, most of it to start and to compile; 1797 rows and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -49,12 +50,13 @@ from rich.markup import escape
 
 import digits_jax as dj
 from answers import Input, answer_of, as_csv, as_table, as_text, sheet
-from common import command_line, console, options, startup, training
+from common import command_line, console, options, resuming, startup, training
 from common.scores import counted
 from digits_jax.calibration import load_temperatures
 from digits_jax.data import read_rows
 from digits_jax.familiarity import FAMILIAR
 from digits_jax.layouts import Rows
+from digits_jax.storage.errors import CheckpointError
 from digits_jax.storage.files import whole_file
 from digits_jax.tables import read_table
 
@@ -107,7 +109,7 @@ def main(config: Config) -> None:
     console.notes.quiet = config.format != "table"  # CSV and JSON are for a program to read
     startup.start_jax(compilation_cache=config.compilation_cache)
     folder = training.checkpoints_in(config.checkpoint)
-    saved = dj.load_states(folder)
+    saved = load(folder)
     with options.usage_errors():
         temperatures = load_temperatures(folder, epoch=int(saved.states.epoch.max()))
     chosen = choose(saved.names, config.run)
@@ -137,6 +139,23 @@ def main(config: Config) -> None:
         console.say(f"[bold red]not answered:[/] {escape(why)}", console.errors)
     if refused:
         sys.exit(1)
+
+
+def load(folder: Path) -> dj.Saved:
+    """The models of a recipe by name."""
+    try:
+        return dj.load_states(folder)
+    except CheckpointError as error:
+        who = "a recipe of yours"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            begun_with = (folder.parent / resuming.FILE).read_text(encoding="utf-8")
+            who = json.loads(begun_with)["options"]["recipe"]
+        options.require(
+            "of no recipe by name" not in str(error),
+            f"{folder} was trained by {who}; read it from Python: dj.load_states({str(folder)!r}, "
+            "recipe=...), see docs/tutorials/own-data.md",
+        )
+        raise
 
 
 def _check_file(path: Path | None, flag: str) -> None:

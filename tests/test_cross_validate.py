@@ -109,6 +109,17 @@ def test_it_writes_what_it_says(finished: Path) -> None:
     assert predictions["logits"].shape == (3, 599, 10)
 
 
+def test_the_table_says_when_each_fold_was_best() -> None:
+    script = importlib.import_module("cross_validate")
+    tables = importlib.import_module("common.tables")
+    totals = [("mean ± sd", "0.2"), ("95 % interval", "0 to 1")]
+    table = tables.Table("x", ("run", "loss"), [("fold 1", "0.1"), ("fold 2", "0.3")], "", totals)
+    said = script.with_best_epochs(table, np.array([9, 12]), np.array([14, 17]))
+    assert said.columns == ("run", "loss", "best epoch")
+    assert [row[-1] for row in said.rows] == ["9 of 14", "12 of 17"]
+    assert [row[-1] for row in said.totals] == ["10.5 ± 1.5", ""]
+
+
 @pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(

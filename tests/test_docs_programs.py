@@ -74,6 +74,7 @@ def _evaluate(page: Path) -> str:
     document.namespace["mnist_is_here"] = (
         Path(sklearn.datasets.get_data_home()) / "openml"
     ).is_dir()
+    document.namespace["run_is_here"] = Path("runs/mine").is_dir()
     skipped = ""
     for example in document.examples():
         if isinstance(example.parsed, str) and (name := re.match(r"# (\w+\.py)\n", example.parsed)):
@@ -155,6 +156,8 @@ def test_the_commands_of_a_tutorial_run(
             ["sh", "-ec", command], env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, block + done.stderr
+    if "run_is_here" in text:
+        assert "has not run" not in _evaluate(ROOT / f"docs/tutorials/{name}.md")
     explained = (ROOT / "docs/scripts/files.md").read_text(encoding="utf-8")
     written = list(tmp_path.glob("runs/**/results.json"))
     assert written

@@ -212,7 +212,7 @@ def test_groups_stay_together(run: Run) -> None:
         (("--recipe", "mine.py:without_data"), "must take one argument, the data"),
         (
             ("--recipe", "mine.py:mean_loss"),
-            "--recipe mine.py:mean_loss: loss gives [] for a trial batch of 6 rows",
+            "mine.py:mean_loss: loss gives [] for a trial batch",
         ),
         (("--recipe", "broken.py:f"), "broken.py can't be run: SyntaxError"),
         (("--recipe", "mine.py:classes", "--set", "depth=2"), "--set: there is no hyperparameter"),

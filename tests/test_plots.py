@@ -349,6 +349,12 @@ def test_a_narrow_or_vanishing_loss_has_a_linear_axis() -> None:
         assert plots.learning_curves({"a": loss}).axes[0].get_yscale() == "linear"
 
 
+def test_percent_has_a_linear_axis() -> None:
+    curves = [[3.0, 50.0, 99.0]]
+    figure = plots.learning_curves({"a": curves, "Accuracy (%)": curves})
+    assert [panel.get_yscale() for panel in figure.axes] == ["log", "linear"]
+
+
 def test_many_learning_curves_are_a_band_with_a_mean() -> None:
     curves = _curves(13)
     curves["Loss (nats)"][3, 50:] = np.nan  # a run that stopped

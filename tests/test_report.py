@@ -68,6 +68,7 @@ def _results() -> dict[str, Any]:
             "job": {"distributed": False},
         },
         "trained": {"runs": FOLDS * REPEATS, "epochs": EPOCHS},
+        "epochs_of_runs": np.array([EPOCHS, EPOCHS - 2] * FOLDS),
         "command": f"python cross_validate.py --data '{HOSTILE}'",
         "devices": {"kind": "cpu", "count": 2},
         "versions": {"jax": "1"},
@@ -150,8 +151,16 @@ def test_headline_tables_and_figures_are_there(page: str) -> None:
     text = " ".join(text for _, text in parsed.texts)
     for words in ("98.00 ± 1.00 %", "97.00 to 99.00 %", "0.0750 ± 0.0250 nats", "To do it again"):
         assert words in text
+    assert f"{FOLDS * REPEATS} runs of {EPOCHS - 2} to {EPOCHS} epochs, trained at once" in text
+    values = [a["class"] for _, a in parsed.tags if (a.get("class") or "").startswith("value")]
+    assert values == ["value whole"] * 2  # on one line, with the unit
     plots = [a for _, a in parsed.tags if a.get("class") == "plot"]
     assert len(plots) == 2 == len([tag for tag, _ in parsed.tags if tag == "svg"])
+    # Of a column, and of a page, which is scrolled where there is no room to read it.
+    assert [a["style"] for a in plots] == [
+        "--width: 434px; --least: 0px",
+        "--width: 868px; --least: 544px",
+    ]
     assert all(len(a["aria-label"] or "") > 20 for a in plots)
     assert all(a.get("alt") for t, a in parsed.tags if t == "img")
     assert "distributed" in text and "{'distributed'" not in text
@@ -299,6 +308,11 @@ def _open(browser: Any, path: Path) -> None:
     assert [n for n in browser.execute_script(loaded) if not n.startswith(("data:", "blob:"))] == []
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**NARROW, "width": 420})
     _no_overflow(browser)
+    cut = (
+        "return [...document.querySelectorAll('.plot')].filter(e => e.scrollWidth > e.clientWidth"
+        " && e.querySelector('svg').clientWidth < 500).length"
+    )
+    assert browser.execute_script(cut) == 0  # figures of a column are whole on a telephone
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,29 @@ def test_the_last_line_is_the_report(
     uri = (tmp_path / "c" / "report.html").as_uri()
     assert "\x1b]8;" in last and f";{uri}\x1b\\" in last
     assert str(tmp_path / "c" / "report.html") in last  # on one line, for who copies it
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    _finished(folder, resume=True)
+    words = f"nothing to resume in {folder}: starting anew"
+    assert words in capsys.readouterr().out.replace("\n", "")
+    _finished(folder, resume=True)
+    assert "nothing to resume" not in capsys.readouterr().out
+
+
+def test_the_seconds_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = output.Output(train.Config(output_dir=tmp_path), script="train")
+    made.claim()
+    made.finish({"seconds": {"compile": 0.5, "train": 1.0, "refit": 2.0}}, {}, Report("x"))
+    said = " ".join(capsys.readouterr().out.split())
+    parts = (
+        r"([\d.]+) s \(compile 0.5, train 1.0, refit 2.0, start and figures ([\d.]+)\)\. Written"
+    )
+    found = re.search(parts, said)
+    assert found is not None, said
+    total, rest = map(float, found.groups())
+    assert rest == pytest.approx(max(0, total - 3.5), abs=0.11)
 
 
 def test_latest_is_the_newest_default_folder(

@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "Configurations on the validation rows of 2 splits" in done.stdout
     assert "epoch 30/30 of 2 runs, 4 of 4 runs done: training accuracy" in done.stdout
+    assert "runs diverged" not in done.stdout  # none did
     assert "The best of all: python experiments/cross_validate.py --recipe notebook" in done.stdout
     return folder / "out"
 

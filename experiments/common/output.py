@@ -83,9 +83,14 @@ class Output:
         """The folder of a sweep's waves."""
         return self.folder / "waves"
 
-    def _refuse_another_run(self) -> None:
+    @property
+    def _held(self) -> list[str]:
+        """What there is of a run in the folder."""
         names = ("results.json", "benchmark.json", "checkpoints", "waves", "parts")
-        held = [name for name in names if (self.folder / name).exists()]
+        return [name for name in names if (self.folder / name).exists()]
+
+    def _refuse_another_run(self) -> None:
+        held = self._held
         if held and not self._resume:
             go_on = "" if self._resume is None else "add --resume to go on with it, or "
             raise UsageError(
@@ -116,6 +121,9 @@ class Output:
         self._lock = FolderLock(self.folder)
         self._refuse_another_run()  # which may have ended since we looked
         remove_partial_files(self.folder)
+        if self._resume and not self._held:
+            anew = f"nothing to resume in {self.folder}: starting anew"
+            console.say(escape(anew), console.notes)
         if not self._resume:
             self._keep_options()
 
@@ -234,8 +242,7 @@ class Output:
             number = stop.args[0] if stop.args else signal.SIGINT
             words = f"stopped; {self.folder / name} is complete, but not all is drawn"
             raise console.Stopped(words, number) from stop
-        parts = [f"{part} {seconds[part]:.1f}" for part in ("compile", "train") if part in seconds]
-        took = f"{time.perf_counter() - STARTED:.1f} s" + f" ({', '.join(parts)})" * bool(parts)
+        took = _took(time.perf_counter() - STARTED, seconds)
         files = ", ".join([*written, *also, *drawn])
         before = f"{says} " if says else ""
         console.say(f"{before}{took}. Written to {escape(str(self.folder))}/: {escape(files)}")
@@ -255,6 +262,16 @@ class Output:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             self.warnings.append(f"{what} could not be made ({why[:300]})")
             console.say(f"[yellow]warning:[/] {escape(self.warnings[-1])}", console.errors)
+
+
+def _took(total: float, seconds: Mapping[str, float]) -> str:
+    """The seconds in words; where training is among them, what adds up to all."""
+    known = [part for part in ("compile", "train", "refit") if part in seconds]
+    if not known:
+        return f"{total:.1f} s"
+    rest = max(0.0, total - sum(seconds[part] for part in known))
+    parts = [f"{part} {seconds[part]:.1f}" for part in known]
+    return f"{total:.1f} s ({', '.join(parts)}, start and figures {rest:.1f})"
 
 
 def _new_folder(folder: Path) -> Path:

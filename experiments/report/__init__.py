@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from common.scores import Score
 
 HERE = Path(__file__).parent
+PIXELS = 124  # of an inch of a figure, at most
+LEAST = 544  # pixels of a figure that is wider than a column
 SHEET = (
     300  # digits of a sheet at most: a page stays under 600 KB, and a browser filters them at once
 )
@@ -79,19 +81,21 @@ class Report:
     def __init__(self, title: str, lead: str = "") -> None:
         self._title = title
         self._lead = lead
-        self._headlines: list[dict[str, str]] = []
+        self._headlines: list[dict[str, str | bool]] = []
         self._parts: list[dict[str, Any]] = []
 
-    def headline(self, label: str, value: str, note: str = "") -> None:
-        """A number that answers the question, large, with what it rests on below it."""
-        self._headlines.append({"label": label, "value": value, "note": note})
+    def headline(self, label: str, value: str, note: str = "", *, whole: bool = False) -> None:
+        """A number that answers the question, large, with what it rests on below it.
+
+        ``whole``: on one line, with its unit.
+        """
+        self._headlines.append({"label": label, "value": value, "note": note, "whole": whole})
 
     def score(self, label: str, score: Score, summary: Mapping[str, Any], note: str = "") -> None:
         """A headline of a summary of ``results.json``: mean ± sd, and the interval of the mean."""
         ends = score.with_unit(score.interval(summary))
-        self.headline(
-            label, score.with_unit(score.mean(summary)), f"95 % interval of the mean: {ends}{note}"
-        )
+        note = f"95 % interval of the mean: {ends}{note}"
+        self.headline(label, score.with_unit(score.mean(summary)), note, whole=True)
 
     def table(
         self,
@@ -208,7 +212,9 @@ def _drawn(part: dict[str, Any]) -> dict[str, Any]:
         return part
     figure, points = part["drawing"].figure, part["points"]
     part = part | {"svg": Markup(dj.plots.svg(figure))}
-    part["width"] = round(124 * figure.get_figwidth())
+    part["width"] = round(PIXELS * figure.get_figwidth())
+    # A figure as wide as a column stays legible on a telephone; a wider one is scrolled.
+    part["least"] = 0 if part["width"] <= LEAST else LEAST
     if points is not None:
         fractions = dj.plots.places(figure, points[0]).round(4).tolist()
         part["points"] = {"places": fractions, "names": list(points[1])}

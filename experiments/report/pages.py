@@ -109,13 +109,14 @@ def train(
             page.score(label, score, results[score.name], "; over seeds only")
         else:
             value = score.text(results[score.name]["mean"])
-            page.headline(f"Test {score.name}", score.with_unit(value))
+            page.headline(f"Test {score.name}", score.with_unit(value), whole=True)
     note = ""
     if by_class is not None:
         page.headline(
             "95 % interval (Wilson)" + f" of {first}" * several,
             f"{ACCURACY.ends(results['accuracy_wilson95'])} %",
             f"chance in the {results['test_rows']} test rows, not in training",
+            whole=True,
         )
         error = f"{100 * results['expected_calibration_error']:.2f} %"
         note = f"calibration error of {first}: {error}"
@@ -161,10 +162,12 @@ def _summary_note(results: Results) -> str:
 def _how(results: Results) -> str:
     """A sentence: how much was trained where, and how long it took."""
     trained = results["trained"]
-    runs, epochs = trained["runs"], trained["epochs"]
+    runs, epochs = trained["runs"], results["epochs_of_runs"]
+    first, last = min(epochs), max(epochs)
+    span = counted(last, "epoch") if first == last else f"{first} to {last} epochs"
     devices, seconds = results["devices"], results["seconds"]
     return (
-        f"{counted(runs, 'run')} of {counted(epochs, 'epoch')}, trained at once on "
+        f"{counted(runs, 'run')} of {span}, trained at once on "
         f"{counted(devices['count'], 'device')} ({devices['kind']}) in {seconds['train']:.1f} s, "
         f"after {seconds['compile']:.1f} s of compiling."
     )

@@ -144,13 +144,14 @@ def choices(results: Results, sweep: Sweep, who: str) -> Table:
 
 def configurations(results: Results, sweep: Sweep, who: str) -> Table:
     """The configurations by the rows that choose, the best first."""
+    lost = any(row["diverged"] for row in results["configurations"])
     rows = [
         (
             row["rank"],
             *(cell(row.get(name)) for name in sweep.varied),
             *(each.spread(row[each.name], row[f"{each.name}_sd"]) for each in sweep.scores),
             f"{round(row['epochs'], 1):g}",
-            row["diverged"] or "",
+            *([row["diverged"] or ""] if lost else []),
         )
         for row in results["configurations"][:LINES]
     ]
@@ -159,7 +160,7 @@ def configurations(results: Results, sweep: Sweep, who: str) -> Table:
     others = len(results["configurations"]) - LINES
     more = f" The other {others} are in configurations.csv." if others > 0 else ""
     note = f"The best first; mean ± sd.{more}"
-    return Table(title, [*columns, "epochs", "runs diverged"], rows, note)
+    return Table(title, [*columns, "epochs", *["runs diverged"] * lost], rows, note)
 
 
 def page(
