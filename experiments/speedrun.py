@@ -54,7 +54,7 @@ class Config(options.Figures, options.Digits):
     """Peak of Adam's learning rate in the one-cycle schedule."""
     label_smoothing: float = 0.2
     """Fraction of a label that is spread over all classes."""
-    peers: int = 0
+    peers: int | None = None
     """Repeats that PyTorch and Keras train, too, by the same recipe on the same folds; and whether
     Keras trains once by the notebook's protocol, to see after how many epochs it is at the goal.
     Those that are not installed are left out: pip install '.[peers]' brings them."""
@@ -68,14 +68,15 @@ def main(config: Config) -> None:
     """Trains, shows and writes."""
     options.positive(
         repeats=config.repeats,
+        peers=config.peers,
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
     )
     options.require(config.repeats >= 2, "--repeats must be at least 2, for an interval")
     options.require(
-        0 <= config.peers <= config.repeats,
-        f"--peers must be from 0 to --repeats {config.repeats}, not {config.peers}",
+        (config.peers or 0) <= config.repeats,
+        f"--peers must be at most --repeats {config.repeats}, not {config.peers}",
     )
     outside = f"--label-smoothing must be at least 0 and below 1, not {config.label_smoothing}"
     options.require(0 <= config.label_smoothing < 1, outside)

@@ -179,6 +179,7 @@ def test_a_class_that_not_every_fold_can_have(refused: Run, script: str, tmp_pat
         ("train --test-size 1", "--test-size must be between 0 and 1 (exclusive), not 1.0"),
         ("train --test-size 0.9999", "test_size=0.9999"),
         ("speedrun --repeats 1", "--repeats must be at least 2"),
+        ("speedrun --repeats 3 --peers 4", "--peers must be at most --repeats 3, not 4"),
         ("speedrun --label-smoothing 1", "--label-smoothing must be at least 0 and below 1"),
         ("speedrun --seed 4294967290", "leaves no seeds for 20 repeats"),
         ("feature_maps --index 1797", "--index 1797 is out of range: the rows are 0 to 1796"),

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,7 @@ from digits_jax.parallel.mesh import default_vmap_size, place, replicated, runs_
 from digits_jax.runs import programs
 from digits_jax.runs.axis import pad_runs
 from digits_jax.runs.checks import check_data
+from digits_jax.runs.compiling import Compiling
 from digits_jax.runs.lifted import lifted_programs
 from digits_jax.runs.preparation import prepare, runs_take_all_steps
 from digits_jax.runs.programs import compile_programs
@@ -257,9 +258,10 @@ def compile_job(job: Job, *, vmap_size: int | None = None, epochs_per_call: int 
         epochs_per_call=epochs_per_call,
     )
     made.wait()
-    executable = made.train
     if made.groups is not None:
         executable, vmap_size = made.groups.program(), made.groups.size
+    else:
+        executable = cast(Compiling, made.train).executable()
     seconds = time.perf_counter() - began
     return Compiled(
         made.init, made.train, made.evaluate, executable, (placed, data), vmap_size, seconds

@@ -67,7 +67,7 @@ def test_the_training_program_here_is_the_one_that_the_library_compiles() -> Non
     plan = library.plan(job, vmap_size=2)
     program = plan.programs["train"]
     here = program.jitted().lower(*program.arguments).compile()
-    there = library.compile_job(job, vmap_size=2).train
+    there = library.compile_job(job, vmap_size=2).executable
     one, other = (aot.measured(each, job.inputs.shape) for each in (here, there))
     assert one == other
     assert one["step"]["launches"] > 10
