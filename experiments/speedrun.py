@@ -196,7 +196,9 @@ def main(config: Config) -> None:
     page.headline("Mean accuracy", mean, note + "diverged")
     compiling = f"median; the first, with compiling: {seconds[0]:.2f}"
     page.headline("Seconds of a cross-validation", f"{fast:.2f}", compiling)
-    page.headline("Repeats at the goal", f"{at_goal:.0%}", f"whose own mean is at least {goal}")
+    page.headline(
+        "Repeats at the goal", f"{100 * at_goal:.0f} %", f"whose own mean is at least {goal}"
+    )
     page.figure(
         "Each repeat",
         figure,

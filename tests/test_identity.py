@@ -238,9 +238,11 @@ def test_a_global_constant_that_changed_is_refused_and_trained_as_it_is(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JAX itself would not see it: what it traced of a function, it keeps."""
+    same = recipe()  # its lambdas made anew would be another recipe, of which nothing is kept
+    train(tmp_path / "old", recipe=same)
     monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
     assert "another loss, whose program differs" in refused(saved)
-    new = train(tmp_path)
+    new = train(tmp_path / "new", recipe=same)
     expected = train(recipe=recipe(loss=functools.partial(scaled, by=3.0)))
     jax.tree.map(np.testing.assert_array_equal, new.states, expected.states)
 

@@ -38,7 +38,7 @@ def test_it_reports_each_repeat(tmp_path: Path) -> None:
     assert ("the goal is reached" in page) == results["reached"]
     assert "0 of 2 repeats diverged" in page
     share = np.mean([accuracy >= 0.9908 for accuracy in results["accuracies"]])
-    assert results["share_at_goal"] == share and f"{share:.0%}" in page
+    assert results["share_at_goal"] == share and f"{100 * share:.0f} %" in page
 
 
 @pytest.mark.slow

@@ -46,6 +46,14 @@ def train(task: protocol.Task, clock: protocol.Clock, variant: str) -> None:
     fit_each(task, clock, images, labels, create_cnn_model, "categorical_crossentropy")
 
 
+def compiled(make: Callable[[], Any], loss: Any) -> Any:
+    """A new model with the notebook's Adam."""
+    model = make()
+    adam = Adam(protocol.LEARNING_RATE, *protocol.BETAS, protocol.EPSILON)
+    model.compile(optimizer=adam, loss=loss, metrics=["accuracy"])
+    return model
+
+
 def fit_each(
     task: protocol.Task,
     clock: protocol.Clock,
@@ -59,9 +67,7 @@ def fit_each(
     report = LambdaCallback(on_epoch_end=lambda _, logs: clock.epoch(logs["accuracy"]))
     for rows in task.folds():
         clock.fold()
-        model = make()
-        optimizer = Adam(protocol.LEARNING_RATE, *protocol.BETAS, protocol.EPSILON)
-        model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        model = compiled(make, loss)
         model.fit(
             images[rows],
             labels[rows],
@@ -71,7 +77,7 @@ def fit_each(
             callbacks=[report],
         )
     clock.parameters(sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
-    clock.note(steps=int(keras.ops.convert_to_numpy(optimizer.iterations)))
+    clock.note(steps=int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
 
 
 if __name__ == "__main__":

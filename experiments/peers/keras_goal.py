@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import protocol
 from keras.layers import Conv2D, Dense, Flatten, MaxPooling2D
-from keras_folds import create_cnn_model
+from keras_folds import compiled, create_cnn_model
 
 
 def make_network() -> Any:
@@ -95,9 +95,7 @@ def notebook_to_goal(task: goal.Task) -> dict[str, Any]:
     for fold in range(task.folds):
         keras.utils.set_random_seed(fold)
         rows, test = task.fold(0, fold)
-        model = create_cnn_model()
-        adam = keras.optimizers.Adam(protocol.LEARNING_RATE, *protocol.BETAS, protocol.EPSILON)
-        model.compile(optimizer=adam, loss="categorical_crossentropy", metrics=["accuracy"])
+        model = compiled(create_cnn_model, "categorical_crossentropy")
         scored.append(Scored(images[test], task.labels[test]))
         model.fit(
             images[rows],
