@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,12 @@ def estimator(name: str, seed: int, *, gammas: tuple[Any, ...] = GAMMAS) -> Any:
     """scikit-learn's model of that name, for inputs of 0 to 1; its defaults but for what is said.
 
     The forest has 200 trees. The SVM's C and gamma are those of the best accuracy in three
-    stratified folds of the rows that it is given, then it is fitted to all of these.
+    stratified folds of the rows that it is given, then it is fitted to all of these. RealMLP
+    (Holzmüller et al. 2024) is pytabkit's, with its tuned defaults: five networks, each of which
+    leaves a fifth of the rows out to choose its epoch by, and whose probabilities are averaged.
     """
+    if name == "realmlp":
+        return _real_mlp(seed)
     inner = StratifiedKFold(3, shuffle=True, random_state=seed)
     svm = GridSearchCV(SVC(), {"C": [10], "gamma": list(gammas)}, cv=inner)
     models = {
@@ -60,6 +65,21 @@ def estimator(name: str, seed: int, *, gammas: tuple[Any, ...] = GAMMAS) -> Any:
         "svm_jitter": svm,
     }
     return models[name]
+
+
+def _real_mlp(seed: int) -> Any:
+    try:
+        from lightning_fabric.utilities import disable_possible_user_warnings
+        from pytabkit import RealMLP_TD_Classifier
+    except ImportError as error:
+        raise options.UsageError(
+            f"realmlp needs pytabkit, which does not load ({error}): pip install pytabkit"
+        ) from error
+    disable_possible_user_warnings()  # of how many processes might be faster
+    for noisy in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    # A process a core does the splits, so that each network has one thread.
+    return RealMLP_TD_Classifier(device="cpu", n_cv=5, n_threads=1, random_state=seed)
 
 
 def predict(name: str, task: Task, splits: dj.Split, seed: int) -> Predictions:

@@ -12,7 +12,8 @@ ratio is taken within a round, then its median over the rounds. The floor is the
 arithmetic at the rate of float32 matrix products, measured before and after the programs of each
 round. Where the two rates differ by a tenth, or other programs used the cores, the round is named
 as disturbed. Programs must agree in the number of their parameters and of their optimizers' steps,
-or nothing is reported; scikit-learn's perceptron, which has no convolutions, stands for scale.
+or nothing is reported; scikit-learn's perceptron and pytabkit's RealMLP, which have no
+convolutions, stand for scale.
 
 Peers that are not installed are left out, by name; ``pip install '.[peers]'`` brings them.
 Writes ``report.html``, ``benchmark.json`` and ``benchmark.png``, and each round as soon as it is
@@ -62,6 +63,7 @@ from programs import (
 from report import speeds
 
 ON_REQUEST = ("keras-jax", "keras-torch")
+SLOW = ("torch-compile", "realmlp")
 DRIFT = 0.1  # of the rate of matrix products, from which on a round is disturbed
 SPLIT_FIELDS = ("train_rows", "train_weights", "test_rows", "test_weights")
 FOLDS = 5  # the notebook's
@@ -89,9 +91,9 @@ class Config(options.Resumable, options.Digits):
     peers: tuple[str, ...] = ()
     """Programs to run beside this project: digits-jax-1-device, keras-tensorflow, keras-jax,
     keras-torch, torch-eager, torch-processes, torch-compile, torch-func, flax-conv,
-    flax-conv-vmapped. Default: all but Keras on JAX and on PyTorch."""
+    flax-conv-vmapped, sklearn, realmlp. Default: all but Keras on JAX and on PyTorch."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """A look within two minutes: one round of three epochs on 1500 rows, no torch.compile."""
+    """A look within two minutes: a round of three epochs on 1500 rows without the slowest peers."""
     timeout: float = 900.0
     """Seconds after which a program is stopped, and left out."""
 
@@ -150,8 +152,9 @@ def choose_peers(config: Config) -> tuple[list[str], dict[str, str]]:
     if not wanted:
         wanted = [name for name in PEERS if name not in ON_REQUEST]
         if config.quick:
-            wanted.remove("torch-compile")
-            left_out["torch-compile"] = "compiles for half a minute; not part of --quick"
+            for name in SLOW:
+                wanted.remove(name)
+                left_out[name] = "takes half a minute and more; not part of --quick"
     peers, missing = installed(wanted, PEERS)
     return peers, left_out | missing
 

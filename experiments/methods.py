@@ -32,8 +32,9 @@ TITLES: dict[str, str] = {
     "mlp": "MLP, one layer of 100",
     "forest": "random forest",
     "logistic": "logistic regression",
+    "realmlp": "RealMLP, 5 votes",
 }
-SLOW = ("svm_jitter",)  # only where they are asked for
+SLOW = ("svm_jitter", "realmlp")  # only where they are asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,11 @@ class Options(options.ResumableOut, options.Data):
 
     methods: tuple[str, ...] = ()
     """Methods to compare: strong, notebook, svm, svm_jitter (which has the strong recipe's jitter
-    of its training rows, and takes long), knn1, knn3, mlp, forest, logistic, and recipes of
-    yours, FILE.py:FUNCTION (see cross_validate.py). A recipe's name with a number, strong*5, is
-    so many networks on each split that vote. Default: all of the first but svm_jitter, of the
-    digits; all but strong and notebook, of other data."""
+    of its training rows, and takes long), knn1, knn3, mlp, forest, logistic, realmlp (an
+    ensemble of pytabkit's, to be installed, which takes long, too), and recipes of yours,
+    FILE.py:FUNCTION (see cross_validate.py). A recipe's name with a number, strong*5, is so many
+    networks on each split that vote. Default: the first, but svm_jitter and realmlp, of the
+    digits; of other data without strong and notebook, too."""
     seed: int = 0
     """Seed of the splits and of every method's draws."""
     epochs: int | None = None

@@ -75,6 +75,9 @@ PEERS: dict[str, Peer] = {
     "flax-conv": _jax("one-by-one", "Flax nn.Conv, by fold", "flax_conv_folds.py"),
     "flax-conv-vmapped": _jax("vmapped", "Flax nn.Conv, vmapped", "flax_conv_folds.py"),
     "sklearn": Peer(title="scikit-learn, dense", program="sklearn_folds.py", equal=False),
+    "realmlp": Peer(
+        title="RealMLP, dense", program="realmlp_folds.py", needs=("pytabkit",), equal=False
+    ),
 }
 MATMUL_PROGRAM = Peer(title="float32 matrix product", program="matmul_rate.py")
 

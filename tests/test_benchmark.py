@@ -45,8 +45,7 @@ def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tu
     command += ["--rounds", "1", "--epochs", "2", "--output-dir", "out", "--peers"]
     command += [
         "flax-conv-vmapped",
-        "sklearn",
-        *(name for name in PEERS if not _missing(script, name)),
+        *(name for name in ("sklearn", "realmlp", *PEERS) if not _missing(script, name)),
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -97,6 +96,17 @@ def test_a_dense_network_stands_for_scale(finished: tuple[Path, str]) -> None:
     dense = report["peers"]["sklearn"]
     assert dense["parameters"] == 64 * 128 + 128 + 128 * 512 + 512 + 512 * 10 + 10
     assert dense["epoch_seconds"][0] > 0 and dense["title"] in finished[1]
+
+
+def test_real_mlp_stands_for_scale(script: ModuleType, finished: tuple[Path, str]) -> None:
+    if missing := _missing(script, "realmlp"):
+        pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[peers]'")
+    report = json.loads((finished[0] / "benchmark.json").read_text())
+    peer, (seconds,) = (
+        report["peers"]["realmlp"],
+        {*report["rounds"][0]["realmlp"]["epoch_seconds"]},
+    )
+    assert 0 < seconds < peer["first_epoch_seconds"][0] and peer["train_accuracy"][0] > 0.5
 
 
 def test_a_peer_that_is_not_installed_is_named(

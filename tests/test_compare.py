@@ -282,8 +282,14 @@ def test_the_svm_with_jittered_rows() -> None:
     assert (answers == labels[test]).mean() > (plain == labels[test]).mean()
 
 
-@pytest.mark.parametrize("name", ["knn1", "knn3", "logistic", "forest", "mlp", "svm"])
+OTHERS_WARNINGS = pytest.mark.filterwarnings("ignore")  # PyTorch's and Lightning's of each other
+REAL_MLP = pytest.param("realmlp", marks=(pytest.mark.slow, OTHERS_WARNINGS))
+
+
+@pytest.mark.parametrize("name", ["knn1", "knn3", "logistic", "forest", "mlp", "svm", REAL_MLP])
 def test_no_method_sees_the_test_labels_and_all_learn(name: str) -> None:
+    if name == "realmlp":
+        pytest.importorskip("pytabkit", reason="pip install pytabkit")
     digits = dj.load_digits("bundled")
     pixels, labels = digits.images[:450].reshape(450, -1) / 16, digits.labels[:450]
     train, test = np.arange(300), np.arange(300, 450)

@@ -77,6 +77,11 @@ class Clock:
         self._last = now
         self._accuracies[-1] = float(accuracy)
 
+    def spent(self, seconds: Sequence[float], accuracy: float) -> None:
+        """All epochs of a fold that something else has timed, and ``accuracy`` at their end."""
+        self._seconds[-1] = list(seconds)
+        self._accuracies[-1] = float(accuracy)
+
     def parameters(self, count: int) -> None:
         """The number of weights of one fold's network, so that a reader sees it is the same."""
         self._parameters = int(count)
