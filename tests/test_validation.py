@@ -217,6 +217,46 @@ def test_the_runs_axis_shrinks_by_halves(
     jax.tree.map(np.testing.assert_array_equal, resumed.states, shrunk.states)
 
 
+def test_many_runs_that_stop_are_dealt_to_the_devices_anew(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """17 runs, the quick ones first, where the first of two devices would soon idle."""
+    splits = with_validation(kfold_splits(data[1], 17), 0.25, seed=1)
+    rates = np.where(np.arange(17) < 9, 1.0, 0.02).astype(np.float32)
+    runs = make_runs(splits, Hyperparameters(learning_rate=rates))
+    options: Any = {
+        "recipe": RECIPE,
+        "epochs": EPOCHS,
+        "patience": PATIENCE,
+        "keep": "best",
+        "devices": jax.devices()[:2],
+    }
+    busy: list[list[int]] = []
+    whole = advancing._is_uneven
+
+    def noted(running: np.ndarray) -> bool:
+        busy.append(running.tolist())
+        return whole(running)
+
+    monkeypatch.setattr(advancing, "_is_uneven", noted)
+    dealt = cross_validate(data, runs, **options)
+    uneven = [whole(np.array(each)) for each in busy]
+    assert 0 < sum(uneven) <= 5 and not uneven[-1]
+    with pytest.raises(Interrupted):
+        at = int(sorted(dealt.epochs)[9])
+        cross_validate(
+            data, runs, **options, checkpoints=tmp_path, on_epoch=lambda p: p.epoch == at
+        )
+    resumed = cross_validate(data, runs, **options, checkpoints=tmp_path, resume=True)
+    monkeypatch.setattr(advancing, "_is_uneven", lambda running: False)
+    left = cross_validate(data, runs, **options)
+    for other in (resumed, left):
+        np.testing.assert_array_equal(other.epochs, dealt.epochs)
+        jax.tree.map(np.testing.assert_array_equal, other.history, dealt.history)
+        jax.tree.map(np.testing.assert_array_equal, other.states, dealt.states)
+        np.testing.assert_array_equal(other.scores["loss"], dealt.scores["loss"])
+
+
 def test_a_refit_without_validation_rows_never_stops(data: Any) -> None:
     splits = stack_splits(with_validation(kfold_splits(data[1], 2), 0.2), refit_split(data[1]))
     result = cross_validate(

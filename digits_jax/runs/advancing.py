@@ -134,6 +134,70 @@ def train_shrinking(
         yield merged, history
 
 
+def train_dealt(
+    programs: Programs,
+    states: TrainState,
+    runs: Run,
+    data: Data,
+    mesh: Mesh,
+    calls: int,
+    *,
+    is_done: Callable[[TrainState], jax.Array],
+    blank: History,
+) -> Iterator[tuple[Callable[[], TrainState], History]]:
+    """As ``train_side_by_side``, of runs that a device takes one after another, and that may stop.
+
+    A run that has stopped costs a device nothing, so all that is left to do is to keep the devices
+    equally busy: where one has more running runs than its part, all are dealt out again. What a run
+    computes doesn't depend on where it lies.
+
+    Args:
+        programs: of all runs.
+        states: placed and padded.
+        runs: as given, neither placed nor padded.
+        data: placed.
+        mesh: of the devices.
+        calls: of the program.
+        is_done: bool [R + padding], which of the placed states have stopped.
+        blank: history [1, epochs of a call] of a run that has stopped.
+    """
+    count, shard = len(runs.key), runs_sharding(mesh)
+    padded = cast(Run, pad_runs(runs, mesh.size))
+    placed = cast(Run, place(padded, shard))
+    order = np.arange(len(padded.key))  # the run at each place
+    train = _guarded(programs, mesh)
+
+    def to_places(tree: Any, index: np.ndarray) -> Any:
+        return place(take_runs(tree, index), shard)
+
+    def in_order() -> TrainState:
+        if (order == np.arange(len(order))).all():
+            return states
+        return cast(TrainState, to_places(to_host(states, mesh, len(order)), np.argsort(order)))
+
+    for _ in range(calls):
+        running = ~np.asarray(to_host(is_done(states), mesh, len(order))) & (order < count)
+        if _is_uneven(running.reshape(mesh.size, -1).sum(axis=1)):
+            # Running ones first, then device by device.
+            dealt = np.argsort(~running, kind="stable").reshape(-1, mesh.size).T.ravel()
+            states = to_places(to_host(states, mesh, len(order)), dealt)
+            order = order[dealt]
+            placed = to_places(padded, order)
+        history = {name: np.repeat(value, count, axis=0) for name, value in blank.items()}
+        if running.any():
+            states, new = train(states, placed, data)
+            real = order < count
+            for name, values in to_host(new, mesh, len(order)).items():
+                history[name][order[real]] = values[real]
+        yield in_order, history
+
+
+def _is_uneven(running: np.ndarray) -> bool:
+    """Whether the device with the most running runs, of [devices], has a tenth above its part."""
+    part = -(-running.sum() // len(running))
+    return bool(running.max() > 1.1 * part)
+
+
 def train_in_round_robin(
     programs: Programs,
     states: TrainState,

@@ -25,6 +25,7 @@ from digits_jax.parallel.mesh import (
 from digits_jax.parallel.processes import gather_values
 from digits_jax.recipe import Recipe
 from digits_jax.runs.advancing import (
+    train_dealt,
     train_in_round_robin,
     train_shrinking,
     train_side_by_side,
@@ -179,12 +180,14 @@ def train_and_test(
             is_done = None if watch is None else functools.partial(_is_done, watch=watch)
             advance = train_in_round_robin(*given, is_done=is_done, blank=blank)
         elif watch is not None and watch.patience and not (mesh.is_multi_process or debugging()):
-            advance = train_shrinking(
-                *given,
-                is_done=jax.jit(functools.partial(has_stopped, watch=watch)),
-                compile_train=functools.partial(compile_train, data=placed_data, **compiled_for),
-                blank=blank,
-            )
+            stopped = jax.jit(functools.partial(has_stopped, watch=watch))
+            if vmap_size == 1:
+                advance = train_dealt(*given, is_done=stopped, blank=blank)
+            else:
+                compile_fewer = functools.partial(compile_train, data=placed_data, **compiled_for)
+                advance = train_shrinking(
+                    *given, is_done=stopped, compile_train=compile_fewer, blank=blank
+                )
         else:
             advance = train_side_by_side(programs, states, placed, placed_data, mesh, count, calls)
         for now, new in advance:
@@ -315,11 +318,16 @@ def _resumes(saved: Any, resume: bool, epochs: int, epochs_per_call: int) -> boo
 def _uses_round_robin(
     count: int, devices: Sequence[jax.Device], vmap_size: int | None, runs_stop: bool
 ) -> bool:
-    """Whether runs are scheduled in round robin: on CPU cores that would idle otherwise."""
+    """Whether runs are scheduled in round robin: on CPU cores that would idle otherwise.
+
+    Of a few runs that may stop, one alone would soon be left on a core; many are dealt out anew.
+    """
+    few = len(devices) < count <= 8 * len(devices)
     return (
         vmap_size == 1
         and devices[0].platform == "cpu"
+        and len(devices) > 1
         and jax.process_count() == 1
         and not debugging()
-        and (round_robin.is_faster(count, len(devices)) or (runs_stop and count > len(devices)))
+        and (round_robin.is_faster(count, len(devices)) or (runs_stop and few))
     )
