@@ -27,6 +27,7 @@ from common.options import require
 from common.output import Output, plain
 from common.scores import ACCURACY, CROSS_ENTROPY
 from common.tables import Table
+from digits_jax.runs.progress import latest
 from finished import Finished, read
 from report import Report
 
@@ -233,7 +234,7 @@ def learning_curves(report: Report, runs: Sequence[Finished]) -> None:
     }
     names = [name for name, _ in found]
     ends = ", ".join(
-        f"{name} ends at {history['loss'].mean(axis=0)[-1]:.4g}" for name, history in found
+        f"{name} ends at {latest(history)['loss'].mean():.4g}" for name, history in found
     )
     columns = ["epoch", *(f"{name}: {title}" for title in panels for name in names)]
     lines = [line for each in panels.values() for line in each]

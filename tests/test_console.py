@@ -20,6 +20,7 @@ from rich.console import Console
 
 from common import command_line, console, progress
 from digits_jax.data import DataWarning, Provenance
+from digits_jax.runs.progress import latest
 from digits_jax.runs.results import Progress
 
 
@@ -112,6 +113,17 @@ def test_waves_say_which_runs_train_and_how_many_are_done(
         "epoch 1/2 of 3 runs, 3 of 6 runs done",
         "epoch 2/2 of 3 runs, 6 of 6 runs done",
     ]
+
+
+def test_a_run_that_has_stopped_counts_with_its_last_epoch() -> None:
+    nan = np.nan
+    history = {
+        "loss": np.array([[3, 2, nan], [3, nan, 9], [4, 5, 6]], np.float32),  # stopped, diverged
+        "accuracy": np.array([[0.1, 0.2, nan], [0.3, 0.4, 0.5], [0.6, 0.7, 0.8]], np.float32),
+    }
+    ends = latest(history)
+    np.testing.assert_array_equal(ends["loss"], np.array([2, 9, 6], np.float32))
+    np.testing.assert_array_equal(ends["accuracy"], np.array([0.2, 0.5, 0.8], np.float32))
 
 
 def test_no_long_silence_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A bar that shows how far the training is, in a terminal and in a notebook."""
+"""How far the training is: each run's last values, and a bar in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
+import numpy.typing as npt
 
-from digits_jax.runs.results import Progress
+from digits_jax.runs.results import History, Progress
+
+
+def latest(history: History) -> dict[str, npt.NDArray[np.float32]]:
+    """The values of each run's last epoch, float32 [R] by name, from a history [R, E].
+
+    A run that has stopped has NaN in all of them since.
+    """
+    known = [~np.isnan(values) for values in history.values()]
+    trained = np.logical_or.reduce(known)
+    runs, epochs = trained.shape
+    last = epochs - 1 - trained[:, ::-1].argmax(axis=1)
+    return {name: values[np.arange(runs), last] for name, values in history.items()}
 
 
 @contextlib.contextmanager
@@ -27,7 +41,7 @@ def progress_bar(shown: bool, epochs: int) -> Iterator[Callable[[Progress], None
             if not bar.n:  # what was resumed took no time, and compiling is over
                 bar.initial = bar.n = progress.epoch
                 bar.unpause()
-            means = {name: float(each[:, -1].mean()) for name, each in progress.history.items()}
+            means = {name: float(each.mean()) for name, each in latest(progress.history).items()}
             bar.set_postfix(means, refresh=False)
             bar.update(progress.epoch - bar.n)
 

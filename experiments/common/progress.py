@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,13 +24,6 @@ from common.scores import ACCURACY, Score
 
 if TYPE_CHECKING:
     from digits_jax.runs.results import Progress as Epochs
-
-
-def _latest(history: Any) -> Any:
-    """The last value of each run [R, E] that there is: a run that has stopped has NaN since."""
-    known = np.isfinite(history)
-    last = history.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
-    return history[np.arange(len(history)), last]
 
 
 class Heartbeat:
@@ -182,6 +174,8 @@ class Watch:
             done: how many of ``count`` are done before.
             part: of all that trains now.
         """
+        from digits_jax.runs.progress import latest  # it loads JAX
+
         now = time.perf_counter()
         reached = done / self._count + part * progress.epoch / progress.epochs
         first = self._first is None
@@ -189,7 +183,8 @@ class Watch:
             self._first = reached, now
         since, passed = reached - self._first[0], now - self._first[1]
         rate = since / passed if since > 0 else None  # of all, a second
-        values = _latest(progress.history[self._score.name])
+        now_at = latest(progress.history)
+        values = now_at[self._score.name]
         mean = f"training {self._score.name} {self._score.text(float(values.mean()))}"
         spread = f" ± {self._score.text(float(values.std()))}" if len(values) > 1 else ""
         text = self._score.with_unit(mean + spread)
@@ -206,9 +201,7 @@ class Watch:
         if rate and reached < 1:
             line += f", {(1 - reached) / rate:.0f} s left"
         if self._verbose:
-            means = " - ".join(
-                f"{name}: {each[:, -1].mean():.4f}" for name, each in progress.history.items()
-            )
+            means = " - ".join(f"{name}: {each.mean():.4f}" for name, each in now_at.items())
             seconds = f"{now - self._before_epoch:.2f}s"
             console.notes.print(
                 f"Epoch {progress.epoch}/{progress.epochs} - {seconds} - {means}", highlight=False

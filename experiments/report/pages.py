@@ -14,6 +14,7 @@ import numpy.typing as npt
 import digits_jax as dj
 from common import tables
 from common.scores import ACCURACY, Score, counted
+from digits_jax.runs.progress import latest
 from report import SHEET, Report, Values, misclassified
 
 if TYPE_CHECKING:
@@ -182,9 +183,9 @@ def learning_curves(
 ) -> None:
     """The curves of the history, with their values to unfold."""
     runs, epochs = result.history["loss"].shape
-    words = []
+    words, ends = [], latest(result.history)
     for score in scores:
-        last = result.history[score.name][:, -1]
+        last = ends[score.name]
         known = last[np.isfinite(last)]
         end = score.text(float(known.mean())) if known.size else "nan"
         words.append(f"the mean {score.name} of training ends at {score.with_unit(end)}")
