@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -199,6 +200,7 @@ def identity(name: str, task: Task, splits: dj.Split, seed: int) -> dict[str, An
     return {
         "method": repr(estimator(name, seed)),
         "scikit-learn": sklearn.__version__,
+        **({"pytabkit": metadata.version("pytabkit")} if name == "realmlp" else {}),
         "seed": seed,
         "data.sha256": task.provenance.sha256,
         "splits.sha256": digest_of(splits),

@@ -27,6 +27,7 @@ from common.options import require
 from common.output import Output, plain
 from common.scores import ACCURACY, CROSS_ENTROPY
 from common.tables import Table
+from digits_jax.plots.arrays import mean_of_known
 from digits_jax.runs.progress import latest
 from finished import Finished, read
 from report import Report
@@ -220,7 +221,7 @@ def learning_curves(report: Report, runs: Sequence[Finished]) -> None:
     longest = max(history["loss"].shape[1] for _, history in found)
 
     def curve(history: Mapping[str, Any], name: str) -> Any:
-        mean = history[name].mean(axis=0) if name in history else np.zeros(0)
+        mean = mean_of_known(history[name].T) if name in history else np.zeros(0)
         return np.pad(mean, (0, longest - len(mean)), constant_values=np.nan)
 
     scores = [

@@ -42,6 +42,8 @@ def predict_all(
         for name in chosen
         if methods.is_network(name)
     }
+    for name in set(chosen) - set(networks):
+        baselines.estimator(name, config.seed)  # what is not installed is said now
     output.claim()
     done: dict[str, Predictions] = {}
     for name in chosen:

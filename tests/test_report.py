@@ -86,6 +86,7 @@ class _Result:
     def __init__(self, runs: int) -> None:
         loss = np.geomspace(2, 0.01, EPOCHS) * np.linspace(1, 1.5, runs)[:, None]
         self.history = {"loss": loss, "accuracy": 1 - loss / 4}
+        self.diverged = np.zeros(runs, np.int32)
 
 
 @pytest.fixture(scope="module")

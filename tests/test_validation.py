@@ -220,35 +220,42 @@ def test_the_runs_axis_shrinks_by_halves(
 def test_many_runs_that_stop_are_dealt_to_the_devices_anew(
     data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """17 runs, the quick ones first, where the first of two devices would soon idle."""
-    splits = with_validation(kfold_splits(data[1], 17), 0.25, seed=1)
-    rates = np.where(np.arange(17) < 9, 1.0, 0.02).astype(np.float32)
+    """25 runs, the quick ones first, where the first of three devices would soon idle."""
+    splits = with_validation(kfold_splits(data[1], 25), 0.25, seed=1)
+    rates = np.where(np.arange(25) < 9, 1.0, 0.02).astype(np.float32)
     runs = make_runs(splits, Hyperparameters(learning_rate=rates))
     options: Any = {
         "recipe": RECIPE,
         "epochs": EPOCHS,
+        "epochs_per_call": 2,
         "patience": PATIENCE,
         "keep": "best",
-        "devices": jax.devices()[:2],
+        "devices": jax.devices()[:3],
     }
-    busy: list[list[int]] = []
-    whole = advancing._is_uneven
+    moved: list[int] = []  # after how many epochs states or runs moved
+    epoch, take_runs = 0, advancing.take_runs
 
-    def noted(running: np.ndarray) -> bool:
-        busy.append(running.tolist())
-        return whole(running)
+    def noted(tree: Any, index: Any) -> Any:
+        moved.append(epoch)
+        return take_runs(tree, index)
 
-    monkeypatch.setattr(advancing, "_is_uneven", noted)
-    dealt = cross_validate(data, runs, **options)
-    uneven = [whole(np.array(each)) for each in busy]
-    assert 0 < sum(uneven) <= 5 and not uneven[-1]
+    def look(progress: Any) -> bool:
+        nonlocal epoch
+        epoch = progress.epoch
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(advancing, "take_runs", noted)
+        dealt = cross_validate(data, runs, **options, on_epoch=look)
+    assert moved and len(set(moved)) <= 6
+    at = moved[0] + 2  # a checkpoint of states that lie in another order
+    assert at < EPOCHS
+    options |= {"checkpoints": tmp_path, "checkpoint_every": 2}
     with pytest.raises(Interrupted):
-        at = int(sorted(dealt.epochs)[9])
-        cross_validate(
-            data, runs, **options, checkpoints=tmp_path, on_epoch=lambda p: p.epoch == at
-        )
-    resumed = cross_validate(data, runs, **options, checkpoints=tmp_path, resume=True)
-    monkeypatch.setattr(advancing, "_is_uneven", lambda running: False)
+        cross_validate(data, runs, **options, on_epoch=lambda progress: progress.epoch == at)
+    resumed = cross_validate(data, runs, **options, resume=True)
+    monkeypatch.setattr(advancing, "DEALING", np.inf)
+    del options["checkpoints"], options["checkpoint_every"]
     left = cross_validate(data, runs, **options)
     for other in (resumed, left):
         np.testing.assert_array_equal(other.epochs, dealt.epochs)

@@ -134,6 +134,9 @@ def train_shrinking(
         yield merged, history
 
 
+DEALING = 0.1  # epochs of a short run that moving its state takes
+
+
 def train_dealt(
     programs: Programs,
     states: TrainState,
@@ -147,9 +150,9 @@ def train_dealt(
 ) -> Iterator[tuple[Callable[[], TrainState], History]]:
     """As ``train_side_by_side``, of runs that a device takes one after another, and that may stop.
 
-    A run that has stopped costs a device nothing, so all that is left to do is to keep the devices
-    equally busy: where one has more running runs than its part, all are dealt out again. What a run
-    computes doesn't depend on where it lies.
+    A run that has stopped takes no steps, so all that is left to do is to keep the devices equally
+    busy. Once they have waited for the busiest one for as long as moving all states takes, the
+    running runs are dealt out anew. What a run computes doesn't depend on where it lies.
 
     Args:
         programs: of all runs.
@@ -166,6 +169,8 @@ def train_dealt(
     placed = cast(Run, place(padded, shard))
     order = np.arange(len(padded.key))  # the run at each place
     train = _guarded(programs, mesh)
+    epochs = next(iter(blank.values())).shape[1]
+    waited = 0  # epochs of a run
 
     def to_places(tree: Any, index: np.ndarray) -> Any:
         return place(take_runs(tree, index), shard)
@@ -176,26 +181,22 @@ def train_dealt(
         return cast(TrainState, to_places(to_host(states, mesh, len(order)), np.argsort(order)))
 
     for _ in range(calls):
-        running = ~np.asarray(to_host(is_done(states), mesh, len(order))) & (order < count)
-        if _is_uneven(running.reshape(mesh.size, -1).sum(axis=1)):
-            # Running ones first, then device by device.
+        real = order < count  # the others have no rows
+        running = ~np.asarray(to_host(is_done(states), mesh, len(order))) & real
+        each = running.reshape(mesh.size, -1).sum(axis=1)
+        waited += epochs * int(each.max() - -(-each.sum() // mesh.size))
+        if waited >= DEALING * len(order) and each.max() - each.min() > 1:
+            # Running ones first, one after another to each device.
             dealt = np.argsort(~running, kind="stable").reshape(-1, mesh.size).T.ravel()
             states = to_places(to_host(states, mesh, len(order)), dealt)
-            order = order[dealt]
+            order, real, waited = order[dealt], real[dealt], 0
             placed = to_places(padded, order)
         history = {name: np.repeat(value, count, axis=0) for name, value in blank.items()}
         if running.any():
             states, new = train(states, placed, data)
-            real = order < count
             for name, values in to_host(new, mesh, len(order)).items():
                 history[name][order[real]] = values[real]
         yield in_order, history
-
-
-def _is_uneven(running: np.ndarray) -> bool:
-    """Whether the device with the most running runs, of [devices], has a tenth above its part."""
-    part = -(-running.sum() // len(running))
-    return bool(running.max() > 1.1 * part)
 
 
 def train_in_round_robin(

@@ -87,9 +87,10 @@ def cross_validate(
         epochs_per_call: epochs between two looks of Python at the runs; must divide ``epochs``,
             ``checkpoint_every`` and what is left to train.
         patience: epochs without a better one, by the recipe's monitor on the validation rows, after
-            which a run stops; None: none does. Stopped runs cost nothing more on a CPU; on an
-            accelerator the runs axis shrinks when at most half of the runs on it still train; with
-            several processes they are masked. A run without validation rows never stops.
+            which a run stops; None: none does. Stopped runs take no steps on a CPU; where runs
+            train side by side, as on an accelerator, the runs axis shrinks when at most half of
+            those on it still train; with several processes they are masked. A run without
+            validation rows never stops.
         keep: "best" gives each run the weights of its best epoch, by the recipe's monitor on the
             validation rows; "last" those of its last.
         checkpoints: a folder, or None to save nothing.

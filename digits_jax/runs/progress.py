@@ -15,7 +15,8 @@ from digits_jax.runs.results import History, Progress
 def latest(history: History) -> dict[str, npt.NDArray[np.float32]]:
     """The values of each run's last epoch, float32 [R] by name, from a history [R, E].
 
-    A run that has stopped has NaN in all of them since.
+    A run that has stopped has NaN in all of them since; so has one that diverged, if no metric
+    stays finite.
     """
     known = [~np.isnan(values) for values in history.values()]
     trained = np.logical_or.reduce(known)

@@ -7,7 +7,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -166,6 +166,7 @@ def train_and_test(
             )
             _check_resumed(epoch, epochs, epochs_per_call, saved.folder)
             states, saved_history = restored["states"], to_host(restored["history"], mesh, count)
+            del restored
             history = {name: saved_history[name] for name in columns}  # in the order of a new run
         elif states is not None:
             states = place(pad_runs(_going_on(states, watch), mesh.size), shard)
@@ -190,6 +191,9 @@ def train_and_test(
                 )
         else:
             advance = train_side_by_side(programs, states, placed, placed_data, mesh, count, calls)
+        del given
+        if calls:
+            states = None  # what trains holds them, or what has become of them
         for now, new in advance:
             epoch += epochs_per_call
             history = {name: np.concatenate([history[name], new[name]], axis=1) for name in columns}
@@ -210,7 +214,7 @@ def train_and_test(
                 states = now()
     trained = time.perf_counter()
 
-    states = with_best_weights(states)
+    states = with_best_weights(cast(TrainState, states))
     sums, outputs = to_host(programs.evaluate(states, placed, placed_data), mesh, count)
     ends = (states.epoch, states.initial_loss, getattr(states.best, "epoch", states.epoch))
     last, initial, best = to_host(ends, mesh, count)
@@ -320,14 +324,15 @@ def _uses_round_robin(
 ) -> bool:
     """Whether runs are scheduled in round robin: on CPU cores that would idle otherwise.
 
-    Of a few runs that may stop, one alone would soon be left on a core; many are dealt out anew.
+    Of a few runs that may stop, one alone would soon be left on a core. Many are dealt out anew.
     """
     few = len(devices) < count <= 8 * len(devices)
+    pays = few if runs_stop else round_robin.is_faster(count, len(devices))
     return (
         vmap_size == 1
         and devices[0].platform == "cpu"
         and len(devices) > 1
         and jax.process_count() == 1
         and not debugging()
-        and (round_robin.is_faster(count, len(devices)) or (runs_stop and few))
+        and pays
     )

@@ -40,7 +40,6 @@ from digits_jax.storage.orbax_steps import (
     load_arrays,
     open_writer,
     reading,
-    save_arrays,
     saved_arrays,
     saving,
 )
@@ -168,7 +167,7 @@ class Checkpoints:
             record = record_of(epoch, tree, self.identity, runs)
             if jax.process_index() == 0:
                 write_record(self._record_path(epoch), record)
-            answer = save_arrays(self._writer, epoch, {"arrays": tree})
+            answer = self._writer.save_async(epoch, {"arrays": tree})
         self._pending = epoch, answer
 
     def _record_path(self, epoch: int) -> Path:

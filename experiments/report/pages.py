@@ -185,7 +185,7 @@ def learning_curves(
     runs, epochs = result.history["loss"].shape
     words, ends = [], latest(result.history)
     for score in scores:
-        last = ends[score.name]
+        last = ends[score.name][result.diverged == 0]
         known = last[np.isfinite(last)]
         end = score.text(float(known.mean())) if known.size else "nan"
         words.append(f"the mean {score.name} of training ends at {score.with_unit(end)}")
@@ -213,8 +213,9 @@ def _curve_values(
             kind = f"{prefix.replace('_', ' ')}{score.title.lower()}"
             lines = dict(zip(names, history, strict=True))
             if len(names) > MANY:
-                lines = {"mean": history.mean(0), "lowest": history.min(0)}
-                lines["highest"] = history.max(0)
+                known = np.ma.masked_invalid(history)  # NaN: of runs that have stopped
+                lines = {"mean": known.mean(0), "lowest": known.min(0), "highest": known.max(0)}
+                lines = {name: each.filled(np.nan) for name, each in lines.items()}
             for name, values in lines.items():
                 columns.append(f"{name}: {kind}")
                 series.append([score.text(value) for value in values.tolist()])
