@@ -185,8 +185,16 @@ def report(
         table = Table(varied, ("method", *(f"{place:g}" for place in x)), rows)
         table.show()
         page.table(*table)
-    page.figure("Data", figures["training_rows"], "Accuracy by training rows.")
-    page.figure("Harm", figures["robustness"], "Accuracy by harm to the test rows.")
+    page.figure(
+        "Data",
+        figures["training_rows"],
+        "Accuracy by training rows: the mean of the splits, and their range as a band.",
+    )
+    page.figure(
+        "Harm",
+        figures["robustness"],
+        "Accuracy by harm to the test rows: the mean of the splits, and their range as a band.",
+    )
     output.table(
         "scores.csv",
         [

@@ -126,6 +126,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         label="Accuracy (%)",
         log=["Training rows"],
     ),
+    "series of eight methods": lambda: plots.series(
+        {"Training rows": ([50, 100], {f"method number {i}, long": _of(2) for i in range(8)})},
+        label="Accuracy (%)",
+    ),
     "series of one": lambda: plots.series({"Noise": ([0.0, 1.0], {"a": _of(2)})}, label="R2"),
     "common errors": lambda: plots.common_errors(COMMON, METHODS),
     "common errors of two": lambda: plots.common_errors([[1401.5, 0], [0, 0]], ["one", "other"]),

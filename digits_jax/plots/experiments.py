@@ -96,12 +96,13 @@ def series(
     """
     ncols = 2 if len(panels) == 4 else min(3, len(panels))
     nrows = -(-len(panels) // ncols)
-    width = COLUMN if ncols == 1 else PAGE
-    figure, axes = new_figure(width, 0.6 + 2.0 * nrows, nrows=nrows, ncols=ncols, sharey=True)
+    width, fit = (COLUMN, 2) if ncols == 1 else (PAGE, 4)  # names of the legend beside each other
     styles = itertools.product(("-", "--", ":"), (BLUE, ORANGE, GREY))
     looks = dict(
         zip(dict.fromkeys(n for _, of in panels.values() for n in of), styles, strict=False)
     )
+    height = 0.3 + 0.15 * -(-len(looks) // fit) + 2.0 * nrows
+    figure, axes = new_figure(width, height, nrows=nrows, ncols=ncols, sharey=True)
     for panel, (title, (places, of)) in zip(axes, panels.items(), strict=False):
         x = array_of(title, places, "X")
         for name, values in of.items():
@@ -119,5 +120,5 @@ def series(
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
     handles = {n: h for p in axes for h, n in zip(*p.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside upper left", ncols=min(4, len(handles)))
+    figure.legend(handles.values(), handles, loc="outside upper left", ncols=min(fit, len(handles)))
     return figure
