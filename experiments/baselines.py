@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ def _real_mlp(seed: int) -> Any:
             f"realmlp needs pytabkit, which does not load ({error}): pip install pytabkit"
         ) from error
     disable_possible_user_warnings()  # of how many processes might be faster
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # what PyTorch says of its code
     for noisy in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # A process a core does the splits, so that each network has one thread.

@@ -89,6 +89,17 @@ def _evaluate(page: Path) -> str:
     return skipped
 
 
+@pytest.fixture(autouse=True)
+def modules_of_other_tests_are_forgotten(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several write a ``mine.py``."""
+    written = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(written):
+            monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.mark.parametrize(
     "page",
     [
