@@ -269,8 +269,8 @@ def check_equal_work(what: str, expected: Mapping[str, Any], result: Mapping[str
     for quantity in ("parameters", "steps"):
         if result[quantity] != expected[quantity]:
             raise SystemExit(
-                f"{what} does other work than digits_jax: {result[quantity]:g} {quantity}, not "
-                f"{expected[quantity]:g}"
+                f"{what} does other work than digits_jax: {result[quantity]} {quantity}, not "
+                f"{expected[quantity]}"
             )
 
 

@@ -61,7 +61,7 @@ class Clock:
         self._last = time.perf_counter()
         self._seconds: list[list[float]] = []
         self._accuracies: list[float] = []  # of the last epoch of each fold
-        self._parameters = 0
+        self._parameters: int | None = None  # not known
         self._other_bytes = 0
         self._notes: dict[str, float] = {}
 
