@@ -185,16 +185,9 @@ def report(
         table = Table(varied, ("method", *(f"{place:g}" for place in x)), rows)
         table.show()
         page.table(*table)
-    page.figure(
-        "Data",
-        figures["training_rows"],
-        "Accuracy by training rows: the mean of the splits, and their range as a band.",
-    )
-    page.figure(
-        "Harm",
-        figures["robustness"],
-        "Accuracy by harm to the test rows: the mean of the splits, and their range as a band.",
-    )
+    band = "the mean of the splits, and their range as a band."
+    page.figure("Data", figures["training_rows"], f"Accuracy by training rows: {band}")
+    page.figure("Harm", figures["robustness"], f"Accuracy by harm to the test rows: {band}")
     output.table(
         "scores.csv",
         [

@@ -102,11 +102,9 @@ def test_real_mlp_stands_for_scale(script: ModuleType, finished: tuple[Path, str
     if missing := _missing(script, "realmlp"):
         pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[peers]'")
     report = json.loads((finished[0] / "benchmark.json").read_text())
-    peer, (seconds,) = (
-        report["peers"]["realmlp"],
-        {*report["rounds"][0]["realmlp"]["epoch_seconds"]},
-    )
-    assert 0 < seconds < peer["first_epoch_seconds"][0] and peer["train_accuracy"][0] > 0.5
+    peer = report["peers"]["realmlp"]
+    assert 0 < peer["epoch_seconds"][0] < peer["first_epoch_seconds"][0]
+    assert peer["train_accuracy"][0] > 0.5
 
 
 def test_a_peer_that_is_not_installed_is_named(

@@ -67,6 +67,15 @@ def test_saving_an_epoch_twice_keeps_the_first(tmp_path: Path) -> None:
         np.testing.assert_array_equal(checkpoints.restore(_like(_state(0))).weights, 1)
 
 
+def test_arrays_are_written_as_they_are(tmp_path: Path) -> None:
+    """Compressing them would take the cores' time for weights, which hardly shrink."""
+    state = _state(1)._replace(weights=jnp.zeros((3, 100_000)))
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, state)
+    written = sum(path.stat().st_size for path in (tmp_path / "1").rglob("*") if path.is_file())
+    assert written >= state.weights.nbytes
+
+
 def test_nothing_to_restore(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, {}) as checkpoints:
         with pytest.raises(CheckpointError, match="no checkpoint in .*start without resuming"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -324,3 +325,14 @@ def test_padding_counts_nowhere(methods: ModuleType) -> None:
     answers = methods.by_row(done, 2, 4)
     assert answers.tolist() == [[5, 7, -1, 6], [9, 4, 8, -1]]
     assert done.accuracies(np.array([5, 4, 8, -1])).tolist() == [0.5, 0, 1, 0]
+
+
+def test_a_method_that_is_not_installed_is_said_before_any_training(tmp_path: Path) -> None:
+    if importlib.util.find_spec("pytabkit") is not None:
+        pytest.skip("pytabkit is installed")
+    words = ["--data", "bundled", "--methods", "notebook", "realmlp", "--output-dir", "out"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "pip install pytabkit" in done.stderr
+    assert not (tmp_path / "out" / "checkpoints").exists()

@@ -179,6 +179,17 @@ def test_the_values_of_the_curves_are_a_table_to_unfold(page: str) -> None:
     assert cells[0] == f"{100 - 25 * loss[0]:.2f}"
 
 
+def test_curves_of_many_runs_know_of_those_that_stopped() -> None:
+    result: Any = _Result(pages.MANY + 1)
+    for values in result.history.values():
+        values[0, -1] = np.nan  # it has stopped
+    names = [str(i) for i in range(pages.MANY + 1)]
+    columns, lines = pages._curve_values(result, scores_of(Recipe()), names)
+    last = dict(zip(columns, lines[-1], strict=True))
+    (lowest,) = (value for name, value in last.items() if name.startswith("lowest: loss"))
+    assert lowest == f"{np.nanmin(result.history['loss'][:, -1]):.4f}"
+
+
 def test_the_sheet_is_every_row_that_was_wrong(
     digits: Dataset, predictions: tuple[np.ndarray, np.ndarray]
 ) -> None:
